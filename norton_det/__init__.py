@@ -1,0 +1,27 @@
+"""NORTON network compression as a torchvision detection extension."""
+
+from norton_det.build import build
+from norton_det.checkpoint import load, save
+from norton_det.classifiers import cpresnet50, resnet56_cifar
+from norton_det.complexity import count_complexity
+from norton_det.compress import compress, decompose, prune
+from norton_det.decompositions import CPConv2d
+from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
+from norton_det.spec import Spec
+
+__all__ = [
+    "CPConv2d",
+    "Spec",
+    "build",
+    "compress",
+    "count_complexity",
+    "cpresnet50",
+    "decompose",
+    "fasterrcnn_cpresnet50_fpn",
+    "keypointrcnn_cpresnet50_fpn",
+    "load",
+    "maskrcnn_cpresnet50_fpn",
+    "prune",
+    "resnet56_cifar",
+    "save",
+]

@@ -1,0 +1,179 @@
+"""Multiply-accumulates and parameters, per layer and in all, counted by fvcore."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from norton_det.build import build
+from norton_det.decompositions import Decomposition
+from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.spec import Spec
+
+DETECTOR_SIZE = 800
+PROPOSALS = 1000
+_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+_PUBLISHED_PER_NORM_OUTPUT = 3
+
+
+@dataclass(frozen=True)
+class LayerComplexity:
+    """What one convolution, decomposed convolution or linear layer costs."""
+
+    name: str
+    kind: str
+    """Name of the layer's class."""
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs for one image.
+
+    Attributes:
+        layers: convolutions (decomposed ones as one) and linear layers, in the network's order.
+        macs: multiply-accumulates of convolutions and linear layers, one fused multiply-add counted as one.
+        macs_published: NORTON's column: the same plus 3 per output element of a batch norm.
+        params: all parameters, batch norms and the biases of decomposed layers included (frozen batch norms have none).
+        image_size: height and width of the image.
+        macs_per_detection: of the mask and keypoint heads for each detected object; in none of the other figures,
+            since the number of objects depends on the weights. 0 without such heads.
+    """
+
+    layers: tuple[LayerComplexity, ...]
+    macs: int
+    macs_published: int
+    params: int
+    image_size: tuple[int, int]
+    macs_per_detection: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] | None = None) -> Complexity:
+    """Count what a network costs for one image.
+
+    Torchvision's R-CNNs are counted at 800x800 with exactly 1000 proposals, so that the figure does not depend on the
+    weights. The network stays as it is: a copy of it runs once on the CPU.
+
+    Args:
+        model: a network, or the spec of one.
+        image_size: height and width; None takes the architecture's own, or 800 for detectors.
+
+    Raises:
+        UsageError: no image size is given for a network that is no detector.
+    """
+    if isinstance(model, Spec):
+        image_size = image_size or ARCHITECTURES[model.arch].image_size
+        net = build(model)
+    else:
+        net = copy.deepcopy(model).cpu()
+    detector = isinstance(net, GeneralizedRCNN)
+    if image_size is None:
+        if not detector:
+            raise UsageError("image_size is None; expected the height and width of an image for a classifier")
+        image_size = DETECTOR_SIZE
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    image = torch.zeros(1, 3, height, width)
+    counted, per_detection = (_RCNNAtFixedProposals(net), _HeadsOfOneDetection(net)) if detector else (net, None)
+    macs, norm_outputs = _count(counted, image)
+    head_macs = _count(per_detection, image)[0] if per_detection else {"": 0}
+    macs.update({name: count for name, count in head_macs.items() if name})
+    return Complexity(
+        tuple(_layers(net, macs)),
+        macs[""],
+        macs[""] + _PUBLISHED_PER_NORM_OUTPUT * norm_outputs,
+        sum(p.numel() for p in net.parameters()),
+        (height, width),
+        head_macs[""],
+    )
+
+
+class _RCNNAtFixedProposals(nn.Module):
+    """The layers of an R-CNN as they run for one image and a fixed number of proposals, under their own names."""
+
+    def __init__(self, rcnn: GeneralizedRCNN) -> None:
+        super().__init__()
+        self.backbone, self.rpn, self.roi_heads = rcnn.backbone, rcnn.rpn, rcnn.roi_heads
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.backbone(image)
+        outputs = self.rpn.head(list(features.values()))
+        pooled = _pooled(self.backbone, self.roi_heads.box_roi_pool, PROPOSALS, image)
+        boxes = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        # One number that depends on all of it, so that tracing drops nothing.
+        flat: Tensor = sum(t.sum() for part in (*outputs, boxes) for t in part)
+        return flat
+
+
+class _HeadsOfOneDetection(nn.Module):
+    """The mask and keypoint heads as they run for one detected object."""
+
+    def __init__(self, rcnn: GeneralizedRCNN) -> None:
+        super().__init__()
+        self.roi_heads = rcnn.roi_heads
+        self.backbone_channels = rcnn.backbone.out_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        total = image.sum()
+        for kind in ("mask", "keypoint"):
+            if getattr(self.roi_heads, f"{kind}_head") is not None:
+                pool = getattr(self.roi_heads, f"{kind}_roi_pool")
+                pooled = image.new_zeros(1, self.backbone_channels, *pool.output_size)
+                head, predictor = getattr(self.roi_heads, f"{kind}_head"), getattr(self.roi_heads, f"{kind}_predictor")
+                total = total + predictor(head(pooled)).sum()
+        return total
+
+
+def _pooled(backbone: nn.Module, pool: nn.Module, boxes: int, like: Tensor) -> Tensor:
+    return like.new_zeros(boxes, backbone.out_channels, *pool.output_size)
+
+
+def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
+    """Return the multiply-accumulates by module ("" is the whole), and the number of batch-norm output elements."""
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
+
+    outputs: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: outputs.append(math.prod(map(int, output.shape))))
+        for module in net.modules()
+        if isinstance(module, _NORMS)
+    ]
+    analysis = FlopCountAnalysis(net.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    # fvcore's own set also counts normalisation, interpolation and pooling.
+    analysis.clear_op_handles().set_op_handle(
+        **{"aten::_convolution": conv_flop_jit, "aten::addmm": addmm_flop_jit, "aten::linear": linear_flop_jit}
+    )
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the tracer, about shapes becoming constants: that is intended
+            macs = {name: int(count) for name, count in analysis.by_module().items()}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return macs, sum(outputs)
+
+
+def _layers(net: nn.Module, macs: dict[str, int]) -> Iterator[LayerComplexity]:
+    inside = ""
+    for name, module in net.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(module, Decomposition):
+            inside = f"{name}."
+        if isinstance(module, (Decomposition, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            params = sum(p.numel() for p in module.parameters())
+            yield LayerComplexity(name, type(module).__name__, macs.get(name, 0), params)

@@ -1,0 +1,249 @@
+"""Compression: decompose a network's filters, then prune whole filters by their factors."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+from tqdm import tqdm
+
+from norton_det.build import check_described, conv_of, describe
+from norton_det.channels import ChannelMap, ChannelPlan, narrow_network
+from norton_det.criteria import CRITERIA, Filters
+from norton_det.decompositions import DECOMPOSITIONS, Decomposition
+from norton_det.errors import DataError, UsageError
+from norton_det.models import ARCHITECTURES, Architecture
+from norton_det.spec import Spec, check_rate, kept_width, parse_rates
+from norton_det.weights import initial_network
+
+logger = logging.getLogger(__name__)
+
+
+def compress(
+    model: nn.Module | str | Path | WeightsEnum | None,
+    *,
+    arch: str | Spec,
+    rank: int | Mapping[str, int] | None = None,
+    rates: str | Sequence[float] | None = None,
+    criterion: str = "pabs",
+    decomposition: str = "cp",
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> tuple[nn.Module, Spec]:
+    """Compress a network: decompose its filters, then prune whole filters.
+
+    Args:
+        model: the network, which stays as it is; or where its weights come from: a state-dict file, torchvision's
+            weights or their name, None for seeded random ones.
+        arch: registered name of the architecture of a dense ``model``, or the spec of one compressed before.
+        rank: of every k x k convolution, or by layer; None decomposes nothing.
+        rates: what share of the filters goes, in the publication's notation or as numbers, in the architecture's order;
+            None prunes nothing.
+        criterion: which filters stay (pabs, csa, vbd, norm, random). Groups written by a layer without factors are
+            judged by norm where the criterion needs factors.
+        decomposition: registered name.
+        num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
+        seed: of random weights, of the decomposition's starts and of the criterion ``random``.
+
+    Returns:
+        The compressed network (same class, same training mode) and its spec.
+
+    Raises:
+        UsageError: an unknown name, a wrong rank or rate, a list of rates that is too short.
+        DataError: a weights file that is damaged or does not fit, weights that are not finite.
+    """
+    if isinstance(model, nn.Module):
+        net, source = model, "a model object"
+    elif isinstance(arch, str):
+        net, source = initial_network(arch, model, num_classes=num_classes, seed=seed)
+    else:
+        raise UsageError("arch is a Spec; expected the network that it describes as model")
+    spec = _described(net, arch)
+    spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
+    # What can be refused is refused before the work begins.
+    widths = None if rates is None else _kept_widths(spec, rates)
+    if widths is not None:
+        _ = CRITERIA[criterion]
+    if rank is not None:
+        net, spec = decompose(net, spec, rank, method=decomposition, seed=seed)
+    if rates is not None:
+        net, spec = prune(net, spec, rates, criterion=criterion, seed=seed)
+    return (copy.deepcopy(net) if net is model else net), spec
+
+
+def decompose(
+    model: nn.Module, arch: str | Spec, rank: int | Mapping[str, int], *, method: str = "cp", seed: int = 0
+) -> tuple[nn.Module, Spec]:
+    """Replace convolutions by decomposed ones.
+
+    With one number for all, every k x k convolution of the architecture's channel plan is decomposed, but for those it
+    keeps dense. The errors, and what was left out and why, are in the spec's provenance.
+
+    Args:
+        model: the network, which stays as it is.
+        arch: registered name of its architecture, or its spec.
+        rank: one for all, or by layer.
+        method: registered name of the decomposition.
+        seed: of the fit's random starts.
+
+    Returns:
+        The network with decomposed layers, and its spec.
+
+    Raises:
+        UsageError: an unknown name or layer, rank below 1, a grouped convolution named.
+        DataError: weights that are not finite; the message names layer and filters.
+    """
+    spec = _described(model, arch)
+    block = DECOMPOSITIONS[method]
+    if spec.ranks and spec.decomposition != method:
+        raise UsageError(f"layers are decomposed by {spec.decomposition!r} already; expected method={spec.decomposition!r}")
+    ranks, skipped = _chosen_layers(model, ARCHITECTURES[spec.arch], spec, rank)
+    net = copy.deepcopy(model)
+    report: dict[str, Any] = {}
+    for name, r in tqdm(ranks.items(), desc="decompose", unit="layer", disable=None, leave=False):
+        conv = conv_of(net, name, spec.arch)
+        try:
+            fitted = block.from_conv(conv, r, seed=seed)
+        except (UsageError, DataError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from None
+        report[name] = {"rank": r, **_fit_report(conv, fitted)}
+        net.set_submodule(name, fitted)
+    step = {"method": method, "seed": seed, "layers": report, "skipped": skipped}
+    logger.info("%d layers decomposed, %d left dense", len(ranks), len(skipped))
+    return net, replace(
+        spec,
+        ranks={**spec.ranks, **ranks},
+        decomposition=method,
+        provenance={**spec.provenance, "decompose": step},
+    )
+
+
+def _chosen_layers(
+    net: nn.Module, architecture: Architecture, spec: Spec, rank: int | Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the rank of each layer to decompose, and why the other convolutions of the plan are left."""
+    if isinstance(rank, Mapping):
+        for name in rank:
+            conv_of(net, name, spec.arch)
+        return dict(rank), {}
+    if rank < 1:
+        raise UsageError(f"rank is {rank}; expected at least 1")
+    chosen: dict[str, int] = {}
+    skipped: dict[str, str] = {}
+    for layer in architecture.plan.layers:
+        module = net.get_submodule(layer.name)
+        if isinstance(module, nn.Conv2d):
+            if reason := _why_not(module) or architecture.kept_dense.get(layer.name):
+                skipped[layer.name] = reason
+            else:
+                chosen[layer.name] = rank
+    return chosen, skipped
+
+
+def _why_not(conv: nn.Conv2d) -> str | None:
+    if conv.groups == conv.in_channels > 1:
+        return "depthwise"
+    if conv.groups > 1:
+        return f"grouped (groups={conv.groups})"
+    return "1x1" if tuple(conv.kernel_size) == (1, 1) else None
+
+
+def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
+    """Return the mean over filters of ||W - W'||^2 / ||W||^2, and the largest sum of ||term||^2 / ||W||^2."""
+    weight = conv.weight.detach().cpu().double().flatten(1)
+    approximation = block.to_dense().weight.detach().cpu().double().flatten(1)
+    energy = weight.square().sum(1)
+    alive = energy > 0
+    if not alive.any():
+        return {"nmse": 0.0, "cancellation": 0.0}
+    error = (weight - approximation).square().sum(1)[alive] / energy[alive]
+    cancellation = block.term_energy().cpu()[alive] / energy[alive]
+    return {"nmse": error.mean().item(), "cancellation": cancellation.max().item()}
+
+
+def prune(
+    model: nn.Module, arch: str | Spec, rates: str | Sequence[float], *, criterion: str = "pabs", seed: int = 0
+) -> tuple[nn.Module, Spec]:
+    """Remove whole filters, and all that read or accompany them.
+
+    Each channel group keeps ``int(width * (1 - rate))`` channels; the layers that write it (all of a residual stage)
+    keep the same ones. Every choice is made on the network as it was given.
+
+    Args:
+        model: the network, which stays as it is.
+        arch: registered name of its architecture, or its spec.
+        rates: in the publication's notation or as numbers, in the architecture's order; more than needed may be given.
+        criterion: registered name.
+        seed: of the criterion ``random``.
+
+    Returns:
+        The narrower network, and its spec.
+
+    Raises:
+        UsageError: an unknown criterion, too few rates, a rate outside 0 <= rate < 1 or that leaves no filter.
+    """
+    spec = _described(model, arch)
+    plan = _current_plan(spec)
+    widths = {group: width for group, width in _kept_widths(spec, rates).items() if width < plan.widths[group]}
+    wanted = CRITERIA[criterion]
+    net = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    kept: dict[str, Tensor] = {}
+    used: dict[str, str] = {}
+    for group, width in tqdm(widths.items(), desc="prune", unit="group", disable=None, leave=False):
+        writers = [_filters(net.get_submodule(name)) for name in plan.writers(group)]
+        filters = [writer for writer in writers if writer is not None]
+        fits = not wanted.needs_factors or all(f.factors is not None for f in filters)
+        used[group] = criterion if fits else "norm"
+        kept[group] = CRITERIA[used[group]].select(filters, width, generator)
+    narrow_network(net, plan, kept)
+    original = {group: [spec.kept[group][c] for c in k] if group in spec.kept else k.tolist() for group, k in kept.items()}
+    text = rates if isinstance(rates, str) else list(rates)
+    step = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
+    return net, replace(
+        spec,
+        widths={**spec.widths, **widths},
+        kept={**spec.kept, **original},
+        provenance={**spec.provenance, "prune": step},
+    )
+
+
+def _filters(module: nn.Module) -> Filters | None:
+    if isinstance(module, ChannelMap):
+        return None
+    if isinstance(module, Decomposition):
+        return Filters(module.to_dense().weight, module.factors())
+    assert isinstance(module.weight, Tensor)
+    return Filters(module.weight)
+
+
+def _kept_widths(spec: Spec, rates: str | Sequence[float]) -> dict[str, int]:
+    """Return what each channel group that has a rate is to keep."""
+    order = ARCHITECTURES[spec.arch].rate_order
+    numbers = parse_rates(rates) if isinstance(rates, str) else [check_rate(rate, "rates") for rate in rates]
+    if len(numbers) < len(order):
+        names = ", ".join(name for name, _ in order)
+        raise UsageError(f"rates has {len(numbers)} values; {spec.arch} takes {len(order)}: {names}")
+    widths = _current_plan(spec).widths
+    return {
+        group: kept_width(widths[group], rate, f"{spec.arch} group {group!r}")
+        for rate, (_, groups) in zip(numbers, order, strict=False)
+        for group in groups
+    }
+
+
+def _current_plan(spec: Spec) -> ChannelPlan:
+    plan = ARCHITECTURES[spec.arch].plan
+    return replace(plan, widths={**plan.widths, **spec.widths})
+
+
+def _described(net: nn.Module, arch: str | Spec) -> Spec:
+    if isinstance(arch, str):
+        return describe(net, arch)
+    check_described(net, arch)
+    return arch

@@ -1,0 +1,39 @@
+"""The greedy elimination that all pairwise criteria share."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def eliminate(distance: Tensor, keep: int) -> Tensor:
+    """Remove filters until ``keep`` are left: of the closest pair, the one that is closer to all the remaining.
+
+    NORTON's elimination: take the pair at the smallest distance, drop the one whose distances to all remaining filters
+    sum to less, repeat. Equal distances are taken in the order of the filters; of two with equal sums the later goes.
+
+    Args:
+        distance: symmetric, of shape (N, N); the diagonal is not looked at.
+        keep: number of filters to leave, 1 <= keep <= N.
+
+    Returns:
+        The remaining filters, int64 of shape (keep,), ascending.
+    """
+    d = distance.detach().to("cpu", torch.float64).numpy().copy()
+    sums = d.sum(1) - d.diagonal()
+    np.fill_diagonal(d, np.inf)
+    alive = np.ones(len(d), dtype=bool)
+    # The nearest neighbour of each filter is kept up to date, so that a step costs O(N) rather than O(N^2).
+    nearest = d.argmin(1)
+    nearest_distance = d.min(1)
+    for _ in range(len(d) - keep):
+        first = int(nearest_distance.argmin())
+        i, j = sorted((first, int(nearest[first])))
+        drop = i if sums[i] < sums[j] else j
+        alive[drop] = False
+        sums -= np.where(alive, d[drop], 0)
+        d[drop] = d[:, drop] = np.inf
+        nearest_distance[drop] = np.inf
+        for orphan in np.flatnonzero(alive & (nearest == drop)):
+            nearest[orphan] = d[orphan].argmin()
+            nearest_distance[orphan] = d[orphan].min()
+    return torch.from_numpy(np.flatnonzero(alive))

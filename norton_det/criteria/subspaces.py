@@ -1,0 +1,64 @@
+"""Principal angles between the column spaces of many factor matrices at once."""
+
+import torch
+from torch import Tensor
+
+_BLOCK_BYTES = 64 * 2**20
+
+
+def largest_principal_cosine(factors: Tensor) -> Tensor:
+    """Return the cosine of the largest principal angle between the column spaces of every two factor matrices.
+
+    The cosines of the principal angles of two subspaces are the singular values of ``Qi.T @ Qj`` for orthonormal bases
+    (Bjorck and Golub, "Numerical methods for computing angles between linear subspaces", 1973); of subspaces of
+    different dimension there are as many as the smaller has. A zero matrix spans nothing, which lies in every space: 1.
+
+    Args:
+        factors: of shape (N, K, R).
+
+    Returns:
+        Cosines between 0 and 1, float64 of shape (N, N), symmetric, 1 on the diagonal.
+    """
+    bases, dimensions = orthonormal_bases(factors)
+    n, k, r = bases.shape
+    if bool((dimensions == k).all()):  # they all span everything
+        return torch.ones(n, n, dtype=torch.float64)
+    cosines = torch.empty(n, n, dtype=torch.float64)
+    columns = bases.permute(1, 0, 2).flatten(1)  # (K, N * R)
+    block = max(1, _BLOCK_BYTES // (n * r * r * 8 * 4))
+    for start in range(0, n, block):
+        rows = bases[start : start + block]
+        # (B, N - start, R, R): only the upper triangle of pairs, the rest by symmetry.
+        products = (rows.mT.flatten(0, 1) @ columns[:, start * r :]).view(len(rows), r, n - start, r).transpose(1, 2)
+        shared = torch.minimum(dimensions[start : start + block, None], dimensions[None, start:])
+        cosines[start : start + block, start:] = _kth_singular_value(products, shared)
+    upper = cosines.triu(1)
+    return upper + upper.T + torch.eye(n, dtype=torch.float64)
+
+
+def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return orthonormal bases of the column spaces, padded with zero columns, and their dimensions.
+
+    Args:
+        factors: of shape (N, K, R).
+
+    Returns:
+        Bases, float64 of shape (N, K, min(K, R)), and dimensions, int64 of shape (N,), as ``scipy.linalg.orth`` counts.
+    """
+    f = factors.detach().to("cpu", torch.float64)
+    q, triangle = torch.linalg.qr(f)
+    u, s, _ = torch.linalg.svd(triangle, full_matrices=False)
+    tolerance = torch.finfo(torch.float64).eps * max(f.shape[1:]) * s[:, :1]
+    present = s > tolerance
+    return (q @ u) * present.unsqueeze(1), present.sum(1)
+
+
+def _kth_singular_value(matrices: Tensor, k: Tensor) -> Tensor:
+    """Return the k-th largest singular value (1 for k = 0) of matrices (..., R, R), each between 0 and 1."""
+    r = matrices.shape[-1]
+    if r == 1:
+        value = matrices[..., 0, 0].abs()
+    else:
+        ascending = torch.linalg.eigvalsh(matrices.mT @ matrices)
+        value = ascending.gather(-1, (r - k).clamp(max=r - 1).unsqueeze(-1)).squeeze(-1).clamp(min=0).sqrt()
+    return torch.where(k == 0, 1.0, value.clamp(max=1))

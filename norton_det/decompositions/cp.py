@@ -1,0 +1,199 @@
+"""The CP block: a convolution whose every filter is a sum of R separable terms."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from norton_det.channels import narrow, select_
+from norton_det.decompositions.als import CPFactors, cp_decompose
+from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
+from norton_det.errors import UsageError
+
+
+class CPConv2d(Decomposition):
+    """A convolution with the kernel ``W[o, i, h, w] = sum_r a[o, i, r] b[o, h, r] c[o, w, r]``, never formed.
+
+    A 1x1 convolution I -> O * R (the a, channels ordered filter by filter), a depthwise Kh x 1 (b), a depthwise 1 x Kw (c)
+    and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of ``nn.Conv2d``,
+    but for ``groups``.
+
+    Args:
+        in_channels: I.
+        out_channels: O, the number of filters.
+        kernel_size: (Kh, Kw).
+        rank: R.
+        stride: the vertical convolution strides the rows, the horizontal one the columns.
+        padding: numbers, "same" or "valid".
+        dilation: of the two depthwise convolutions.
+        bias: whether one is added after the sum.
+        padding_mode: as in ``nn.Conv2d``.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        UsageError: rank below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        rank: int,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise UsageError(f"rank is {rank}; expected at least 1")
+        (kh, kw), (sh, sw), (dh, dw) = _pair(kernel_size), _pair(stride), _pair(dilation)
+        vertical_padding, horizontal_padding = _split_padding(padding)
+        terms = out_channels * rank
+        self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank
+        self.pointwise = nn.Conv2d(in_channels, terms, 1, bias=False, device=device, dtype=dtype)
+        self.vertical = nn.Conv2d(
+            terms, terms, (kh, 1), (sh, 1), vertical_padding, (dh, 1), terms, False, padding_mode, device, dtype
+        )
+        self.horizontal = nn.Conv2d(
+            terms, terms, (1, kw), (1, sw), horizontal_padding, (1, dw), terms, False, padding_mode, device, dtype
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(Kh, Kw)."""
+        return self.vertical.kernel_size[0], self.horizontal.kernel_size[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
+        y = self.horizontal(self.vertical(self.pointwise(x)))
+        if self.rank > 1:
+            y = y.unflatten(-3, (self.out_channels, self.rank)).sum(-3)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+    def reset_parameters(self) -> None:
+        """Initialise as ``nn.Conv2d`` does, the bias with zeros. (The convolutions inside reset themselves.)"""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, rank: int) -> Self:
+        """Return an unfitted block with the geometry, bias, device and dtype of ``conv``.
+
+        Raises:
+            UsageError: ``conv`` is grouped, or rank below 1.
+        """
+        if conv.groups != 1:
+            raise UsageError(f"a convolution with groups={conv.groups} has no CP block; expected groups=1")
+        return cls(
+            conv.in_channels,
+            conv.out_channels,
+            _pair(conv.kernel_size),
+            rank,
+            _pair(conv.stride),
+            conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
+            _pair(conv.dilation),
+            conv.bias is not None,
+            conv.padding_mode,
+            conv.weight.device,
+            conv.weight.dtype,
+        )
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, rank: int, *, seed: int = 0) -> Self:
+        """Return the block with the best rank-R approximation found for each filter of ``conv``.
+
+        The fit is in float64 on the CPU, whatever the dtype and device of ``conv``; see :func:`cp_decompose`.
+
+        Raises:
+            UsageError: ``conv`` is grouped, or rank below 1.
+            DataError: weights that are not finite; the message names the filters.
+        """
+        block = cls.like(conv, rank)
+        factors = cp_decompose(conv.weight, rank, seed=seed)
+        with torch.no_grad():
+            block.pointwise.weight.copy_(factors.a.mT.flatten(0, 1)[:, :, None, None])
+            block.vertical.weight.copy_(factors.b.mT.flatten(0, 1)[:, None, :, None])
+            block.horizontal.weight.copy_(factors.c.mT.flatten(0, 1)[:, None, None, :])
+            if block.bias is not None and conv.bias is not None:
+                block.bias.copy_(conv.bias)
+        return block.train(conv.training)
+
+    def factors(self) -> CPFactors:
+        """Return the factor matrices as float64: (O, I, R), (O, Kh, R), (O, Kw, R)."""
+        weights = (self.pointwise.weight, self.vertical.weight, self.horizontal.weight)
+        return CPFactors(
+            *(w.detach().double().flatten(1).unflatten(0, (self.out_channels, self.rank)).mT for w in weights)
+        )
+
+    def to_dense(self) -> nn.Conv2d:
+        """Return the convolution with the reconstructed kernel; outputs agree up to rounding."""
+        weight = self.pointwise.weight
+        vertical, horizontal = self.vertical, self.horizontal
+        padding = (
+            vertical.padding
+            if isinstance(vertical.padding, str)
+            else (_pair(vertical.padding)[0], _pair(horizontal.padding)[1])
+        )
+        conv = nn.utils.skip_init(
+            nn.Conv2d,
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            stride=(vertical.stride[0], horizontal.stride[1]),
+            padding=padding,
+            dilation=(vertical.dilation[0], horizontal.dilation[1]),
+            bias=self.bias is not None,
+            padding_mode=vertical.padding_mode,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        with torch.no_grad():
+            conv.weight.copy_(self.factors().reconstruct())
+            if conv.bias is not None and self.bias is not None:
+                conv.bias.copy_(self.bias)
+        return conv.train(self.training)
+
+    def term_energy(self) -> Tensor:
+        """Return each filter's ``sum_r ||a_r||^2 ||b_r||^2 ||c_r||^2``, float64 of shape (O,)."""
+        a, b, c = (factor.square().sum(1) for factor in self.factors())
+        return (a * b * c).sum(1)
+
+    def extra_repr(self) -> str:
+        """Show the rank and the geometry that is stood for."""
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={self.rank}"
+
+
+DECOMPOSITIONS.register("cp", CPConv2d)
+
+
+@narrow.register
+def _(layer: CPConv2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    terms = None
+    if outputs is not None:
+        terms = (outputs.unsqueeze(1) * layer.rank + torch.arange(layer.rank)).flatten()
+    narrow(layer.pointwise, inputs, terms)
+    for depthwise in (layer.vertical, layer.horizontal):
+        select_(depthwise, "weight", 0, terms)
+        depthwise.in_channels = depthwise.out_channels = depthwise.groups = len(depthwise.weight)
+    select_(layer, "bias", 0, outputs)
+    layer.in_channels, layer.out_channels = layer.pointwise.in_channels, len(layer.pointwise.weight) // layer.rank
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _split_padding(
+    padding: int | tuple[int, int] | str,
+) -> tuple[tuple[int, int] | str, tuple[int, int] | str]:
+    if isinstance(padding, str):
+        return padding, padding
+    ph, pw = _pair(padding)
+    return (ph, 0), (0, pw)

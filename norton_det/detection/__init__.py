@@ -1,0 +1,10 @@
+"""Detectors on a compressed backbone."""
+
+from norton_det.detection.builders import (
+    fasterrcnn_cpresnet50_fpn,
+    keypointrcnn_cpresnet50_fpn,
+    make_detector,
+    maskrcnn_cpresnet50_fpn,
+)
+
+__all__ = ["fasterrcnn_cpresnet50_fpn", "keypointrcnn_cpresnet50_fpn", "make_detector", "maskrcnn_cpresnet50_fpn"]

@@ -1,0 +1,105 @@
+"""ResNet-56 for CIFAR (He et al., arXiv:1512.03385, section 4.2): three stages of basic blocks, shortcuts without
+parameters that subsample and pad with zero channels (option A).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from norton_det.channels import ChannelMap, ChannelPlan, Layer
+from norton_det.models.architecture import ARCHITECTURES, Architecture
+
+_WIDTHS = (16, 32, 64)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, added to a shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: of the first convolution and of the shortcut.
+        shortcut: what maps the input to the output's channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """A residual network for 32x32 images with 6n + 2 layers.
+
+    Args:
+        blocks: n, the number of basic blocks a stage.
+        num_classes: outputs of the classifier.
+    """
+
+    def __init__(self, blocks: int, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
+        self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], blocks, stride=1)
+        self.layer2 = _stage(_WIDTHS[0], _WIDTHS[1], blocks, stride=2)
+        self.layer3 = _stage(_WIDTHS[1], _WIDTHS[2], blocks, stride=2)
+        self.linear = nn.Linear(_WIDTHS[2], num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 3, H, W) to logits (N, num_classes)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    # The first block joins two channel groups even where they are equally wide, so its shortcut is a map as well.
+    pad = (out_channels - in_channels) // 2
+    index = [-1] * pad + list(range(in_channels)) + [-1] * (out_channels - in_channels - pad)
+    first = BasicBlock(in_channels, out_channels, stride, ChannelMap(index, stride))
+    others = [BasicBlock(out_channels, out_channels, 1, nn.Identity()) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *others)
+
+
+def _plan(blocks: int) -> ChannelPlan:
+    widths = {"stem": _WIDTHS[0]}
+    layers = [Layer("conv1", (), "stem"), Layer("bn1", ("stem",))]
+    source = "stem"
+    for stage, width in zip(("layer1", "layer2", "layer3"), _WIDTHS, strict=True):
+        widths[stage] = width
+        for b in range(blocks):
+            block = f"{stage}.{b}"
+            inner = f"{block}.conv1"
+            widths[inner] = width
+            layers += [Layer(inner, (source,), inner), Layer(f"{block}.bn1", (inner,))]
+            layers += [Layer(f"{block}.conv2", (inner,), stage), Layer(f"{block}.bn2", (stage,))]
+            if b == 0:
+                layers.append(Layer(f"{block}.shortcut", (source,), stage))
+            source = stage
+    layers.append(Layer("linear", (source,)))
+    return ChannelPlan(widths, tuple(layers))
+
+
+def _rate_order(blocks: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    inner = [f"{stage}.{b}.conv1" for stage in ("layer1", "layer2", "layer3") for b in range(blocks)]
+    return tuple((name, (name,)) for name in ("stem", "layer1", "layer2", *inner))
+
+
+def _resnet56(num_classes: int) -> CifarResNet:
+    return CifarResNet(9, num_classes)
+
+
+ARCHITECTURES.register(
+    "resnet56_cifar",
+    Architecture(_resnet56, _plan(9), _rate_order(9), num_classes=10, image_size=32, classifier="linear"),
+)

@@ -1,0 +1,68 @@
+"""A small registry of named things, and the way into torchvision's."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from torchvision.models import _api
+
+from norton_det.errors import UsageError
+
+T = TypeVar("T")
+BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name. Registering a name twice, or asking for an unknown one, is an error.
+
+    Args:
+        kind: what is registered, as it is to be called in messages ("criterion").
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def register(self, name: str, item: T) -> T:
+        """Add ``item`` under ``name`` and return it.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._items:
+            raise ValueError(f"{self.kind} {name!r} is registered already")
+        self._items[name] = item
+        return item
+
+    def __getitem__(self, name: str) -> T:
+        """Return what is registered under ``name``.
+
+        Raises:
+            UsageError: nothing is; the message lists the names.
+        """
+        try:
+            return self._items[name]
+        except KeyError:
+            raise UsageError(f"unknown {self.kind} {name!r}; expected one of: {', '.join(self)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether ``name`` is registered."""
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names in alphabetical order."""
+        return iter(sorted(self._items))
+
+
+def torchvision_builder(function: BuilderT) -> BuilderT:
+    """Make a builder known to ``torchvision.models.get_model`` and ``list_models`` under its own name.
+
+    A builder of this package that is registered already is replaced, so that importing anew is harmless.
+
+    Raises:
+        ValueError: torchvision or another package has a model of that name.
+    """
+    known = _api.BUILTIN_MODELS.get(function.__name__)
+    if known is not None and known.__module__ == function.__module__:
+        del _api.BUILTIN_MODELS[function.__name__]
+    _api.register_model()(function)
+    return function
