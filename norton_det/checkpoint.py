@@ -90,6 +90,17 @@ def read_spec(path: str | Path, content: Mapping[str, Any] | None = None) -> Spe
         raise DataError(f"{path}: {error}") from None
 
 
+def has_spec(path: str | Path) -> bool:
+    """Tell whether ``path`` is a file that :func:`load` reads: one with a spec."""
+    if not Path(path).is_file():
+        return False
+    try:
+        read_spec(path)
+    except DataError:
+        return False
+    return True
+
+
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
     """Call ``write`` with a temporary name in the folder of ``path``, then rename: a reader never sees half a file.
 

@@ -2,9 +2,16 @@
 
 from norton_det.detection.builders import (
     fasterrcnn_cpresnet50_fpn,
+    freeze_backbone,
     keypointrcnn_cpresnet50_fpn,
     make_detector,
     maskrcnn_cpresnet50_fpn,
 )
 
-__all__ = ["fasterrcnn_cpresnet50_fpn", "keypointrcnn_cpresnet50_fpn", "make_detector", "maskrcnn_cpresnet50_fpn"]
+__all__ = [
+    "fasterrcnn_cpresnet50_fpn",
+    "freeze_backbone",
+    "keypointrcnn_cpresnet50_fpn",
+    "make_detector",
+    "maskrcnn_cpresnet50_fpn",
+]

@@ -68,7 +68,7 @@ def make_detector(
         net, spec = _published(arch, named, num_classes, progress, kwargs)
     else:
         net, spec = _from_file(arch, weights, num_classes, kwargs)
-    _freeze(net, layers)
+    freeze_backbone(net, layers)
     return net, replace(spec, options=describe(net, arch).options)
 
 
@@ -144,7 +144,8 @@ def _trainable_layers(trained: bool, wanted: int | None) -> int:
         raise UsageError(f"trainable_backbone_layers: {error}") from None
 
 
-def _freeze(net: nn.Module, layers: int) -> None:
+def freeze_backbone(net: nn.Module, layers: int) -> None:
+    """Stop the training of all but the last ``layers`` (0 to 5) of the backbone: stages 4 to 1, then the stem."""
     trainable = (*_TRAINABLE_ORDER[:layers], *(["bn1"] if layers == len(_TRAINABLE_ORDER) else []))
     for name, parameter in net.get_submodule(BODY.rstrip(".")).named_parameters():
         if name.split(".")[0] not in trainable:

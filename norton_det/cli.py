@@ -1,0 +1,59 @@
+"""What the tools share: one-line errors, exit codes, log lines, tables."""
+
+import argparse
+import functools
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from norton_det.errors import DataError, UsageError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
+        raise UsageError(message)
+
+
+def command(run: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], int]:
+    """Make a tool's ``main``: it returns the exit code; wrong arguments and wrong data are told in one line.
+
+    Other errors are raised as they are (exit code 1 and a traceback when run as a script).
+    """
+
+    @functools.wraps(run)
+    def main(argv: Sequence[str] | None = None) -> int:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        try:
+            run(sys.argv[1:] if argv is None else argv)
+        except (UsageError, DataError) as error:
+            # One that comes from a data-loading process carries its traceback: the last line is what it says.
+            message = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+            print(f"error: {message}", file=sys.stderr)  # noqa: T201  # a tool's own words
+            return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
+        return EXIT_DONE
+
+    return main
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table as text: the first column to the left, the others to the right."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in cells]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def human(count: float) -> str:
+    """Return a count as people write it: 899.6M, 4.09G."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= limit:
+            return f"{count / limit:.2f}{suffix}"
+    return str(count)

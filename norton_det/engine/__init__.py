@@ -1,0 +1,17 @@
+"""Training and evaluation loops."""
+
+from norton_det.engine.coco_eval import evaluate_results, format_metrics, to_results
+from norton_det.engine.evaluate import kinds_of, predict
+from norton_det.engine.state import TrainingState
+from norton_det.engine.train import NonFiniteLossError, train_one_epoch
+
+__all__ = [
+    "NonFiniteLossError",
+    "TrainingState",
+    "evaluate_results",
+    "format_metrics",
+    "kinds_of",
+    "predict",
+    "to_results",
+    "train_one_epoch",
+]

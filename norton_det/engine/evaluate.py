@@ -1,0 +1,46 @@
+"""The evaluation loop of detectors."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from norton_det.engine.coco_eval import Result, to_results
+from norton_det.engine.progress import ProgressLog
+
+
+def kinds_of(model: nn.Module) -> list[str]:
+    """Return what an R-CNN of torchvision predicts, in COCO's words: bbox, and segm or keypoints."""
+    heads: Any = getattr(model, "roi_heads", None)
+    kinds = ["bbox"]
+    if getattr(heads, "mask_predictor", None) is not None:
+        kinds.append("segm")
+    if getattr(heads, "keypoint_predictor", None) is not None:
+        kinds.append("keypoints")
+    return kinds
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    batches: Iterable[tuple[list[Tensor], list[dict[str, Any]]]],
+    device: torch.device,
+    *,
+    print_freq: int = 100,
+) -> list[Result]:
+    """Run a detector over images and return COCO results.
+
+    Args:
+        model: maps a list of images (3, H, W) to a list of predictions; it is left in evaluation mode.
+        batches: lists of images and of targets, of which only ``image_id`` is looked at.
+        device: where the model is.
+        print_freq: iterations between log lines.
+    """
+    model.eval()
+    results: list[Result] = []
+    for images, targets in ProgressLog("Test:", print_freq).follow(batches):
+        predictions = model([image.to(device) for image in images])
+        for target, prediction in zip(targets, predictions, strict=True):
+            results += to_results(target["image_id"], prediction)
+    return results

@@ -1,0 +1,83 @@
+"""Log lines while a loop runs, in the form that torchvision's reference scripts made familiar."""
+
+import datetime
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sized
+from statistics import median
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Meter:
+    """A figure that is followed: shown as the median of the last 20 values and the mean of all."""
+
+    def __init__(self) -> None:
+        self.recent: deque[float] = deque(maxlen=20)
+        self.total = 0.0
+        self.count = 0
+
+    def update(self, value: float) -> None:
+        """Add a value."""
+        self.recent.append(value)
+        self.total += value
+        self.count += 1
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values."""
+        return self.total / max(self.count, 1)
+
+    def __str__(self) -> str:
+        return f"{median(self.recent):.4f} ({self.mean:.4f})" if self.recent else "-"
+
+
+class ProgressLog:
+    """Follows a loop: a log line every ``print_freq`` iterations, and a progress bar on a terminal.
+
+    Args:
+        header: how a line begins ("Epoch: [0]").
+        print_freq: iterations from line to line.
+    """
+
+    def __init__(self, header: str, print_freq: int) -> None:
+        self.header, self.print_freq = header, print_freq
+        self.meters: dict[str, Meter] = {}
+
+    def update(self, **values: float) -> None:
+        """Add values to the meters of these names."""
+        for name, value in values.items():
+            self.meters.setdefault(name, Meter()).update(value)
+
+    def follow(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches, timing the loop's body (``time``) and the wait for data (``data``)."""
+        total = len(batches) if isinstance(batches, Sized) else 0
+        timer, data = Meter(), Meter()
+        start = end = time.perf_counter()
+        for i, batch in enumerate(tqdm(batches, desc=self.header, disable=None, leave=False)):
+            data.update(time.perf_counter() - end)
+            yield batch
+            timer.update(time.perf_counter() - end)
+            end = time.perf_counter()
+            if i % self.print_freq == 0 or i == total - 1:
+                self._log(i, total, timer, data)
+        seconds = time.perf_counter() - start
+        logger.info("%s Total time: %s (%.4f s / it)", self.header, _clock(seconds), seconds / max(total, 1))
+
+    def _log(self, i: int, total: int, timer: Meter, data: Meter) -> None:
+        eta = _clock(timer.mean * (total - i - 1))
+        parts = [f"{self.header}  [{i:{len(str(total))}d}/{total}]", f"eta: {eta}"]
+        parts += [f"{name}: {meter}" for name, meter in {**self.meters, "time": timer, "data": data}.items()]
+        if torch.cuda.is_available():
+            parts.append(f"max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}")
+        logger.info("  ".join(parts))
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))

@@ -1,0 +1,34 @@
+"""Timing that can be compared: the candidates run in turn, in one process."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def time_alternating(functions: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Time functions in turn, A B A B ..., so that a drift of the machine's speed meets all of them.
+
+    Args:
+        functions: what to time, by name.
+        repeats: counted runs of each.
+        warmup: runs of each before those.
+
+    Returns:
+        Seconds of each counted run, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for i in range(warmup + repeats):
+        for name, function in functions.items():
+            _synchronize()
+            start = time.perf_counter()
+            function()
+            _synchronize()
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

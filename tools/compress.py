@@ -1,0 +1,98 @@
+"""Compress a network: CP-decompose its convolutions, prune whole filters, write one file that loads anywhere.
+
+Example: --arch resnet50 --weights IMAGENET1K_V2 --rank 1 --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import norton_det as nd
+from norton_det.checkpoint import has_spec
+from norton_det.cli import Parser, command, human, table
+from norton_det.complexity import Complexity
+from norton_det.criteria import CRITERIA
+from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+
+
+def _parser() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", required=True, help=f"one of: {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--weights", help="state-dict file, training checkpoint, compressed file, or the name of "
+                        "torchvision's weights (default: seeded random)")
+    parser.add_argument("--rank", type=int, help="of the k x k convolutions (default: they are not decomposed)")
+    parser.add_argument("--rates", help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)')
+    parser.add_argument("--criterion", default="pabs", help=f"one of: {', '.join(CRITERIA)} (default: pabs)")
+    parser.add_argument("--decomposition", default="cp", help=f"one of: {', '.join(DECOMPOSITIONS)} (default: cp)")
+    parser.add_argument("--num-classes", type=int, help="(default: those of the weights)")
+    parser.add_argument("--seed", default=0, type=int, help="(default: 0)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
+    return parser
+
+
+@command
+def main(argv: Sequence[str]) -> None:
+    """Parse the arguments, compress, write the file and print what it cost and saved."""
+    args = _parser().parse_args(argv)
+    if Path(args.output).suffix != ".safetensors":
+        raise UsageError(f"--output {args.output}: expected a name that ends with .safetensors")
+    if not Path(args.output).parent.is_dir():
+        raise UsageError(f"--output {args.output}: folder {Path(args.output).parent} does not exist")
+    model, arch = _source(args)
+    net, spec = nd.compress(
+        model,
+        arch=arch,
+        rank=args.rank,
+        rates=args.rates,
+        criterion=args.criterion,
+        decomposition=args.decomposition,
+        num_classes=args.num_classes,
+        seed=args.seed,
+    )
+    nd.save(net, spec, args.output)
+    before = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
+    print(_report(nd.count_complexity(before), nd.count_complexity(spec), spec.provenance))
+    print(f"written: {args.output} ({Path(args.output).stat().st_size / 1e6:.2f} MB)")
+
+
+def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.Spec]:
+    """Return what to compress, and its architecture or spec."""
+    if args.weights is None or not has_spec(args.weights):
+        return args.weights, args.arch
+    net, spec = nd.load(args.weights)
+    if spec.arch != args.arch:
+        raise UsageError(f"--weights {args.weights}: is a {spec.arch}; --arch is {args.arch}")
+    return net, spec
+
+
+def _report(before: Complexity, after: Complexity, provenance: Any) -> str:
+    fits = provenance.get("decompose", {}).get("layers", {})
+    skipped = provenance.get("decompose", {}).get("skipped", {})
+    rows = []
+    for old, new in zip(before.layers, after.layers, strict=True):
+        fit = fits.get(new.name)
+        note = f"rank {fit['rank']}" if fit else skipped.get(new.name, "")
+        error = (f"{fit['nmse']:.4f}", f"{fit['cancellation']:.2f}") if fit else ("", "")
+        rows.append((new.name, *error, human(old.macs), human(new.macs), human(old.params), human(new.params), note))
+    header = ("layer", "NMSE", "cancel", "MACs", "-> MACs", "params", "-> params", "")
+    size = "x".join(map(str, after.image_size))
+    totals = [
+        _total(f"MACs (conv + linear, {size})", before.macs, after.macs),
+        _total("MACs (published convention)", before.macs_published, after.macs_published),
+        _total("parameters", before.params, after.params),
+    ]
+    return f"{table(header, rows)}\n\n{table(('total', 'dense', 'compressed', 'reduction'), totals)}"
+
+
+def _total(name: str, old: int, new: int) -> tuple[str, str, str, str]:
+    return name, f"{old:,}", f"{new:,}", f"{100 * (1 - new / old):.1f} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
