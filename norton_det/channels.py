@@ -153,7 +153,7 @@ def _(layer: nn.Linear, inputs: Tensor | None, outputs: Tensor | None) -> None:
 def _(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
     for name in ("weight", "bias", "running_mean", "running_var"):
         select_(layer, name, 0, inputs)
-    if inputs is not None and hasattr(layer, "num_features"):
+    if inputs is not None and isinstance(layer, nn.modules.batchnorm._NormBase):
         layer.num_features = inputs.numel()
 
 

@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def command(run: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], int]:
+def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     """Make a tool's ``main``: it returns the exit code; wrong arguments and wrong data are told in one line.
 
     Other errors are raised as they are (exit code 1 and a traceback when run as a script).
@@ -33,7 +33,9 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | N
             run(sys.argv[1:] if argv is None else argv)
         except (UsageError, DataError) as error:
             # One that comes from a data-loading process carries its traceback: the last line is what it says.
-            message = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+            message = (
+                str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+            )
             print(f"error: {message}", file=sys.stderr)  # noqa: T201  # a tool's own words
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
         return EXIT_DONE
@@ -45,8 +47,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table as text: the first column to the left, the others to the right."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-             for row in cells]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
 

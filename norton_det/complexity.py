@@ -103,41 +103,37 @@ def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] 
 class _RCNNAtFixedProposals(nn.Module):
     """The layers of an R-CNN as they run for one image and a fixed number of proposals, under their own names."""
 
-    def __init__(self, rcnn: GeneralizedRCNN) -> None:
+    def __init__(self, rcnn: Any) -> None:
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = rcnn.backbone, rcnn.rpn, rcnn.roi_heads
+        self.channels = rcnn.backbone.out_channels
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.backbone(image)
         outputs = self.rpn.head(list(features.values()))
-        pooled = _pooled(self.backbone, self.roi_heads.box_roi_pool, PROPOSALS, image)
+        pooled = image.new_zeros(PROPOSALS, self.channels, *self.roi_heads.box_roi_pool.output_size)
         boxes = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         # One number that depends on all of it, so that tracing drops nothing.
-        flat: Tensor = sum(t.sum() for part in (*outputs, boxes) for t in part)
-        return flat
+        return torch.stack([tensor.sum() for part in (*outputs, boxes) for tensor in part]).sum()
 
 
 class _HeadsOfOneDetection(nn.Module):
     """The mask and keypoint heads as they run for one detected object."""
 
-    def __init__(self, rcnn: GeneralizedRCNN) -> None:
+    def __init__(self, rcnn: Any) -> None:
         super().__init__()
         self.roi_heads = rcnn.roi_heads
-        self.backbone_channels = rcnn.backbone.out_channels
+        self.channels = rcnn.backbone.out_channels
 
     def forward(self, image: Tensor) -> Tensor:
         total = image.sum()
         for kind in ("mask", "keypoint"):
             if getattr(self.roi_heads, f"{kind}_head") is not None:
                 pool = getattr(self.roi_heads, f"{kind}_roi_pool")
-                pooled = image.new_zeros(1, self.backbone_channels, *pool.output_size)
+                pooled = image.new_zeros(1, self.channels, *pool.output_size)
                 head, predictor = getattr(self.roi_heads, f"{kind}_head"), getattr(self.roi_heads, f"{kind}_predictor")
                 total = total + predictor(head(pooled)).sum()
         return total
-
-
-def _pooled(backbone: nn.Module, pool: nn.Module, boxes: int, like: Tensor) -> Tensor:
-    return like.new_zeros(boxes, backbone.out_channels, *pool.output_size)
 
 
 def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:

@@ -101,7 +101,9 @@ def decompose(
     spec = _described(model, arch)
     block = DECOMPOSITIONS[method]
     if spec.ranks and spec.decomposition != method:
-        raise UsageError(f"layers are decomposed by {spec.decomposition!r} already; expected method={spec.decomposition!r}")
+        raise UsageError(
+            f"layers are decomposed by {spec.decomposition!r} already; expected method={spec.decomposition!r}"
+        )
     ranks, skipped = _chosen_layers(model, ARCHITECTURES[spec.arch], spec, rank)
     net = copy.deepcopy(model)
     report: dict[str, Any] = {}
@@ -202,7 +204,9 @@ def prune(
         used[group] = criterion if fits else "norm"
         kept[group] = CRITERIA[used[group]].select(filters, width, generator)
     narrow_network(net, plan, kept)
-    original = {group: [spec.kept[group][c] for c in k] if group in spec.kept else k.tolist() for group, k in kept.items()}
+    original = {
+        group: [spec.kept[group][c] for c in k] if group in spec.kept else k.tolist() for group, k in kept.items()
+    }
     text = rates if isinstance(rates, str) else list(rates)
     step = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
     return net, replace(

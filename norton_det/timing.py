@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def time_alternating(functions: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
+def time_alternating(
+    functions: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
+) -> dict[str, list[float]]:
     """Time functions in turn, A B A B ..., so that a drift of the machine's speed meets all of them.
 
     Args:

@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
         spec = read_spec(file)
         counted.append((file, spec.arch, count_complexity(spec, args.image_size)))
     if args.json:
-        print(json.dumps([{"file": file, "arch": arch, **counts.to_dict()} for file, arch, counts in counted], indent=1))
+        print(
+            json.dumps([{"file": file, "arch": arch, **counts.to_dict()} for file, arch, counts in counted], indent=1)
+        )
         return
     for file, arch, counts in counted:
         print(f"{file} ({arch})\n{_table(counts)}\n")

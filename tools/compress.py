@@ -1,6 +1,7 @@
 """Compress a network: CP-decompose its convolutions, prune whole filters, write one file that loads anywhere.
 
-Example: --arch resnet50 --weights IMAGENET1K_V2 --rank 1 --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
+Example:
+  --arch resnet50 --weights IMAGENET1K_V2 --rank 1 --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
 """
 
 import argparse
@@ -24,8 +25,11 @@ from norton_det.models import ARCHITECTURES
 def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", required=True, help=f"one of: {', '.join(ARCHITECTURES)}")
-    parser.add_argument("--weights", help="state-dict file, training checkpoint, compressed file, or the name of "
-                        "torchvision's weights (default: seeded random)")
+    parser.add_argument(
+        "--weights",
+        help="state-dict file, training checkpoint, compressed file, or the name of "
+        "torchvision's weights (default: seeded random)",
+    )
     parser.add_argument("--rank", type=int, help="of the k x k convolutions (default: they are not decomposed)")
     parser.add_argument("--rates", help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)')
     parser.add_argument("--criterion", default="pabs", help=f"one of: {', '.join(CRITERIA)} (default: pabs)")

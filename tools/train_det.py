@@ -73,9 +73,17 @@ def get_args_parser() -> Parser:
     # Beyond torchvision's:
     add("--min-size", default=None, type=int, help="length to which an image's shorter side is scaled (default: 800)")
     add("--max-size", default=None, type=int, help="bound on the longer side (default: 1333)")
-    add("--norm-layer", default=None, help="of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: as torchvision)")
-    add("--model-kwargs", default="{}", type=_json_object, metavar="JSON", help="further arguments of the detector, as "
-        '\'{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}\'')
+    add(
+        "--norm-layer", default=None, help="of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: as torchvision)"
+    )
+    add(
+        "--model-kwargs",
+        default="{}",
+        type=_json_object,
+        metavar="JSON",
+        help="further arguments of the detector, as "
+        '\'{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}\'',
+    )
     add("--seed", default=0, type=int, help="of weights, order and augmentation")
     return parser
 

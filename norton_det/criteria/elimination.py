@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -19,7 +20,6 @@ def eliminate(distance: Tensor, keep: int) -> Tensor:
         The remaining filters, int64 of shape (keep,), ascending.
     """
     d = distance.detach().to("cpu", torch.float64).numpy().copy()
-    sums = d.sum(1) - d.diagonal()
     np.fill_diagonal(d, np.inf)
     alive = np.ones(len(d), dtype=bool)
     # The nearest neighbour of each filter is kept up to date, so that a step costs O(N) rather than O(N^2).
@@ -28,12 +28,15 @@ def eliminate(distance: Tensor, keep: int) -> Tensor:
     for _ in range(len(d) - keep):
         first = int(nearest_distance.argmin())
         i, j = sorted((first, int(nearest[first])))
-        drop = i if sums[i] < sums[j] else j
+        drop = i if _sum_to_remaining(d, i) < _sum_to_remaining(d, j) else j
         alive[drop] = False
-        sums -= np.where(alive, d[drop], 0)
         d[drop] = d[:, drop] = np.inf
         nearest_distance[drop] = np.inf
         for orphan in np.flatnonzero(alive & (nearest == drop)):
             nearest[orphan] = d[orphan].argmin()
             nearest_distance[orphan] = d[orphan].min()
     return torch.from_numpy(np.flatnonzero(alive))
+
+
+def _sum_to_remaining(d: NDArray[np.float64], i: int) -> float:
+    return float(d[i][np.isfinite(d[i])].sum())

@@ -52,7 +52,7 @@ class Augment:
         return image, target
 
     def _flip(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        moved = {name: TF.horizontal_flip(target[name]) for name in ("boxes", "masks") if name in target}
+        moved: Target = {name: TF.horizontal_flip(target[name]) for name in ("boxes", "masks") if name in target}
         if "keypoints" in target:
             points = target["keypoints"][:, self.flipped_order].clone()
             points[..., 0] = image.shape[-1] - points[..., 0]

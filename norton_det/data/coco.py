@@ -48,8 +48,8 @@ def read_coco(path: str | Path) -> Any:
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets as torchvision's detectors take them.
 
-    An item is an image, float (3, H, W) between 0 and 1, and a target with ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels,
-    ``labels`` (N,), ``image_id``, ``area`` (N,), ``iscrowd`` (N,), and as wanted ``masks`` (N, H, W) uint8 and
+    An item is an image, float (3, H, W) between 0 and 1, and a target with ``boxes`` (N, 4) as x1, y1, x2, y2 in
+    pixels, ``labels`` (N,), ``image_id``, ``area`` (N,), ``iscrowd`` (N,), and as wanted ``masks`` (N, H, W) uint8 and
     ``keypoints`` (N, K, 3) as x, y, visibility. Labels are COCO's category ids.
 
     For training, crowds, boxes without area (with all that belongs to them) and images without an object are left out.
@@ -90,7 +90,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if train:
             self.ids = [i for i in self.ids if self._usable(self.coco.imgToAnns[i])]
         if not self.ids:
-            raise DataError(f"{self.annotations}: no image that can be used for {'training' if train else 'evaluation'}")
+            raise DataError(
+                f"{self.annotations}: no image that can be used for {'training' if train else 'evaluation'}"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -122,7 +124,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         path = self.folder / name
         try:
             with Image.open(path) as picture:
-                return TF.to_dtype(TF.pil_to_tensor(picture.convert("RGB")), torch.float32, scale=True)
+                pixels: Tensor = TF.pil_to_tensor(picture.convert("RGB"))
+                return pixels.float() / 255
         except OSError as error:
             raise DataError(f"{path}: cannot be read as an image: {error}") from None
 
@@ -131,7 +134,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if not self.keypoints:
             return bool(usable)
         visible = sum(v > 0 for a in usable for v in a["keypoints"][2::3])
-        return visible >= min(_MIN_KEYPOINTS, len(self.keypoint_names))
+        return bool(visible >= min(_MIN_KEYPOINTS, len(self.keypoint_names)))
 
     def _target(self, image_id: int, height: int, width: int) -> Target:
         annotations = self.coco.imgToAnns[image_id]

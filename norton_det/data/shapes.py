@@ -85,7 +85,12 @@ def _make_split(root: Path, split: str, count: int, size: int, seed: tuple[int, 
         ("instances", plain, categories),
         ("person_keypoints", annotations, keypoint_categories),
     ):
-        content = {"info": {"description": "generated shapes"}, "images": images, "annotations": anns, "categories": cats}
+        content = {
+            "info": {"description": "generated shapes"},
+            "images": images,
+            "annotations": anns,
+            "categories": cats,
+        }
         (root / "annotations" / f"{kind}_{split}2017.json").write_text(json.dumps(content))
 
 

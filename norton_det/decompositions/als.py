@@ -112,19 +112,30 @@ def _best_of_starts(
     generator = torch.Generator().manual_seed(seed)
     random = [_unit(torch.randn(n * (starts - 1), k, rank, generator=generator, dtype=x.dtype)) for k in x.shape[2:]]
     b, c = (torch.cat(pair) for pair in zip(_svd_start(x, rank, generator), random, strict=True))
-    a, b, c = _als(x.repeat(starts, 1, 1, 1), b, c, min(_RACE, max_iterations), tolerance)
+    a, b, c = _als(x.repeat(starts, 1, 1, 1), b, c, RIDGE, min(_RACE, max_iterations), tolerance)
     finalists = min(2, starts)
     ranking = _squared_error(x.repeat(starts, 1, 1, 1), a, b, c).view(starts, n).argsort(dim=0, stable=True)
     chosen = (ranking[:finalists] * n + torch.arange(n)).flatten()
-    x = x.repeat(finalists, 1, 1, 1)
-    a, b, c = _als(x, b[chosen], c[chosen], max_iterations, tolerance)
-    a, error = _polish(x, a, b, c)
+    a, b, c = _als(x.repeat(finalists, 1, 1, 1), b[chosen], c[chosen], RIDGE, max_iterations, tolerance)
+    error = _squared_error(x.repeat(finalists, 1, 1, 1), a, b, c)
     best = error.view(finalists, n).argmin(0) * n + torch.arange(n)
-    return a[best], b[best], c[best]
+    return _without_ridge(x, a[best], b[best], c[best], max_iterations, tolerance)
+
+
+def _without_ridge(
+    x: Tensor, a: Tensor, b: Tensor, c: Tensor, max_iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Go on without the ridge, and keep what that gives where it is better and its terms stay within the bound."""
+    free = _als(x, b, c, 0.0, max_iterations, tolerance)
+    better = _squared_error(x, *free) < _squared_error(x, a, b, c)  # false for NaN
+    bounded = free[0].square().sum((1, 2)) <= 1 / RIDGE
+    usable = (better & bounded).view(-1, 1, 1)
+    a, b, c = (torch.where(usable, new, old) for new, old in zip(free, (a, b, c), strict=True))
+    return a, b, c
 
 
 def _svd_start(x: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Take the leading right singular vectors of the mode-1 unfolding, and of each, as a Kh x Kw matrix, the best pair."""
+    """Take the leading right singular vectors of the mode-1 unfolding, and of each, as a matrix, the leading pair."""
     n, _, kh, kw = x.shape
     right = torch.linalg.svd(x.flatten(2), full_matrices=False).Vh[:, :rank]
     u, _, vh = torch.linalg.svd(right.unflatten(2, (kh, kw)))
@@ -133,16 +144,18 @@ def _svd_start(x: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor
     return torch.cat([u[..., 0].mT, extra[0]], 2), torch.cat([vh[..., 0, :].mT, extra[1]], 2)
 
 
-def _als(x: Tensor, b: Tensor, c: Tensor, max_iterations: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+def _als(
+    x: Tensor, b: Tensor, c: Tensor, ridge: float, max_iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Alternate until every problem has converged; those that have are taken out of the batch."""
-    a, error = _solve_a(x, b, c, RIDGE)
+    a, error = _solve_a(x, b, c, ridge)
     done = (a.clone(), b.clone(), c.clone())
     active = torch.arange(x.shape[0])
     for iteration in range(1, max_iterations + 1):
         y = (x.flatten(2).mT @ a).unflatten(1, x.shape[2:])  # (N, Kh, Kw, R): x contracted with a
         b = _unit(_solve(_gram(a) * _gram(c), torch.einsum("nhwr,nwr->nhr", y, c)), b)
         c = _unit(_solve(_gram(a) * _gram(b), torch.einsum("nhwr,nhr->nwr", y, b)), c)
-        a, new_error = _solve_a(x, b, c, RIDGE)
+        a, new_error = _solve_a(x, b, c, ridge)
         if iteration % _CHECK_EVERY == 0 or iteration == max_iterations:
             for full, part in zip(done, (a, b, c), strict=True):
                 full[active] = part
@@ -152,13 +165,6 @@ def _als(x: Tensor, b: Tensor, c: Tensor, max_iterations: int, tolerance: float)
             if not len(active):
                 break
     return done
-
-
-def _polish(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve for a once more without the ridge, where the terms stay within the bound; return a and the squared error."""
-    free, free_error = _solve_a(x, b, c, 0.0)
-    usable = (free.square().sum((1, 2)) <= 1 / RIDGE) & free_error.isfinite()
-    return torch.where(usable.view(-1, 1, 1), free, a), torch.where(usable, free_error, _squared_error(x, a, b, c))
 
 
 def _squared_error(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:

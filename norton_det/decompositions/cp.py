@@ -1,6 +1,6 @@
 """The CP block: a convolution whose every filter is a sum of R separable terms."""
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from norton_det.errors import UsageError
 class CPConv2d(Decomposition):
     """A convolution with the kernel ``W[o, i, h, w] = sum_r a[o, i, r] b[o, h, r] c[o, w, r]``, never formed.
 
-    A 1x1 convolution I -> O * R (the a, channels ordered filter by filter), a depthwise Kh x 1 (b), a depthwise 1 x Kw (c)
-    and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of ``nn.Conv2d``,
-    but for ``groups``.
+    A 1x1 convolution I -> O * R (the a, channels ordered filter by filter), a depthwise Kh x 1 (b), a depthwise 1 x Kw
+    (c) and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of
+    ``nn.Conv2d``, but for ``groups``.
 
     Args:
         in_channels: I.
@@ -45,7 +45,7 @@ class CPConv2d(Decomposition):
         padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,13 +72,13 @@ class CPConv2d(Decomposition):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
-        y = self.horizontal(self.vertical(self.pointwise(x)))
+        y: Tensor = self.horizontal(self.vertical(self.pointwise(x)))
         if self.rank > 1:
             y = y.unflatten(-3, (self.out_channels, self.rank)).sum(-3)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def reset_parameters(self) -> None:
-        """Initialise as ``nn.Conv2d`` does, the bias with zeros. (The convolutions inside reset themselves.)"""
+        """Set the bias to zero; the convolutions inside reset themselves."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -134,14 +134,10 @@ class CPConv2d(Decomposition):
 
     def to_dense(self) -> nn.Conv2d:
         """Return the convolution with the reconstructed kernel; outputs agree up to rounding."""
-        weight = self.pointwise.weight
         vertical, horizontal = self.vertical, self.horizontal
-        padding = (
-            vertical.padding
-            if isinstance(vertical.padding, str)
-            else (_pair(vertical.padding)[0], _pair(horizontal.padding)[1])
-        )
-        conv = nn.utils.skip_init(
+        rows, columns = vertical.padding, horizontal.padding
+        padding = rows if isinstance(rows, str) or isinstance(columns, str) else (rows[0], columns[1])
+        conv: nn.Conv2d = nn.utils.skip_init(
             nn.Conv2d,
             self.in_channels,
             self.out_channels,
@@ -151,8 +147,8 @@ class CPConv2d(Decomposition):
             dilation=(vertical.dilation[0], horizontal.dilation[1]),
             bias=self.bias is not None,
             padding_mode=vertical.padding_mode,
-            device=weight.device,
-            dtype=weight.dtype,
+            device=vertical.weight.device,
+            dtype=vertical.weight.dtype,
         )
         with torch.no_grad():
             conv.weight.copy_(self.factors().reconstruct())

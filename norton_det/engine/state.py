@@ -20,7 +20,13 @@ from norton_det.weights import load_state
 
 
 def make_optimizer(
-    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float, norm_weight_decay: float | None = None
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    norm_weight_decay: float | None = None,
 ) -> Optimizer:
     """Return an optimizer of the trainable parameters.
 

@@ -1,5 +1,6 @@
-"""ResNet-56 for CIFAR (He et al., arXiv:1512.03385, section 4.2): three stages of basic blocks, shortcuts without
-parameters that subsample and pad with zero channels (option A).
+"""ResNet-56 for CIFAR (He et al., arXiv:1512.03385, section 4.2).
+
+Three stages of basic blocks; shortcuts without parameters, which subsample and pad with zero channels (option A).
 """
 
 import torch.nn.functional as F
@@ -59,7 +60,8 @@ class CifarResNet(nn.Module):
         """Map images (N, 3, H, W) to logits (N, num_classes)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -1,0 +1,146 @@
+"""Criteria: distances, elimination and the choice of filters."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+from torch import Generator, Tensor
+
+from norton_det.criteria import CRITERIA, Filters
+from norton_det.criteria.csa import csa_similarity
+from norton_det.criteria.elimination import eliminate
+from norton_det.criteria.pabs import pabs_distance
+from norton_det.criteria.subspaces import largest_principal_cosine
+from norton_det.criteria.vbd import vbd_distance
+from norton_det.errors import UsageError
+
+
+def random_factors(filters: int, rank: int, sizes: tuple[int, ...] = (16, 3, 3)) -> tuple[Tensor, ...]:
+    return tuple(torch.randn(filters, n, rank, dtype=torch.float64) for n in sizes)
+
+
+def test_planes_at_known_angles() -> None:
+    angles = (0.0, 0.3, 1.0, math.pi / 2)
+    planes = torch.zeros(4, 4, 2, dtype=torch.float64)
+    planes[:, 0, 0] = 1  # a common line, so the smaller principal angle is 0
+    for i, angle in enumerate(angles):
+        planes[i, 1, 1], planes[i, 2, 1] = math.cos(angle), math.sin(angle)
+    distance = pabs_distance((planes,))
+    expected = torch.tensor(angles, dtype=torch.float64)
+    torch.testing.assert_close(distance, (expected[:, None] - expected[None, :]).abs(), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4, 7])
+def test_pabs_agrees_with_scipy(rank: int) -> None:
+    factors = random_factors(9, rank)
+    distance = pabs_distance(factors)
+    for i in range(9):
+        for j in range(9):
+            expected = sum(subspace_angles(f[i].numpy(), f[j].numpy())[0] for f in factors)
+            assert distance[i, j].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_pabs_is_symmetric_and_blind_to_the_basis() -> None:
+    factors = random_factors(12, 3)
+    distance = pabs_distance(factors)
+    assert torch.equal(distance, distance.T)
+    assert (distance.diagonal() == 0).all()
+    assert distance.min() >= 0
+    mixed = tuple(f @ torch.linalg.qr(torch.randn(12, 3, 3, dtype=torch.float64)).Q * 3 for f in factors)
+    torch.testing.assert_close(pabs_distance(mixed), distance, rtol=0, atol=1e-6)
+
+
+def test_spaces_of_different_dimension_and_zero_filters() -> None:
+    factors = torch.zeros(4, 5, 3, dtype=torch.float64)
+    factors[0, :3] = torch.eye(3)
+    factors[1, 0, 0] = 2  # a line inside the first space
+    factors[2, 4, 0] = 1  # a line orthogonal to both
+    cosine = largest_principal_cosine(factors)
+    expected = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
+    torch.testing.assert_close(cosine, expected)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        reference = math.cos(subspace_angles(factors[i].numpy(), factors[j].numpy())[0])
+        assert cosine[i, j].item() == pytest.approx(reference, abs=1e-12)
+
+
+def test_blocks_of_pairs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = random_factors(20, 2)
+    whole = pabs_distance(factors)
+    monkeypatch.setattr("norton_det.criteria.subspaces._BLOCK_BYTES", 1)
+    torch.testing.assert_close(pabs_distance(factors), whole, rtol=0, atol=1e-9)
+
+
+def test_csa_is_cos_squared_of_the_first_mode() -> None:
+    factors = random_factors(6, 2)
+    similarity = csa_similarity(factors)
+    angle = subspace_angles(factors[0][1].numpy(), factors[0][4].numpy())[0]
+    assert similarity[1, 4].item() == pytest.approx(math.cos(angle) ** 2, abs=1e-9)
+    assert (similarity.diagonal() == 1).all()
+
+
+def test_vbd_by_hand() -> None:
+    factors = random_factors(6, 2)
+    x, y = (factors[0][i].flatten().numpy() for i in (2, 5))
+    expected = np.var(x - y) / (np.var(x) + np.var(y))
+    assert vbd_distance(factors)[2, 5].item() == pytest.approx(expected)
+    opposite = torch.stack([factors[0][0], -factors[0][0], torch.zeros(16, 2), torch.ones(16, 2)])
+    distance = vbd_distance((opposite,))
+    assert distance[0, 1].item() == pytest.approx(2)
+    assert distance[2, 3] == 0
+
+
+def naive_elimination(distance: Tensor, keep: int) -> list[int]:
+    left = list(range(len(distance)))
+    while len(left) > keep:
+        pairs = [(distance[i, j].item(), i, j) for i in left for j in left if i < j]
+        _, i, j = min(pairs)
+        sums = {k: sum(distance[k, m].item() for m in left if m != k) for k in (i, j)}
+        left.remove(i if sums[i] < sums[j] else j)
+    return left
+
+
+@pytest.mark.parametrize("keep", [1, 5, 29, 30])
+def test_elimination_equals_the_naive_one(keep: int) -> None:
+    distance = torch.rand(30, 30, dtype=torch.float64)
+    distance = distance + distance.T
+    assert eliminate(distance, keep).tolist() == naive_elimination(distance, keep)
+
+
+def test_elimination_on_ties_is_deterministic_and_exact() -> None:
+    for distance in (torch.ones(10, 10), torch.zeros(10, 10)):
+        kept = eliminate(distance, 4)
+        assert kept.tolist() == eliminate(distance.clone(), 4).tolist() == sorted(set(kept.tolist()))
+        assert len(kept) == 4
+
+
+@pytest.mark.parametrize("name", list(CRITERIA))
+def test_every_criterion_keeps_the_wanted_number(name: str) -> None:
+    writers = [Filters(torch.randn(20, 8, 3, 3), random_factors(20, 2)) for _ in range(2)]
+    for keep in (1, 7, 20):
+        kept = CRITERIA[name].select(writers, keep, Generator().manual_seed(0))
+        again = CRITERIA[name].select(writers, keep, Generator().manual_seed(0))
+        assert kept.tolist() == again.tolist() == sorted(set(kept.tolist()))
+        assert len(kept) == keep
+        assert kept.max() < 20
+
+
+@pytest.mark.parametrize("name", ["pabs", "csa", "vbd"])
+def test_twins_go_first_and_orthogonal_filters_stay(name: str) -> None:
+    first = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64)).Q[:, :6].T.unsqueeze(-1)  # six orthogonal lines
+    first = torch.cat([first, first[:1] * 2])  # and a twin of the first
+    same = torch.ones(7, 3, 1, dtype=torch.float64)
+    kept = CRITERIA[name].select([Filters(torch.ones(7, 1), (first, same, same))], 6, Generator())
+    assert set(range(1, 6)) < set(kept.tolist())
+
+
+def test_norm_keeps_the_largest_over_all_writers() -> None:
+    small, large = torch.ones(4, 2), torch.tensor([[0.0], [3.0], [0.0], [4.0]])
+    kept = CRITERIA["norm"].select([Filters(small), Filters(large)], 2, Generator())
+    assert kept.tolist() == [1, 3]
+
+
+def test_unknown_criterion_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=r"unknown criterion 'l3'; expected one of: csa, norm, pabs, random, vbd"):
+        _ = CRITERIA["l3"]
