@@ -1,0 +1,284 @@
+"""Compression of whole networks: channel plans, specs, files."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+import norton_det as nd
+from norton_det.build import build, describe
+from norton_det.channels import narrow_network
+from norton_det.errors import DataError, UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.spec import Spec
+from norton_det.weights import read_state_dict
+
+CLASSIFIERS = ["resnet50", "resnet56_cifar"]
+DETECTORS = ["fasterrcnn_cpresnet50_fpn", "maskrcnn_cpresnet50_fpn", "keypointrcnn_cpresnet50_fpn"]
+GENTLE = {"resnet50": "[0.1]*20", "resnet56_cifar": "[0.1]*30"}
+NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+
+
+def randomise_norms(net: nn.Module) -> None:
+    """Give batch norms statistics that a mistake in the plan cannot hide behind."""
+    for module in net.modules():
+        if isinstance(module, NORMS):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data = torch.rand_like(tensor) + 0.5
+
+
+def random_kept(arch: str, generator: torch.Generator) -> dict[str, Tensor]:
+    kept = {}
+    for group, width in ARCHITECTURES[arch].plan.widths.items():
+        keep = int(torch.randint(max(1, width // 4), width + 1, (), generator=generator))
+        kept[group] = torch.randperm(width, generator=generator)[:keep].sort().values
+    return kept
+
+
+def mask(net: nn.Module, arch: str, kept: dict[str, Tensor]) -> None:
+    """Zero the dropped channels at the output of every layer that writes or normalises a group."""
+    for layer in ARCHITECTURES[arch].plan.layers:
+        module = net.get_submodule(layer.name)
+        groups = (layer.writes,) if layer.writes else layer.reads if isinstance(module, NORMS) else ()
+        if not groups:
+            continue
+        keep = [
+            torch.zeros(ARCHITECTURES[arch].plan.widths[g]).index_fill_(0, kept[g], 1).view(-1, 1, 1) for g in groups
+        ]
+
+        def hook(module: nn.Module, args: Any, output: Tensor, keep: Tensor = torch.cat(keep)) -> Tensor:
+            return output * keep
+
+        module.register_forward_hook(hook)
+
+
+def run_of(arch: str) -> Callable[[nn.Module], list[Tensor]]:
+    """Return a function that runs a network of an architecture on fixed input, detectors up to their FPN."""
+    image = torch.randn(2, 3, 64, 64)
+
+    def run(net: Any) -> list[Tensor]:
+        with torch.no_grad():
+            return list(net.backbone(image).values()) if arch in DETECTORS else [net(image)]
+
+    return run
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("arch", [*CLASSIFIERS, DETECTORS[0]])
+def test_pruned_equals_masked(arch: str, rank: int | None) -> None:
+    """Every channel plan, with random widths of every group."""
+    generator = torch.Generator().manual_seed(0)
+    full = Spec(arch, 7)
+    net = build(full)
+    if rank:
+        convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        full = replace(full, ranks={n: rank for n in convs if "fpn" not in n and "rpn" not in n})
+        net = build(full)
+    net.eval()
+    randomise_norms(net)
+    run = run_of(arch)
+    for _ in range(20 if arch == "resnet56_cifar" else 5):
+        kept = random_kept(arch, generator)
+        masked, pruned = copy.deepcopy(net), copy.deepcopy(net)
+        mask(masked, arch, kept)
+        narrow_network(pruned, ARCHITECTURES[arch].plan, kept)
+        for expected, got in zip(run(masked), run(pruned), strict=True):
+            scale = expected.abs().max()
+            torch.testing.assert_close(got / scale, expected / scale, rtol=1e-4, atol=1e-4)
+        widths = {group: len(channels) for group, channels in kept.items()}
+        spec = replace(full, widths=widths, kept={g: k.tolist() for g, k in kept.items()})
+        rebuilt = build(spec).eval()
+        rebuilt.load_state_dict(pruned.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(run(rebuilt), run(pruned), strict=True))
+
+
+@pytest.mark.parametrize("arch", CLASSIFIERS)
+def test_compress_save_load(arch: str, tmp_path: Path) -> None:
+    net, spec = nd.compress(None, arch=arch, rank=1, rates=GENTLE[arch], num_classes=5)
+    net.eval()
+    rebuilt = build(spec)
+    assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {n: t.shape for n, t in net.state_dict().items()}
+    nd.save(net, spec, tmp_path / "net.safetensors")
+    loaded, again = nd.load(tmp_path / "net.safetensors")
+    assert again == spec
+    assert again.provenance["prune"]["rates"] == GENTLE[arch]
+    assert {len(again.kept[g]) for g in again.widths} == set(again.widths.values())
+    run = run_of(arch)
+    assert all(torch.equal(a, b) for a, b in zip(run(net), run(loaded), strict=True))
+    assert not loaded.training
+    assert list(tmp_path.iterdir()) == [tmp_path / "net.safetensors"]
+
+
+def test_source_is_not_changed() -> None:
+    net = resnet50(num_classes=3)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    compressed, _ = nd.compress(net, arch="resnet50", rank=1, rates=GENTLE["resnet50"])
+    plain, spec = nd.compress(net, arch="resnet50")
+    assert type(compressed) is type(net)
+    assert plain is not net
+    assert spec == Spec("resnet50", 3)
+    after = net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_published_resnets() -> None:
+    _, spec = nd.compress(None, arch="resnet50", rank=1, rates="[0.]+[0.1]*2+[0.4]*5+[0.75]*12", criterion="random")
+    cost = nd.count_complexity(spec)
+    assert (cost.params, cost.macs) == (5_885_736, 899_619_808)
+    assert spec.widths["layer1"] == 230
+    _, spec = nd.compress(None, arch="resnet56_cifar", rank=1, rates="[0.]+[0.12]*2+[0.4]*27", criterion="random")
+    cost = nd.count_complexity(replace(spec, ranks=dict.fromkeys(spec.ranks, 7)))
+    assert (cost.params, cost.macs) == (447_830, 72_032_768)
+
+
+def test_all_writers_of_a_stage_keep_the_same_channels() -> None:
+    net, spec = nd.compress(None, arch="resnet56_cifar", rank=1, rates="[0.]+[0.25]*2+[0.]*27")
+    kept = list(spec.kept["layer1"])
+    source, _ = nd.decompose(build_seeded("resnet56_cifar"), "resnet56_cifar", 1)
+    for block in range(9):
+        full = source.get_submodule(f"layer1.{block}.conv2").to_dense().weight
+        assert torch.equal(net.get_submodule(f"layer1.{block}.conv2").to_dense().weight, full[kept])
+    assert net.get_submodule("layer1.0.shortcut").index.tolist() == kept
+
+
+def build_seeded(arch: str) -> nn.Module:
+    torch.manual_seed(0)
+    return ARCHITECTURES[arch].build(10)
+
+
+def test_decompose_lists_what_it_leaves() -> None:
+    _, spec = nd.decompose(build(Spec("resnet50", 4)), "resnet50", 1)
+    step = spec.provenance["decompose"]
+    assert len(spec.ranks) == 16
+    assert step["skipped"]["conv1"] == "the stem stays dense, as published"
+    assert step["skipped"]["layer1.0.downsample.0"] == "1x1"
+    assert len(step["layers"]) + len(step["skipped"]) == 53
+    assert all(0 < fit["nmse"] < 1 and fit["cancellation"] > 0 for fit in step["layers"].values())
+
+
+def test_ranks_by_layer_and_in_steps() -> None:
+    net = build(Spec("resnet56_cifar", 10))
+    first, spec = nd.decompose(net, "resnet56_cifar", {"conv1": 9, "layer3.8.conv2": 2})
+    assert spec.ranks == {"conv1": 9, "layer3.8.conv2": 2}
+    narrow, spec = nd.prune(first, spec, "[0.]*3+[0.5]*27")
+    narrower, spec = nd.prune(narrow, spec, "[0.]*3+[0.5]*27", criterion="norm")
+    assert spec.widths["layer2.3.conv1"] == 8
+    # Channels are counted in the original network, whatever the number of steps.
+    weight = narrower.get_submodule("layer2.3.conv1").weight
+    assert torch.equal(weight, net.get_submodule("layer2.3.conv1").weight[list(spec.kept["layer2.3.conv1"])])
+
+
+def test_exact_rank_keeps_the_function() -> None:
+    net = build_seeded("resnet56_cifar").double().eval()
+    exact, _ = nd.decompose(net, "resnet56_cifar", 9)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(exact(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"arch": "resnet51"}, "unknown architecture 'resnet51'; expected one of: .*resnet50, resnet56_cifar"),
+        ({"criterion": "best", "rates": "[0.1]*30"}, "unknown criterion 'best'"),
+        ({"decomposition": "svd", "rank": 1}, "unknown decomposition 'svd'; expected one of: cp"),
+        ({"rank": 0}, "rank is 0; expected at least 1"),
+        ({"rank": {"conv9": 1}}, "'conv9' is no such layer in resnet56_cifar"),
+        ({"rank": {"linear": 1}}, "'linear' is a Linear in resnet56_cifar"),
+        ({"rates": "[0.1]*29"}, "rates has 29 values; resnet56_cifar takes 30: stem, layer1, layer2, layer1.0.conv1"),
+        ({"rates": "[0.]+[0.95]*29"}, "group 'layer1': rate 0.95 leaves none of its 16 filters"),
+        ({"rates": [0.1] * 29 + [1.0]}, "rate 1.0 is outside"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        nd.compress(None, **{"arch": "resnet56_cifar", **arguments})
+
+
+def test_wrong_models() -> None:
+    with pytest.raises(UsageError, match="no linear layer 'linear'; expected a resnet56_cifar"):
+        nd.compress(resnet50(), arch="resnet56_cifar", rank=1)
+    broken = build_seeded("resnet56_cifar")
+    with torch.no_grad():
+        broken.layer1[2].conv1.weight[3] = float("nan")
+    with pytest.raises(DataError, match=r"layer 'layer1.2.conv1': weights of filters \[3\] are not finite"):
+        nd.compress(broken, arch="resnet56_cifar", rank=2)
+
+
+def test_weights_files(tmp_path: Path) -> None:
+    net = build_seeded("resnet56_cifar")
+    state = net.state_dict()
+    wrapped = {
+        "plain.pth": state,
+        "wrapped.pt": {"state_dict": {f"module.{n}": t for n, t in state.items()}, "epoch": 3},
+        "model.th": {"model": {f"_orig_mod.{n}": t for n, t in state.items()}},
+        "both.pth": {f"module._orig_mod.{n}": t for n, t in state.items()},
+    }
+    for name, content in wrapped.items():
+        torch.save(content, tmp_path / name)
+        loaded = read_state_dict(tmp_path / name)
+        assert loaded.keys() == state.keys(), name
+        got, spec = nd.compress(tmp_path / name, arch="resnet56_cifar")
+        assert torch.equal(got.linear.weight, net.linear.weight)
+        assert spec.provenance["source"] == name
+        assert spec.num_classes == 10
+
+
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    net, spec = nd.compress(None, arch="resnet56_cifar")
+    good = tmp_path / "good.safetensors"
+    nd.save(net, spec, good)
+    torch.save(net.state_dict(), tmp_path / "good.pth")
+    for name in ("good.safetensors", "good.pth"):
+        cut = tmp_path / f"cut{Path(name).suffix}"
+        cut.write_bytes((tmp_path / name).read_bytes()[:-5000])
+        with pytest.raises(DataError, match=str(cut)):
+            nd.load(cut)
+        (tmp_path / f"text{cut.suffix}").write_text("no weights")
+        with pytest.raises(DataError, match=f"text{cut.suffix}"):
+            nd.load(tmp_path / f"text{cut.suffix}")
+    with pytest.raises(DataError, match=r"good\.pth: holds no spec"):
+        nd.load(tmp_path / "good.pth")
+    with pytest.raises(DataError, match="no such file"):
+        nd.load(tmp_path / "missing.safetensors")
+    torch.save({"weights": 3}, tmp_path / "other.pth")
+    with pytest.raises(DataError, match=r"other\.pth: no state dict"):
+        nd.compress(tmp_path / "other.pth", arch="resnet56_cifar")
+    with pytest.raises(DataError, match=r"good\.pth: does not fit the network: lacks 132 tensors"):
+        nd.compress(tmp_path / "good.pth", arch="resnet50")
+    wrong = replace(spec, num_classes=11)
+    with pytest.raises(UsageError, match=r"linear\.weight has shape \(10, 64\); expected \(11, 64\)"):
+        nd.save(net, wrong, tmp_path / "never.safetensors")
+    assert not (tmp_path / "never.safetensors").exists()
+    with pytest.raises(UsageError, match="folder .*nowhere does not exist"):
+        nd.save(net, spec, tmp_path / "nowhere" / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"widths": {"layer9": 3}}, "unknown channel group of resnet50 'layer9'"),
+        ({"widths": {"layer1": 257}}, "group 'layer1' keeps channel 256; resnet50 has 256"),
+        ({"widths": {"layer1": 1}, "kept": {"layer1": [256]}}, "keeps channel 256"),
+        ({"ranks": {"fc": 1}}, "'fc' is a Linear"),
+    ],
+)
+def test_specs_that_cannot_be_built(fields: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(Spec("resnet50", 10, **fields), "meta")
+
+
+def test_describe_reads_a_network() -> None:
+    net, spec = nd.compress(None, arch="resnet50", rank=2, rates=GENTLE["resnet50"], criterion="norm")
+    seen = describe(net, "resnet50")
+    assert (seen.ranks, dict(seen.widths)) == (spec.ranks, dict(spec.widths))
+    narrowed, _ = nd.compress(None, arch="resnet56_cifar", rates=GENTLE["resnet56_cifar"])
+    with pytest.raises(UsageError, match="expected its Spec"):
+        describe(narrowed, "resnet56_cifar")

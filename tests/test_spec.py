@@ -1,0 +1,101 @@
+"""Spec and the rate notation."""
+
+import json
+
+import pytest
+
+from norton_det.errors import DataError, UsageError
+from norton_det.registry import Registry
+from norton_det.spec import Spec, kept_width, parse_rates
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("[0.]+[0.1]*2+[0.4]*3", [0, 0.1, 0.1, 0.4, 0.4, 0.4]),
+        ("[0.5]", [0.5]),
+        (" [0.1, 0.2]*2 + [.3] ", [0.1, 0.2, 0.1, 0.2, 0.3]),
+        ("[1e-1]*0+[0]", [0]),
+    ],
+)
+def test_rates(text: str, rates: list[float]) -> None:
+    assert parse_rates(text) == rates
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a term"),
+        ("0.5", "character 1, got '0.5'"),
+        ("[0.1]*", r"expected \+ at character 6"),
+        ("[0.1]+", "character 7"),
+        ("[0.1][0.2]", r"expected \+ at character 6"),
+        ("[a]", "'a' is no number"),
+        ("[]", "'' is no number"),
+        ("[1.]", "rate 1.0 is outside 0 <= rate < 1"),
+        ("[-0.1]", "rate -0.1 is outside"),
+        ("[nan]", "rate nan is outside"),
+        ("[0.1]*2+__import__('os')", "character 9"),
+    ],
+)
+def test_malformed_rates_are_located(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_rates(text)
+
+
+def test_kept_width_is_the_published_one() -> None:
+    assert kept_width(16, 0.12, "g") == 14
+    assert kept_width(512, 0.75, "g") == 128
+    with pytest.raises(UsageError, match=r"stem: rate 0.95 leaves none of its 16 filters"):
+        kept_width(16, 0.95, "stem")
+
+
+def test_spec_survives_json() -> None:
+    spec = Spec(
+        "resnet50",
+        10,
+        ranks={"layer1.0.conv2": 2},
+        widths={"layer1": 3},
+        kept={"layer1": (0, 4, 9)},
+        options={"min_size": [64]},
+        provenance={"source": "here"},
+    )
+    again = Spec.from_json(spec.to_json())
+    assert json.loads(again.to_json()) == json.loads(spec.to_json())
+    assert again.provenance == spec.provenance
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "is a list"),
+        ('{"arch": "resnet50"}', "lacks num_classes"),
+        ('{"arch": "a", "num_classes": 1, "rank": 3}', "unknown fields rank"),
+        ('{"arch": "a", "num_classes": 0}', "num_classes is 0; expected a positive integer"),
+        ('{"arch": "a", "num_classes": true}', "num_classes is True"),
+        ('{"arch": "a", "num_classes": 2, "ranks": {"x": 1.5}}', r"ranks\['x'\] is 1.5"),
+        ('{"arch": "a", "num_classes": 2, "widths": []}', "widths is \\[\\]; expected a mapping"),
+        ('{"arch": "a", "num_classes": 2, "widths": {"g": 2}, "kept": {"g": [3, 1]}}', "ascending order"),
+        ('{"arch": "a", "num_classes": 2, "widths": {"g": 3}, "kept": {"g": [1, 3]}}', r"2 channels"),
+    ],
+)
+def test_wrong_specs_name_the_field(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Spec.from_json(text)
+
+
+def test_options_that_no_file_can_hold() -> None:
+    with pytest.raises(UsageError, match=r"options\['box_head'\] is a object"):
+        Spec("a", 2, options={"box_head": object()}).to_json()
+
+
+def test_registry() -> None:
+    registry: Registry[int] = Registry("thing")
+    registry.register("b", 1)
+    registry.register("a", 2)
+    assert (registry["a"], list(registry), "b" in registry) == (2, ["a", "b"], True)
+    with pytest.raises(ValueError, match="thing 'a' is registered already"):
+        registry.register("a", 3)
+    with pytest.raises(UsageError, match="unknown thing 'c'; expected one of: a, b"):
+        _ = registry["c"]
