@@ -49,11 +49,10 @@ def mask(net: nn.Module, arch: str, kept: dict[str, Tensor]) -> None:
         groups = (layer.writes,) if layer.writes else layer.reads if isinstance(module, NORMS) else ()
         if not groups:
             continue
-        keep = [
-            torch.zeros(ARCHITECTURES[arch].plan.widths[g]).index_fill_(0, kept[g], 1).view(-1, 1, 1) for g in groups
-        ]
+        widths = ARCHITECTURES[arch].plan.widths
+        flags = torch.cat([torch.zeros(widths[g]).index_fill_(0, kept[g], 1).view(-1, 1, 1) for g in groups])
 
-        def hook(module: nn.Module, args: Any, output: Tensor, keep: Tensor = torch.cat(keep)) -> Tensor:
+        def hook(module: nn.Module, args: Any, output: Tensor, keep: Tensor = flags) -> Tensor:
             return output * keep
 
         module.register_forward_hook(hook)
@@ -257,7 +256,7 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"linear\.weight has shape \(10, 64\); expected \(11, 64\)"):
         nd.save(net, wrong, tmp_path / "never.safetensors")
     assert not (tmp_path / "never.safetensors").exists()
-    with pytest.raises(UsageError, match="folder .*nowhere does not exist"):
+    with pytest.raises(UsageError, match=r"folder .*nowhere does not exist"):
         nd.save(net, spec, tmp_path / "nowhere" / "net.safetensors")
 
 

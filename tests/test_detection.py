@@ -51,7 +51,9 @@ def test_published_parameters_and_weights_of_the_backbone(backbone: Path) -> Non
     )
     assert sum(p.numel() for p in net.parameters()) == 22_012_182
     source, _ = nd.load(backbone)
-    assert all(torch.equal(t, net.backbone.body.state_dict()[n]) for n, t in source.state_dict().items() if "fc" not in n)
+    assert all(
+        torch.equal(t, net.backbone.body.state_dict()[n]) for n, t in source.state_dict().items() if "fc" not in n
+    )
     net.eval()
     found = net([torch.rand(3, 100, 120)])[0]
     assert {"boxes", "labels", "scores"} == found.keys()
@@ -59,7 +61,9 @@ def test_published_parameters_and_weights_of_the_backbone(backbone: Path) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_detectors_train_and_predict(kind: str, backbone: Path) -> None:
-    net = get_model(f"{kind}rcnn_cpresnet50_fpn", weights_backbone=backbone, num_classes=4, box_score_thresh=0.0, **TINY)
+    net = get_model(
+        f"{kind}rcnn_cpresnet50_fpn", weights_backbone=backbone, num_classes=4, box_score_thresh=0.0, **TINY
+    )
     box = torch.tensor([[5.0, 5, 40, 50]])
     target = {"boxes": box, "labels": torch.tensor([2])}
     target["masks"] = torch.ones(1, 64, 64, dtype=torch.uint8)
@@ -99,20 +103,23 @@ def test_published_weights_are_read_by_name(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(net.backbone.body.layer4[2].conv3.weight, dense.layer4[2].conv3.weight)
         assert norms(net) == {FrozenBatchNorm2d}
     detector = get_model("fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None)
-    monkeypatch.setattr(
-        FasterRCNN_ResNet50_FPN_Weights, "get_state_dict", lambda self, **kw: detector.state_dict()
-    )
+    monkeypatch.setattr(FasterRCNN_ResNet50_FPN_Weights, "get_state_dict", lambda self, **kw: detector.state_dict())
     net = get_model("fasterrcnn_cpresnet50_fpn", weights="COCO_V1").eval()
     norm = net.backbone.body.bn1
     assert ((norm.running_var + norm.eps) - detector.backbone.body.bn1.running_var).abs().max() < 1e-7
-    with pytest.raises(UsageError, match="num_classes is 5; .*COCO_V1 has 91"):
+    with pytest.raises(UsageError, match=r"num_classes is 5; .*COCO_V1 has 91"):
         get_model("fasterrcnn_cpresnet50_fpn", weights="COCO_V1", num_classes=5)
 
 
 def test_a_trained_detector_is_compressed_whole(tmp_path: Path) -> None:
     """FPN and heads come along: pruning nothing at full rank changes nothing, and one file holds it all."""
     dense = get_model(
-        "fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None, num_classes=4, min_size=64, box_score_thresh=0.01
+        "fasterrcnn_resnet50_fpn",
+        weights=None,
+        weights_backbone=None,
+        num_classes=4,
+        min_size=64,
+        box_score_thresh=0.01,
     ).eval()
     exact, spec = nd.decompose(dense, "fasterrcnn_cpresnet50_fpn", 9)
     assert len(spec.ranks) == 16

@@ -1,0 +1,195 @@
+"""Training and evaluation loops."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from torch import Tensor, nn
+
+from norton_det.checkpoint import write_atomically
+from norton_det.data import CocoDataset, collate, read_coco
+from norton_det.detection import make_detector
+from norton_det.engine import (
+    NonFiniteLossError,
+    evaluate_results,
+    format_metrics,
+    kinds_of,
+    to_results,
+    train_one_epoch,
+)
+from norton_det.engine.state import TrainingState, make_optimizer, make_schedule
+from norton_det.errors import DataError, UsageError
+
+
+def perfect(data: CocoDataset) -> list[dict]:
+    """Turn the ground truth into results, by way of a detector's output."""
+    results = []
+    for i in range(len(data)):
+        _, target = data[i]
+        prediction = {
+            "boxes": torch.as_tensor(target["boxes"]),
+            "labels": target["labels"],
+            "scores": torch.linspace(0.9, 0.8, len(target["labels"])),
+        }
+        if "masks" in target:
+            prediction["masks"] = torch.as_tensor(target["masks"]).unsqueeze(1).float()
+        if "keypoints" in target:
+            prediction["keypoints"] = target["keypoints"]
+        results += to_results(target["image_id"], prediction)
+    return results
+
+
+def test_ground_truth_scores_one(shapes: Path) -> None:
+    data = CocoDataset(shapes, "train", "coco_kp", masks=True)
+    results = json.loads(json.dumps(perfect(data)))
+    metrics = evaluate_results(data.coco, results, ["bbox", "segm", "keypoints"])
+    for kind in ("bbox", "segm", "keypoints"):
+        assert metrics[kind]["AP50"] == pytest.approx(1)
+        assert metrics[kind]["AP"] > 0.95
+    assert metrics["bbox"]["APl"] is None  # nothing is larger than 96 pixels here
+    assert "APl    no ground truth" in format_metrics(metrics)
+
+
+def test_shifted_boxes_score_what_pycocotools_says(shapes: Path) -> None:
+    from pycocotools.cocoeval import COCOeval
+
+    data = CocoDataset(shapes, "train")
+    results = perfect(data)
+    for result in results[::2]:
+        result["bbox"][0] += 6
+    metrics = evaluate_results(data.coco, results, ["bbox"])
+    reference = COCOeval(data.coco, data.coco.loadRes([dict(r) for r in results]), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    assert list(metrics["bbox"].values()) == [None if v == -1 else v for v in reference.stats]
+    assert 0 < metrics["bbox"]["AP"] < 1
+
+
+def test_nothing_found_scores_zero(shapes: Path) -> None:
+    coco = read_coco(shapes / "annotations" / "instances_val2017.json")
+    assert evaluate_results(coco, [], ["bbox"])["bbox"]["AP"] == 0
+
+
+def test_results_that_do_not_fit(shapes: Path) -> None:
+    coco = read_coco(shapes / "annotations" / "instances_val2017.json")
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 3, 3], "score": 0.5}
+    with pytest.raises(DataError, match="results name image 99"):
+        evaluate_results(coco, [{**row, "image_id": 99}], ["bbox"])
+    with pytest.raises(DataError, match="result 0 has no 'segmentation'"):
+        evaluate_results(coco, [row], ["segm"])
+
+
+def test_results_by_hand() -> None:
+    mask = torch.zeros(1, 1, 4, 5)
+    mask[0, 0, 1:3, 2:4] = 0.9
+    prediction = {
+        "boxes": torch.tensor([[2.0, 1, 4, 3]]),
+        "labels": torch.tensor([3]),
+        "scores": torch.tensor([0.5]),
+        "masks": mask,
+        "keypoints": torch.tensor([[[2.0, 1, 1], [3, 2, 1]]]),
+    }
+    (row,) = to_results(8, prediction)
+    assert row["bbox"] == [2, 1, 2, 2]
+    assert row["keypoints"] == [2, 1, 1, 3, 2, 1]
+    assert (row["image_id"], row["category_id"], row["score"]) == (8, 3, 0.5)
+    from pycocotools import mask as rle
+
+    assert np.array_equal(rle.decode(row["segmentation"]), (mask[0, 0] > 0.5).numpy())
+
+
+class FakeDetector(nn.Module):
+    def __init__(self, loss: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.loss = loss
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return {"loss_a": self.weight * self.loss, "loss_b": self.weight * 0 + 1}
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_images() -> None:
+    net = FakeDetector(float("nan"))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1)
+    batch = ([torch.zeros(3, 4, 4)], [{"image_id": 17}])
+    with pytest.raises(NonFiniteLossError, match=r"loss_a nan, loss_b 1\) on images 17"):
+        train_one_epoch(net, optimizer, [batch], torch.device("cpu"), 0)
+    assert net.weight.item() == 1
+
+
+def test_the_first_epoch_warms_up_to_the_full_rate() -> None:
+    net = FakeDetector(0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    batch = ([torch.zeros(3, 4, 4)], [{"image_id": 1}])
+    rates: list[float] = []
+    optimizer.register_step_pre_hook(lambda optimizer, *args: rates.append(optimizer.param_groups[0]["lr"]))
+    train_one_epoch(net, optimizer, [batch] * 5, torch.device("cpu"), 0)
+    train_one_epoch(net, optimizer, [batch] * 2, torch.device("cpu"), 1)
+    assert rates[0] == pytest.approx(0.5 * 1e-3)
+    assert rates == sorted(rates)
+    assert rates[4:] == pytest.approx([0.5] * 3)
+
+
+def test_optimizers_and_schedules() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    optimizer = make_optimizer(net, "sgd", lr=0.1, momentum=0.9, weight_decay=0.1, norm_weight_decay=0.0)
+    assert [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups] == [(2, 0.0), (2, 0.1)]
+    with pytest.raises(UsageError, match="unknown optimizer 'lion'"):
+        make_optimizer(net, "lion", lr=1, momentum=0, weight_decay=0)
+    with pytest.raises(UsageError, match="unknown lr_scheduler 'steps'"):
+        make_schedule(optimizer, "steps", epochs=1, steps=[], gamma=0.1)
+
+
+def test_training_goes_on_where_it_stopped(shapes: Path, tmp_path: Path) -> None:
+    data = CocoDataset(shapes, "train", train=True)
+    batches = [collate([data[0], data[1]]), collate([data[2], data[3]])]
+
+    def fresh() -> TrainingState:
+        torch.manual_seed(0)
+        net, spec = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=4, **TINY)
+        optimizer = make_optimizer(net, "sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+        schedule = make_schedule(optimizer, "multisteplr", epochs=2, steps=[1], gamma=0.1)
+        return TrainingState(net, spec, optimizer, schedule)
+
+    def epoch(state: TrainingState, number: int) -> None:
+        train_one_epoch(state.model, state.optimizer, batches, torch.device("cpu"), number)
+        state.schedule.step()
+        state.epoch = number
+
+    whole = fresh()
+    epoch(whole, 0)
+    whole.save(tmp_path, {"lr": 0.01})
+    epoch(whole, 1)
+    resumed = fresh()
+    torch.manual_seed(99)
+    resumed.restore(torch.load(tmp_path / "checkpoint.pth", weights_only=True), tmp_path / "checkpoint.pth")
+    assert resumed.epoch == 0
+    epoch(resumed, 1)
+    ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(DataError, match="lacks model, optimizer"):
+        resumed.restore({"epoch": 1, "lr_scheduler": {}, "rng": None}, "x.pth")
+
+
+def test_kinds(shapes: Path) -> None:
+    net, _ = make_detector("maskrcnn_cpresnet50_fpn", num_classes=4)
+    assert kinds_of(net) == ["bbox", "segm"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(name: str) -> None:
+        Path(name).write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

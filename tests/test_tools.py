@@ -1,0 +1,164 @@
+"""The tools: each main on small generated data, exit codes and messages of bad input."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from conftest import TINY, TOOLS
+
+import norton_det as nd
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tools") / "r50.safetensors"
+    rates = "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
+    assert tool("compress").main(["--arch", "resnet50", "--rank", "1", "--rates", rates, "--output", str(path)]) == 0
+    return path
+
+
+def test_compress_and_complexity(compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("complexity").main([str(compressed), str(compressed), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 2
+    assert (rows[0]["params"], rows[0]["macs"]) == (5_885_736, 899_619_808)
+    assert rows[0]["macs_published"] > rows[0]["macs"]
+    assert tool("complexity").main([str(compressed)]) == 0
+    assert "layer4.2.conv2" in capsys.readouterr().out
+
+
+def test_compress_prints_layers_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "x.safetensors"
+    assert tool("compress").main(["--arch", "resnet56_cifar", "--rank", "1", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "layer3.8.conv2" in shown
+    assert "rank 1" in shown
+    assert "853,018" in shown
+    # And once more, from its own file.
+    again = ["--arch", "resnet56_cifar", "--weights", str(output), "--rates", "[0.5]*30", "--output"]
+    assert tool("compress").main([*again, str(tmp_path / "y.safetensors")]) == 0
+    _, spec = nd.load(tmp_path / "y.safetensors")
+    assert spec.widths["layer1"] == 8
+    assert set(spec.ranks.values()) == {1}
+
+
+@pytest.mark.parametrize(("kind", "dataset"), [("faster", "coco"), ("mask", "coco"), ("keypoint", "coco_kp")])
+def test_train_and_evaluate(
+    kind: str, dataset: str, compressed: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = {**TINY, "box_score_thresh": 0.0}
+    del options["min_size"], options["max_size"]
+    common = ["--data-path", str(shapes), "--dataset", dataset, "--device", "cpu", "-j", "0"]
+    train = [*common, "--model", f"{kind}rcnn_cpresnet50_fpn", "--min-size", "64", "--max-size", "64", "-b", "2"]
+    train += ["--model-kwargs", json.dumps(options), "--output-dir", str(out), "--lr", "0.001"]
+    assert tool("train_det").main([*train, "--epochs", "1", "--weights-backbone", str(compressed)]) == 0
+    names = {"checkpoint.pth", "model_0.pth", "metrics.json", "coco_instances_results.json"}
+    assert {path.name for path in out.iterdir()} == names
+    metrics = json.loads((out / "metrics.json").read_text())
+    results = json.loads((out / "coco_instances_results.json").read_text())
+    assert results
+    annotations = "instances" if dataset == "coco" else "person_keypoints"
+    from pycocotools.coco import COCO
+
+    coco = COCO(str(shapes / "annotations" / f"{annotations}_val2017.json"))
+    assert len(coco.loadRes(str(out / "coco_instances_results.json")).anns) == len(results)
+    capsys.readouterr()
+    assert tool("eval_det").main([*common, "--checkpoint", str(out / "checkpoint.pth"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics
+    if kind == "faster":
+        content = torch.load(out / "checkpoint.pth", weights_only=True)
+        assert {"model", "optimizer", "lr_scheduler", "epoch", "args"} <= content.keys()
+        assert tool("train_det").main([*train, "--epochs", "2", "--resume", str(out / "checkpoint.pth")]) == 0
+        assert torch.load(out / "checkpoint.pth", weights_only=True)["epoch"] == 1
+        assert tool("train_det").main([*train, "--test-only", "--resume", str(out / "checkpoint.pth")]) == 0
+
+
+def test_make_shapes(tmp_path: Path) -> None:
+    words = ["--output", str(tmp_path / "s"), "--train", "2", "--val", "1", "--size", "32"]
+    assert tool("make_shapes").main(words) == 0
+    assert len(list((tmp_path / "s" / "train2017").iterdir())) == 2
+    assert tool("make_shapes").main(words) == 2
+
+
+def test_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("benchmark").main(["similarity", "--ranks", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert {"name", "ours", "other", "ratio"} <= row.keys()
+
+
+COMPRESS = ["--arch", "resnet56_cifar", "--output", "OUT/x.safetensors"]
+TRAIN = ["--device", "cpu", "--data-path", "SHAPES", "--model", "fasterrcnn_cpresnet50_fpn", "--output-dir", "OUT/run"]
+EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "code", "message"),
+    [
+        ("compress", ["--arch", "vgg", "--output", "OUT/x.safetensors"], 2, "unknown architecture 'vgg'"),
+        ("compress", [*COMPRESS, "--criterion", "x", "--rates", "[0.1]*30"], 2, "unknown criterion 'x'"),
+        ("compress", [*COMPRESS, "--decomposition", "x", "--rank", "1"], 2, "unknown decomposition 'x'"),
+        ("compress", [*COMPRESS, "--rank", "0"], 2, "rank is 0"),
+        ("compress", [*COMPRESS, "--rank", "two"], 2, "argument --rank: invalid int value: 'two'"),
+        ("compress", [*COMPRESS, "--rates", "[0.1*3"], 2, "expected a term"),
+        ("compress", [*COMPRESS, "--rates", "[0.1]*3"], 2, "rates has 3 values; resnet56_cifar takes 30"),
+        ("compress", [*COMPRESS, "--rates", "[0.99]*30"], 2, "leaves none of its 16 filters"),
+        ("compress", [*COMPRESS, "--weights", "OUT/none.pth"], 3, "none.pth: no such file"),
+        ("compress", [*COMPRESS, "--weights", "TEXT"], 3, "text.pth: damaged, or no weights file"),
+        ("compress", [*COMPRESS, "--weights", "CUT"], 3, "cut.safetensors: damaged"),
+        ("compress", ["--arch", "resnet56_cifar", "--output", "OUT/x.pth"], 2, "ends with .safetensors"),
+        ("complexity", ["TEXT"], 3, "text.pth: damaged, or no weights file"),
+        ("complexity", ["CUT"], 3, "cut.safetensors: damaged"),
+        ("train_det", [*TRAIN, "--model", "yolo"], 2, "--model yolo: unknown"),
+        ("train_det", [*TRAIN, "--opt", "lion"], 2, "unknown optimizer 'lion'"),
+        ("train_det", [*TRAIN, "--lr-scheduler", "x"], 2, "unknown lr_scheduler 'x'"),
+        ("train_det", [*TRAIN, "--data-augmentation", "x"], 2, "unknown data_augmentation 'x'"),
+        ("train_det", [*TRAIN, "--dataset", "voc"], 2, "unknown dataset 'voc'"),
+        ("train_det", [*TRAIN, "--dataset", "coco_kp"], 2, "keypoints need both"),
+        ("train_det", [*TRAIN, "--device", "tpu"], 2, "--device tpu: not available"),
+        ("train_det", [*TRAIN, "--batch-size", "0"], 2, "--batch-size is 0"),
+        ("train_det", [*TRAIN, "--model-kwargs", "[]"], 2, "'[]' is no JSON object"),
+        ("train_det", [*TRAIN, "--weights-backbone", "CUT"], 3, "cut.safetensors: damaged"),
+        ("train_det", [*TRAIN, "--resume", "TEXT"], 3, "text.pth: damaged"),
+        ("train_det", [*TRAIN, "--data-path", "OUT"], 3, "instances_train2017.json: no such file"),
+        ("eval_det", [*EVAL, "--checkpoint", "OUT/none.pth"], 3, "none.pth: no such file"),
+        ("eval_det", [*EVAL, "--checkpoint", "R50"], 2, "is a resnet50; expected a detector"),
+    ],
+)
+def test_bad_input(
+    name: str,
+    words: list[str],
+    code: int,
+    message: str,
+    compressed: Path,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "cut.safetensors").write_bytes(compressed.read_bytes()[:100_000])
+    places = {"OUT": out, "SHAPES": shapes, "TEXT": tmp_path / "text.pth", "CUT": tmp_path / "cut.safetensors"}
+    places["R50"] = compressed
+    filled = []
+    for word in words:
+        head, slash, tail = word.partition("/")
+        filled.append(f"{places[head]}{slash}{tail}" if head in places else word)
+    assert tool(name).main(filled) == code
+    captured = capsys.readouterr()
+    last = captured.err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert captured.out == ""
+    assert not list(out.iterdir()), "nothing is written"
