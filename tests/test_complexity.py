@@ -24,11 +24,11 @@ def test_by_hand() -> None:
 
 def test_a_strided_block_runs_its_pointwise_convolution_at_the_input() -> None:
     block = nd.CPConv2d(8, 6, 3, rank=2, stride=2, padding=1)
-    cost = nd.count_complexity(nn.Sequential(block), 16)
+    cost = nd.count_complexity(nn.Sequential(nn.Conv2d(3, 8, 1), block), 16)
     pointwise, vertical, horizontal = 8 * 12 * 16 * 16, 12 * 3 * 8 * 16, 12 * 3 * 8 * 8
-    assert cost.macs == pointwise + vertical + horizontal
-    assert [layer.kind for layer in cost.layers] == ["CPConv2d"]
-    assert cost.layers[0].params == 8 * 12 + 12 * 3 + 12 * 3 + 6
+    assert cost.layers[1].macs == pointwise + vertical + horizontal
+    assert [layer.kind for layer in cost.layers] == ["Conv2d", "CPConv2d"]
+    assert cost.layers[1].params == 8 * 12 + 12 * 3 + 12 * 3 + 6
 
 
 def test_the_dense_resnet50() -> None:

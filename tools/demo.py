@@ -57,8 +57,14 @@ def main(argv: Sequence[str]) -> None:
 
     _run("make_shapes", output=data, train=args.train, val=args.val, size=SIZE)
     common = {"data_path": data, "model": "fasterrcnn_cpresnet50_fpn", "device": "cpu", "batch_size": 8, "workers": 2}
-    common |= {"min_size": SIZE, "max_size": SIZE, "model_kwargs": json.dumps(SMALL_IMAGES), "print_freq": 10}
-    _run("train_det", **common, epochs=args.epochs, output_dir=dense)
+    common |= {
+        "min_size": SIZE,
+        "max_size": SIZE,
+        "model_kwargs": json.dumps(SMALL_IMAGES),
+        "print_freq": 10,
+        "lr": 0.01,
+    }
+    _run("train_det", **common, lr_steps=2, epochs=args.epochs, output_dir=dense)
     _run(
         "compress",
         arch="fasterrcnn_cpresnet50_fpn",

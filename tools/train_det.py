@@ -159,7 +159,7 @@ def _model(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spe
     options |= {name: value for name, value in given.items() if value is not None}
     if train.keypoint_names:
         options["num_keypoints"] = len(train.keypoint_names)
-    return make_detector(
+    detector = make_detector(
         MODELS[args.model],
         weights=args.weights,
         weights_backbone=args.weights_backbone,
@@ -168,6 +168,11 @@ def _model(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spe
         norm_layer=args.norm_layer,
         **options,
     )
+    # Recorded for --resume, which has to freeze the same layers.
+    trained = args.weights or args.weights_backbone
+    if not trained or args.trainable_backbone_layers is None:
+        args.trainable_backbone_layers = 3 if trained else 5
+    return detector
 
 
 def _train(
