@@ -25,11 +25,11 @@ from norton_det.errors import UsageError
 from norton_det.timing import time_alternating
 
 TOOLS = Path(__file__).parent
-# Objects of 20 to 56 pixels: small anchors and few proposals.
+# Objects of 30 to 60 pixels: small anchors and few proposals.
 SMALL_IMAGES = {
-    "anchor_sizes": [[8], [16], [32], [64], [128]],
-    **{f"rpn_{when}_nms_top_n_{mode}": 200 for when in ("pre", "post") for mode in ("train", "test")},
-    "box_batch_size_per_image": 128,
+    "anchor_sizes": [[16], [32], [64], [128], [256]],
+    **{f"rpn_{when}_nms_top_n_{mode}": 100 for when in ("pre", "post") for mode in ("train", "test")},
+    "box_batch_size_per_image": 64,
 }
 SIZE = 128
 COLOURS = ("red", "lime", "cyan")
@@ -56,15 +56,16 @@ def main(argv: Sequence[str]) -> None:
     data, dense, compressed, tuned = out / "shapes", out / "dense", out / "compressed.safetensors", out / "finetuned"
 
     _run("make_shapes", output=data, train=args.train, val=args.val, size=SIZE)
-    common = {"data_path": data, "model": "fasterrcnn_cpresnet50_fpn", "device": "cpu", "batch_size": 8, "workers": 2}
+    common = {"data_path": data, "model": "fasterrcnn_cpresnet50_fpn", "device": "cpu", "batch_size": 4, "workers": 2}
     common |= {
         "min_size": SIZE,
         "max_size": SIZE,
         "model_kwargs": json.dumps(SMALL_IMAGES),
-        "print_freq": 10,
-        "lr": 0.01,
+        "print_freq": 20,
+        "opt": "adamw",
+        "lr": 3e-4,
     }
-    _run("train_det", **common, lr_steps=2, epochs=args.epochs, output_dir=dense)
+    _run("train_det", **common, lr_steps=args.epochs - 1, epochs=args.epochs, output_dir=dense)
     _run(
         "compress",
         arch="fasterrcnn_cpresnet50_fpn",
@@ -74,7 +75,14 @@ def main(argv: Sequence[str]) -> None:
         output=compressed,
     )
     tuning = {"weights": compressed, "norm_layer": "BatchNorm2d", "trainable_backbone_layers": 5}
-    _run("train_det", **common, **tuning, epochs=args.finetune_epochs, output_dir=tuned)
+    _run(
+        "train_det",
+        **common,
+        **tuning,
+        lr_steps=args.finetune_epochs - 1,
+        epochs=args.finetune_epochs,
+        output_dir=tuned,
+    )
     for folder in (dense, tuned):
         _run("eval_det", checkpoint=folder / "checkpoint.pth", data_path=data, workers=2, output_dir=folder)
     _compare({"dense": dense, "compressed": tuned}, data, out)
