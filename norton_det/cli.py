@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from norton_det.config import Config, read_config
 from norton_det.errors import DataError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
@@ -41,6 +42,27 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
         return EXIT_DONE
 
     return main
+
+
+def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, Config | None]:
+    """Parse a training tool's arguments; ``--config FILE`` gives the defaults of its recipe, flags override them.
+
+    Returns:
+        The arguments, and the config if one is named.
+
+    Raises:
+        UsageError: wrong arguments.
+        DataError: the config is damaged, or its recipe names what is no flag of the tool.
+    """
+    parser.add_argument("--config", metavar="FILE", help="config whose recipe gives the defaults; flags override it")
+    path = parser.parse_known_args(argv)[0].config
+    config = None if path is None else read_config(path)
+    if config is not None:
+        flags = {action.dest for action in parser._actions}
+        if unknown := sorted(set(config.recipe) - flags):
+            raise DataError(f"{path}: recipe has {unknown[0]!r}, which is no flag of {parser.prog}")
+        parser.set_defaults(**config.recipe)
+    return parser.parse_args(argv), config
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

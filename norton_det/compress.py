@@ -13,12 +13,12 @@ from torchvision.models import WeightsEnum
 from tqdm import tqdm
 
 from norton_det.build import check_described, conv_of, describe
-from norton_det.channels import ChannelMap, ChannelPlan, narrow_network
+from norton_det.channels import ChannelMap, narrow_network
 from norton_det.criteria import CRITERIA, Filters
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import DataError, UsageError
-from norton_det.models import ARCHITECTURES, Architecture
-from norton_det.spec import Spec, check_rate, kept_width, parse_rates
+from norton_det.setting import chosen_layers, current_plan, kept_widths
+from norton_det.spec import Spec
 from norton_det.weights import initial_network
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def compress(
     spec = _described(net, arch)
     spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
     # What can be refused is refused before the work begins.
-    widths = None if rates is None else _kept_widths(spec, rates)
+    widths = None if rates is None else kept_widths(spec, rates)
     if widths is not None:
         _ = CRITERIA[criterion]
     if rank is not None:
@@ -104,7 +104,7 @@ def decompose(
         raise UsageError(
             f"layers are decomposed by {spec.decomposition!r} already; expected method={spec.decomposition!r}"
         )
-    ranks, skipped = _chosen_layers(model, ARCHITECTURES[spec.arch], spec, rank)
+    ranks, skipped = chosen_layers(model, spec, rank)
     net = copy.deepcopy(model)
     report: dict[str, Any] = {}
     for name, r in tqdm(ranks.items(), desc="decompose", unit="layer", disable=None, leave=False):
@@ -123,36 +123,6 @@ def decompose(
         decomposition=method,
         provenance={**spec.provenance, "decompose": step},
     )
-
-
-def _chosen_layers(
-    net: nn.Module, architecture: Architecture, spec: Spec, rank: int | Mapping[str, int]
-) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the rank of each layer to decompose, and why the other convolutions of the plan are left."""
-    if isinstance(rank, Mapping):
-        for name in rank:
-            conv_of(net, name, spec.arch)
-        return dict(rank), {}
-    if rank < 1:
-        raise UsageError(f"rank is {rank}; expected at least 1")
-    chosen: dict[str, int] = {}
-    skipped: dict[str, str] = {}
-    for layer in architecture.plan.layers:
-        module = net.get_submodule(layer.name)
-        if isinstance(module, nn.Conv2d):
-            if reason := _why_not(module) or architecture.kept_dense.get(layer.name):
-                skipped[layer.name] = reason
-            else:
-                chosen[layer.name] = rank
-    return chosen, skipped
-
-
-def _why_not(conv: nn.Conv2d) -> str | None:
-    if conv.groups == conv.in_channels > 1:
-        return "depthwise"
-    if conv.groups > 1:
-        return f"grouped (groups={conv.groups})"
-    return "1x1" if tuple(conv.kernel_size) == (1, 1) else None
 
 
 def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
@@ -190,8 +160,8 @@ def prune(
         UsageError: an unknown criterion, too few rates, a rate outside 0 <= rate < 1 or that leaves no filter.
     """
     spec = _described(model, arch)
-    plan = _current_plan(spec)
-    widths = {group: width for group, width in _kept_widths(spec, rates).items() if width < plan.widths[group]}
+    plan = current_plan(spec)
+    widths = {group: width for group, width in kept_widths(spec, rates).items() if width < plan.widths[group]}
     wanted = CRITERIA[criterion]
     net = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
@@ -224,26 +194,6 @@ def _filters(module: nn.Module) -> Filters | None:
         return Filters(module.to_dense().weight, module.factors())
     assert isinstance(module.weight, Tensor)
     return Filters(module.weight)
-
-
-def _kept_widths(spec: Spec, rates: str | Sequence[float]) -> dict[str, int]:
-    """Return what each channel group that has a rate is to keep."""
-    order = ARCHITECTURES[spec.arch].rate_order
-    numbers = parse_rates(rates) if isinstance(rates, str) else [check_rate(rate, "rates") for rate in rates]
-    if len(numbers) < len(order):
-        names = ", ".join(name for name, _ in order)
-        raise UsageError(f"rates has {len(numbers)} values; {spec.arch} takes {len(order)}: {names}")
-    widths = _current_plan(spec).widths
-    return {
-        group: kept_width(widths[group], rate, f"{spec.arch} group {group!r}")
-        for rate, (_, groups) in zip(numbers, order, strict=False)
-        for group in groups
-    }
-
-
-def _current_plan(spec: Spec) -> ChannelPlan:
-    plan = ARCHITECTURES[spec.arch].plan
-    return replace(plan, widths={**plan.widths, **spec.widths})
 
 
 def _described(net: nn.Module, arch: str | Spec) -> Spec:

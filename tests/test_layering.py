@@ -16,10 +16,11 @@ ORDER = [
     {"decompositions", "criteria", "models"},
     {"weights"},
     {"build"},
+    {"setting"},
     {"compress"},
     {"checkpoint", "complexity"},
     {"classifiers", "detection"},
-    {"data", "engine"},
+    {"data", "engine", "config"},
     {"cli"},
 ]
 PLACE = {name: i for i, names in enumerate(ORDER) for name in names}

@@ -1,0 +1,93 @@
+"""Configs: one YAML file per published row, read into a frozen dataclass.
+
+A config is data: which network, how it is compressed, the recipe of its fine-tuning as flags of the training tools, and
+what was published.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from norton_det.errors import DataError, UsageError
+from norton_det.setting import spec_of_setting
+from norton_det.spec import Spec
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "arch": (str,),
+    "dataset": (str,),
+    "rank": (int,),
+    "rates": (str,),
+    "criterion": (str,),
+    "reconstructed": (str,),
+    "recipe": (Mapping,),
+    "published": (Mapping,),
+}
+_REQUIRED = ("arch", "dataset")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One row of a table of results.
+
+    Attributes:
+        arch: registered name of the architecture.
+        dataset: name of the data set that the row is about: cifar10, imagenet, coco or coco_kp.
+        rank: of every k x k convolution; None decomposes nothing.
+        rates: what share of the filters goes, in the publication's notation; None prunes nothing.
+        criterion: which filters stay.
+        recipe: the fine-tuning: values of the training tool's flags, by their names with underscores.
+        published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
+        reconstructed: where rank and rates come from if not from matching the published row exactly.
+    """
+
+    arch: str
+    dataset: str
+    rank: int | None = None
+    rates: str | None = None
+    criterion: str = "pabs"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict)
+    reconstructed: str | None = None
+
+    def spec(self) -> Spec:
+        """Return the spec of the config's network, without its weights.
+
+        Raises:
+            UsageError: an unknown architecture, a wrong rank or rate.
+        """
+        return spec_of_setting(self.arch, self.rank, self.rates)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a config.
+
+    Raises:
+        DataError: the file is missing, no YAML, or a field is unknown, missing or wrong; the message names it.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a config")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: holds a {type(values).__name__}; expected fields {', '.join(_TYPES)}")
+    known = [f.name for f in fields(Config)]
+    for name, value in values.items():
+        if name not in known:
+            raise DataError(f"{path}: unknown field {name!r}; expected one of: {', '.join(known)}")
+        if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
+            raise DataError(f"{path}: {name} is {value!r}; expected a {_TYPES[name][0].__name__}")
+    for name in _REQUIRED:
+        if name not in values:
+            raise DataError(f"{path}: lacks the field {name}")
+    config = Config(**values)
+    try:
+        config.spec()
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from None
+    return config

@@ -1,0 +1,109 @@
+"""Settings: a rank and a list of pruning rates, the publication's way to say how a network is compressed.
+
+From a setting follows a :class:`Spec`, which layers it decomposes and how many channels each group keeps; which ones
+these are is decided by the weights, in :mod:`norton_det.compress`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from norton_det.build import build, conv_of
+from norton_det.channels import ChannelPlan
+from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.spec import Spec, check_rate, kept_width, parse_rates
+
+
+def spec_of_setting(
+    arch: str,
+    rank: int | None = None,
+    rates: str | Sequence[float] | None = None,
+    *,
+    num_classes: int | None = None,
+    decomposition: str = "cp",
+) -> Spec:
+    """Return the spec of the network to which a setting leads, without any weights.
+
+    Args:
+        arch: registered name of the architecture.
+        rank: of every k x k convolution; None decomposes nothing.
+        rates: in the publication's notation or as numbers; None prunes nothing.
+        num_classes: None is the architecture's default.
+        decomposition: registered name.
+
+    Raises:
+        UsageError: an unknown name, a wrong rank or rate, a list of rates that is too short.
+    """
+    spec = Spec(arch, num_classes or ARCHITECTURES[arch].num_classes, decomposition=decomposition)
+    full = current_plan(spec).widths
+    if rank is not None:
+        spec = replace(spec, ranks=chosen_layers(build(spec, "meta"), spec, rank)[0])
+    if rates is not None:
+        widths = kept_widths(spec, rates)
+        spec = replace(spec, widths={group: width for group, width in widths.items() if width < full[group]})
+    return spec
+
+
+def current_plan(spec: Spec) -> ChannelPlan:
+    """Return the channel plan of the network of ``spec``, each group as wide as it is there."""
+    plan = ARCHITECTURES[spec.arch].plan
+    return replace(plan, widths={**plan.widths, **spec.widths})
+
+
+def kept_widths(spec: Spec, rates: str | Sequence[float]) -> dict[str, int]:
+    """Return what each channel group that has a rate is to keep.
+
+    Raises:
+        UsageError: too few rates, a rate outside 0 <= rate < 1 or that leaves no filter.
+    """
+    order = ARCHITECTURES[spec.arch].rate_order
+    numbers = parse_rates(rates) if isinstance(rates, str) else [check_rate(rate, "rates") for rate in rates]
+    if len(numbers) < len(order):
+        names = ", ".join(name for name, _ in order)
+        raise UsageError(f"rates has {len(numbers)} values; {spec.arch} takes {len(order)}: {names}")
+    widths = current_plan(spec).widths
+    return {
+        group: kept_width(widths[group], rate, f"{spec.arch} group {group!r}")
+        for rate, (_, groups) in zip(numbers, order, strict=False)
+        for group in groups
+    }
+
+
+def chosen_layers(net: nn.Module, spec: Spec, rank: int | Mapping[str, int]) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the rank of each layer to decompose, and why the other convolutions of the plan are left.
+
+    Args:
+        net: the network of ``spec``, on any device.
+        spec: what it is.
+        rank: one for all k x k convolutions of the plan but those that the architecture keeps dense, or by layer.
+
+    Raises:
+        UsageError: rank below 1, a named layer that is no convolution.
+    """
+    if isinstance(rank, Mapping):
+        for name in rank:
+            conv_of(net, name, spec.arch)
+        return dict(rank), {}
+    if rank < 1:
+        raise UsageError(f"rank is {rank}; expected at least 1")
+    architecture = ARCHITECTURES[spec.arch]
+    chosen: dict[str, int] = {}
+    skipped: dict[str, str] = {}
+    for layer in architecture.plan.layers:
+        module = net.get_submodule(layer.name)
+        if isinstance(module, nn.Conv2d):
+            if reason := _why_not(module) or architecture.kept_dense.get(layer.name):
+                skipped[layer.name] = reason
+            else:
+                chosen[layer.name] = rank
+    return chosen, skipped
+
+
+def _why_not(conv: nn.Conv2d) -> str | None:
+    if conv.groups == conv.in_channels > 1:
+        return "depthwise"
+    if conv.groups > 1:
+        return f"grouped (groups={conv.groups})"
+    return "1x1" if tuple(conv.kernel_size) == (1, 1) else None
