@@ -2,7 +2,7 @@
 
 from norton_det.build import build
 from norton_det.checkpoint import load, save
-from norton_det.classifiers import cpresnet50, resnet56_cifar
+from norton_det.classifiers import cpresnet50, densenet40_cifar, resnet56_cifar, resnet110_cifar, vgg16_bn_cifar
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress, decompose, prune
 from norton_det.decompositions import CPConv2d
@@ -17,11 +17,14 @@ __all__ = [
     "count_complexity",
     "cpresnet50",
     "decompose",
+    "densenet40_cifar",
     "fasterrcnn_cpresnet50_fpn",
     "keypointrcnn_cpresnet50_fpn",
     "load",
     "maskrcnn_cpresnet50_fpn",
     "prune",
     "resnet56_cifar",
+    "resnet110_cifar",
     "save",
+    "vgg16_bn_cifar",
 ]

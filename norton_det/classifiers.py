@@ -1,5 +1,6 @@
 """Builders of the classifiers, known to ``torchvision.models.get_model``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,14 @@ def cpresnet50(
     return _classifier("resnet50", weights, num_classes, progress)
 
 
-@torchvision_builder
-def resnet56_cifar(
-    *, weights: str | Path | None = None, progress: bool = True, num_classes: int | None = None
-) -> nn.Module:
-    """ResNet-56 for CIFAR, compressed as its weights are: images (N, 3, 32, 32) to logits (N, num_classes).
+def _cifar_builder(arch: str, title: str) -> Callable[..., nn.Module]:
+    def builder(
+        *, weights: str | Path | None = None, progress: bool = True, num_classes: int | None = None
+    ) -> nn.Module:
+        return _classifier(arch, weights, num_classes, progress)
+
+    builder.__name__ = builder.__qualname__ = arch
+    builder.__doc__ = f"""{title} for CIFAR, compressed as its weights are: images (N, 3, 32, 32) to (N, num_classes).
 
     Args:
         weights: a file of ``norton_det.save``, or a state-dict file for the dense network.
@@ -59,4 +63,10 @@ def resnet56_cifar(
         UsageError: the file holds another architecture or number of classes.
         DataError: the file is missing, damaged or does not fit.
     """
-    return _classifier("resnet56_cifar", weights, num_classes, progress)
+    return torchvision_builder(builder)
+
+
+vgg16_bn_cifar = _cifar_builder("vgg16_bn_cifar", "VGG-16 with batch norm")
+resnet56_cifar = _cifar_builder("resnet56_cifar", "ResNet-56")
+resnet110_cifar = _cifar_builder("resnet110_cifar", "ResNet-110")
+densenet40_cifar = _cifar_builder("densenet40_cifar", "DenseNet-40")

@@ -7,13 +7,15 @@ these are is decided by the weights, in :mod:`norton_det.compress`.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from norton_det.build import build, conv_of
 from norton_det.channels import ChannelPlan
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.spec import Spec, check_rate, kept_width, parse_rates
+from norton_det.spec import Spec, check_rate, parse_rates
 
 
 def spec_of_setting(
@@ -63,12 +65,36 @@ def kept_widths(spec: Spec, rates: str | Sequence[float]) -> dict[str, int]:
     if len(numbers) < len(order):
         names = ", ".join(name for name, _ in order)
         raise UsageError(f"rates has {len(numbers)} values; {spec.arch} takes {len(order)}: {names}")
-    widths = current_plan(spec).widths
-    return {
-        group: kept_width(widths[group], rate, f"{spec.arch} group {group!r}")
-        for rate, (_, groups) in zip(numbers, order, strict=False)
-        for group in groups
-    }
+    before, after = current_plan(spec).widths, widths_at(spec, np.array(numbers))
+    kept: dict[str, int] = {}
+    for rate, (_, groups) in zip(numbers, order, strict=False):
+        for group in groups:
+            kept[group] = int(after[group])
+            if kept[group] < 1:
+                where = f"{spec.arch} group {group!r}"
+                raise UsageError(f"{where}: rate {rate} leaves none of its {before[group]} filters")
+    return kept
+
+
+def widths_at(spec: Spec, rates: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
+    """Return the width of every channel group at many settings: ``int(width * (1 - rate))``, as published.
+
+    Args:
+        spec: the network before.
+        rates: in the architecture's order, of shape (P, ...), P at least the number of its rates.
+
+    Returns:
+        group -> widths of shape (...), 0 where nothing is left.
+    """
+    architecture, plan = ARCHITECTURES[spec.arch], current_plan(spec)
+    reads = {layer.writes: layer.reads for layer in plan.layers if layer.writes in architecture.keeps_width}
+    widths = {group: np.full(rates.shape[1:], width) for group, width in plan.widths.items()}
+    for rate, (_, groups) in zip(rates, architecture.rate_order, strict=False):
+        for group in groups:
+            if group in reads:
+                widths[group] = np.minimum(widths[group], sum(widths[read] for read in reads[group]))
+            widths[group] = (widths[group] * (1 - rate)).astype(np.int64)
+    return widths
 
 
 def chosen_layers(net: nn.Module, spec: Spec, rank: int | Mapping[str, int]) -> tuple[dict[str, int], dict[str, str]]:

@@ -146,15 +146,3 @@ def check_rate(rate: float, where: str) -> float:
     if not 0 <= rate < 1:
         raise UsageError(f"{where}: rate {rate} is outside 0 <= rate < 1")
     return rate
-
-
-def kept_width(width: int, rate: float, where: str) -> int:
-    """Return how many of ``width`` filters remain at ``rate``: ``int(width * (1 - rate))``, as published.
-
-    Raises:
-        UsageError: none would remain.
-    """
-    kept = int(width * (1 - rate))
-    if kept < 1:
-        raise UsageError(f"{where}: rate {rate} leaves none of its {width} filters")
-    return kept

@@ -20,10 +20,11 @@ from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec
 from norton_det.weights import read_state_dict
 
-CLASSIFIERS = ["resnet50", "resnet56_cifar"]
+CLASSIFIERS = ["resnet50", "vgg16_bn_cifar", "resnet56_cifar", "resnet110_cifar", "densenet40_cifar"]
+CIFAR = CLASSIFIERS[1:]
 DETECTORS = ["fasterrcnn_cpresnet50_fpn", "maskrcnn_cpresnet50_fpn", "keypointrcnn_cpresnet50_fpn"]
-GENTLE = {"resnet50": "[0.1]*20", "resnet56_cifar": "[0.1]*30"}
-NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+GENTLE = dict.fromkeys(CLASSIFIERS, "[0.1]*57")  # longer than needed
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
 def randomise_norms(net: nn.Module) -> None:
@@ -60,7 +61,8 @@ def mask(net: nn.Module, arch: str, kept: dict[str, Tensor]) -> None:
 
 def run_of(arch: str) -> Callable[[nn.Module], list[Tensor]]:
     """Return a function that runs a network of an architecture on fixed input, detectors up to their FPN."""
-    image = torch.randn(2, 3, 64, 64)
+    size = 32 if arch in CIFAR else 64
+    image = torch.randn(2, 3, size, size)
 
     def run(net: Any) -> list[Tensor]:
         with torch.no_grad():
@@ -83,7 +85,7 @@ def test_pruned_equals_masked(arch: str, rank: int | None) -> None:
     net.eval()
     randomise_norms(net)
     run = run_of(arch)
-    for _ in range(20 if arch == "resnet56_cifar" else 5):
+    for _ in range(5 if arch in DETECTORS else 20):
         kept = random_kept(arch, generator)
         masked, pruned = copy.deepcopy(net), copy.deepcopy(net)
         mask(masked, arch, kept)
@@ -185,7 +187,10 @@ def test_exact_rank_keeps_the_function() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"arch": "resnet51"}, "unknown architecture 'resnet51'; expected one of: .*resnet50, resnet56_cifar"),
+        (
+            {"arch": "resnet51"},
+            "unknown architecture 'resnet51'; expected one of: .*resnet50, resnet56_cifar, vgg16_bn_cifar",
+        ),
         ({"criterion": "best", "rates": "[0.1]*30"}, "unknown criterion 'best'"),
         ({"decomposition": "svd", "rank": 1}, "unknown decomposition 'svd'; expected one of: cp"),
         ({"rank": 0}, "rank is 0; expected at least 1"),

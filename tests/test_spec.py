@@ -6,7 +6,7 @@ import pytest
 
 from norton_det.errors import DataError, UsageError
 from norton_det.registry import Registry
-from norton_det.spec import Spec, kept_width, parse_rates
+from norton_det.spec import Spec, parse_rates
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,6 @@ def test_rates(text: str, rates: list[float]) -> None:
 def test_malformed_rates_are_located(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_rates(text)
-
-
-def test_kept_width_is_the_published_one() -> None:
-    assert kept_width(16, 0.12, "g") == 14
-    assert kept_width(512, 0.75, "g") == 128
-    with pytest.raises(UsageError, match=r"stem: rate 0.95 leaves none of its 16 filters"):
-        kept_width(16, 0.95, "stem")
 
 
 def test_spec_survives_json() -> None:

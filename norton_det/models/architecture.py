@@ -23,6 +23,8 @@ class Architecture:
         image_size: side of the square image for which complexity is stated.
         classifier: name of the linear layer whose outputs are the classes.
         kept_dense: k x k convolutions of the plan that are decomposed only when named explicitly, with the reason.
+        keeps_width: groups whose layer is made as wide as what it reads; their rates are of that width, once what they
+            read has been narrowed.
         weights: torchvision's published weights for it.
         options_of: network -> the ``options`` that rebuild it, where the builder has any.
     """
@@ -34,6 +36,7 @@ class Architecture:
     image_size: int
     classifier: str
     kept_dense: dict[str, str] = field(default_factory=dict)
+    keeps_width: frozenset[str] = frozenset()
     weights: type[WeightsEnum] | None = None
     options_of: Callable[[nn.Module], dict[str, Any]] = lambda net: {}
 

@@ -1,7 +1,9 @@
-"""ResNet-56 for CIFAR (He et al., arXiv:1512.03385, section 4.2).
+"""ResNet-56 and ResNet-110 for CIFAR (He et al., arXiv:1512.03385, section 4.2).
 
 Three stages of basic blocks; shortcuts without parameters, which subsample and pad with zero channels (option A).
 """
+
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,11 +99,15 @@ def _rate_order(blocks: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple((name, (name,)) for name in ("stem", "layer1", "layer2", *inner))
 
 
-def _resnet56(num_classes: int) -> CifarResNet:
-    return CifarResNet(9, num_classes)
-
-
-ARCHITECTURES.register(
-    "resnet56_cifar",
-    Architecture(_resnet56, _plan(9), _rate_order(9), num_classes=10, image_size=32, classifier="linear"),
-)
+for _name, _blocks in (("resnet56_cifar", 9), ("resnet110_cifar", 18)):
+    ARCHITECTURES.register(
+        _name,
+        Architecture(
+            partial(CifarResNet, _blocks),
+            _plan(_blocks),
+            _rate_order(_blocks),
+            num_classes=10,
+            image_size=32,
+            classifier="linear",
+        ),
+    )

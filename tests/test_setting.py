@@ -1,0 +1,44 @@
+"""Settings: from a rank and rates to a spec."""
+
+import numpy as np
+import pytest
+
+from norton_det.errors import UsageError
+from norton_det.setting import kept_widths, spec_of_setting, widths_at
+from norton_det.spec import Spec
+
+RESNET56 = Spec("resnet56_cifar", 10)
+
+
+def test_kept_widths_are_the_published_ones() -> None:
+    kept = kept_widths(RESNET56, "[0.]+[0.12]*2+[0.75]*27")
+    assert (kept["stem"], kept["layer1"], kept["layer2"], kept["layer3.0.conv1"]) == (16, 14, 28, 16)
+    with pytest.raises(UsageError, match=r"group 'stem': rate 0\.95 leaves none of its 16 filters"):
+        kept_widths(RESNET56, "[0.95]*30")
+
+
+def test_a_transition_is_as_wide_as_what_it_reads() -> None:
+    dense = Spec("densenet40_cifar", 10)
+    kept = kept_widths(dense, "[0.5]+[0.25]*12+[0.]+[0.25]*12+[0.5]+[0.]*12")
+    assert "stem" not in kept  # its rate is not applied
+    assert kept["block1.0"] == 9
+    assert kept["transition1"] == 24 + 12 * 9
+    assert kept["transition2"] == (24 + 2 * 12 * 9) // 2
+    # And once more, from the narrowed network.
+    narrowed = spec_of_setting("densenet40_cifar", None, "[0.5]+[0.25]*12+[0.]+[0.25]*12+[0.5]+[0.]*12")
+    assert kept_widths(narrowed, "[0.]*39")["transition1"] == 24 + 12 * 9
+
+
+def test_many_settings_at_once_are_each_alone() -> None:
+    rates = np.random.default_rng(0).uniform(0, 0.9, (39, 4))
+    spec = Spec("densenet40_cifar", 10)
+    together = widths_at(spec, rates)
+    for i in range(4):
+        alone = kept_widths(spec, list(rates[:, i]))
+        assert alone == {group: together[group][i] for group in alone}
+
+
+def test_a_setting_without_anything_is_the_dense_network() -> None:
+    assert spec_of_setting("resnet50") == Spec("resnet50", 1000)
+    assert spec_of_setting("resnet50", 1, "[0.]*20").widths == {}
+    assert len(spec_of_setting("resnet50", 3).ranks) == 16
