@@ -44,8 +44,15 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     return main
 
 
-def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, Config | None]:
-    """Parse a training tool's arguments; ``--config FILE`` gives the defaults of its recipe, flags override them.
+def parse_with_config(
+    parser: argparse.ArgumentParser, argv: Sequence[str], *, recipe: bool = False
+) -> tuple[argparse.Namespace, Config | None]:
+    """Parse a tool's arguments; ``--config FILE`` gives defaults for those that it names, flags override them.
+
+    Args:
+        parser: of the tool; ``--config`` is added to it.
+        argv: the command line.
+        recipe: the tool trains: the config's recipe gives defaults as well.
 
     Returns:
         The arguments, and the config if one is named.
@@ -54,14 +61,16 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
         UsageError: wrong arguments.
         DataError: the config is damaged, or its recipe names what is no flag of the tool.
     """
-    parser.add_argument("--config", metavar="FILE", help="config whose recipe gives the defaults; flags override it")
+    parser.add_argument("--config", metavar="FILE", help="config that gives the defaults; flags override them")
     path = parser.parse_known_args(argv)[0].config
     config = None if path is None else read_config(path)
     if config is not None:
         flags = {action.dest for action in parser._actions}
-        if unknown := sorted(set(config.recipe) - flags):
+        if recipe and (unknown := sorted(set(config.recipe) - flags)):
             raise DataError(f"{path}: recipe has {unknown[0]!r}, which is no flag of {parser.prog}")
-        parser.set_defaults(**config.recipe)
+        named = {name: getattr(config, name) for name in ("arch", "dataset", "rank", "rates", "criterion")}
+        known = {name: value for name, value in {"model": config.arch, **named}.items() if name in flags}
+        parser.set_defaults(**known, **(config.recipe if recipe else {}))
     return parser.parse_args(argv), config
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -20,8 +21,8 @@ from norton_det.spec import Spec
 
 DETECTOR_SIZE = 800
 PROPOSALS = 1000
-_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
-_PUBLISHED_PER_NORM_OUTPUT = 3
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+PUBLISHED_PER_NORM_OUTPUT = 3
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Complexity:
     Attributes:
         layers: convolutions (decomposed ones as one) and linear layers, in the network's order.
         macs: multiply-accumulates of convolutions and linear layers, one fused multiply-add counted as one.
-        macs_published: NORTON's column: the same plus 3 per output element of a batch norm.
+        macs_published: NORTON's column: the same plus 3 per output element of a batch norm; for Keypoint R-CNN, also
+            the keypoint head for one detected object.
         params: all parameters, batch norms and the biases of decomposed layers included (frozen batch norms have none).
         image_size: height and width of the image.
-        macs_per_detection: of the mask and keypoint heads for each detected object; in none of the other figures,
-            since the number of objects depends on the weights. 0 without such heads.
+        macs_per_detection: of the mask and keypoint heads for each detected object, not in ``macs``, since the number
+            of objects depends on the weights. 0 without such heads.
+        cp_biases: how many of the parameters are biases of decomposed layers, which the publication does not count.
     """
 
     layers: tuple[LayerComplexity, ...]
@@ -55,6 +58,7 @@ class Complexity:
     params: int
     image_size: tuple[int, int]
     macs_per_detection: int = 0
+    cp_biases: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -86,21 +90,25 @@ def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] 
         image_size = DETECTOR_SIZE
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = torch.zeros(1, 3, height, width)
-    counted, per_detection = (_RCNNAtFixedProposals(net), _HeadsOfOneDetection(net)) if detector else (net, None)
+    counted, per_detection = (RCNNAtFixedProposals(net), _HeadsOfOneDetection(net)) if detector else (net, None)
     macs, norm_outputs = _count(counted, image)
     head_macs = _count(per_detection, image)[0] if per_detection else {"": 0}
     macs.update({name: count for name, count in head_macs.items() if name})
+    blocks = [module for module in net.modules() if isinstance(module, Decomposition)]
+    biases = [bias for block in blocks if (bias := getattr(block, "bias", None)) is not None]
+    published_head = head_macs[""] if isinstance(net, KeypointRCNN) else 0
     return Complexity(
         tuple(_layers(net, macs)),
         macs[""],
-        macs[""] + _PUBLISHED_PER_NORM_OUTPUT * norm_outputs,
+        macs[""] + PUBLISHED_PER_NORM_OUTPUT * norm_outputs + published_head,
         sum(p.numel() for p in net.parameters()),
         (height, width),
         head_macs[""],
+        sum(bias.numel() for bias in biases),
     )
 
 
-class _RCNNAtFixedProposals(nn.Module):
+class RCNNAtFixedProposals(nn.Module):
     """The layers of an R-CNN as they run for one image and a fixed number of proposals, under their own names."""
 
     def __init__(self, rcnn: Any) -> None:
@@ -109,6 +117,7 @@ class _RCNNAtFixedProposals(nn.Module):
         self.channels = rcnn.backbone.out_channels
 
     def forward(self, image: Tensor) -> Tensor:
+        """Map an image (1, 3, H, W) to a number."""
         features = self.backbone(image)
         outputs = self.rpn.head(list(features.values()))
         pooled = image.new_zeros(PROPOSALS, self.channels, *self.roi_heads.box_roi_pool.output_size)
@@ -145,7 +154,7 @@ def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
     hooks = [
         module.register_forward_hook(lambda module, args, output: outputs.append(math.prod(map(int, output.shape))))
         for module in net.modules()
-        if isinstance(module, _NORMS)
+        if isinstance(module, NORMS)
     ]
     analysis = FlopCountAnalysis(net.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")

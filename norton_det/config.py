@@ -20,7 +20,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "rates": (str,),
     "criterion": (str,),
     "reconstructed": (str,),
-    "recipe": (Mapping,),
+    "recipe": (Mapping, str),
     "published": (Mapping,),
 }
 _REQUIRED = ("arch", "dataset")
@@ -36,7 +36,8 @@ class Config:
         rank: of every k x k convolution; None decomposes nothing.
         rates: what share of the filters goes, in the publication's notation; None prunes nothing.
         criterion: which filters stay.
-        recipe: the fine-tuning: values of the training tool's flags, by their names with underscores.
+        recipe: the fine-tuning: values of the training tool's flags, by their names with underscores. In the file it
+            may be the name of another one, relative to it, that holds them: rows share a recipe.
         published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
         reconstructed: where rank and rates come from if not from matching the published row exactly.
     """
@@ -65,17 +66,8 @@ def read_config(path: str | Path) -> Config:
     Raises:
         DataError: the file is missing, no YAML, or a field is unknown, missing or wrong; the message names it.
     """
-    import yaml
-
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a config")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: holds a {type(values).__name__}; expected fields {', '.join(_TYPES)}")
+    values = _read_mapping(path, "a config")
     known = [f.name for f in fields(Config)]
     for name, value in values.items():
         if name not in known:
@@ -85,9 +77,25 @@ def read_config(path: str | Path) -> Config:
     for name in _REQUIRED:
         if name not in values:
             raise DataError(f"{path}: lacks the field {name}")
+    if isinstance(values.get("recipe"), str):
+        values["recipe"] = _read_mapping(path.parent / values["recipe"], "the recipe")
     config = Config(**values)
     try:
         config.spec()
     except UsageError as error:
         raise DataError(f"{path}: {error}") from None
     return config
+
+
+def _read_mapping(path: Path, what: str) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected {what}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise DataError(f"{path}: holds a {type(values).__name__}; expected {what}: fields with values")
+    return values

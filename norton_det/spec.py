@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby
 from typing import Any
 
 from norton_det.errors import DataError, UsageError
@@ -146,3 +147,13 @@ def check_rate(rate: float, where: str) -> float:
     if not 0 <= rate < 1:
         raise UsageError(f"{where}: rate {rate} is outside 0 <= rate < 1")
     return rate
+
+
+def format_rates(rates: Sequence[float]) -> str:
+    """Write rates in the publication's notation, equal neighbours as one term; :func:`parse_rates` reads it back."""
+    terms = []
+    for rate, run in groupby(rates):
+        count = len(list(run))
+        number = f"{rate:.12g}" if rate else "0."
+        terms.append(f"[{number}]" + (f"*{count}" if count > 1 else ""))
+    return "+".join(terms)

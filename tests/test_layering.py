@@ -19,6 +19,8 @@ ORDER = [
     {"setting"},
     {"compress"},
     {"checkpoint", "complexity"},
+    {"cost"},
+    {"search"},
     {"classifiers", "detection"},
     {"data", "engine", "config"},
     {"cli"},

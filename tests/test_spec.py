@@ -6,7 +6,7 @@ import pytest
 
 from norton_det.errors import DataError, UsageError
 from norton_det.registry import Registry
-from norton_det.spec import Spec, parse_rates
+from norton_det.spec import Spec, format_rates, parse_rates
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,8 @@ def test_registry() -> None:
         registry.register("a", 3)
     with pytest.raises(UsageError, match="unknown thing 'c'; expected one of: a, b"):
         _ = registry["c"]
+
+
+@pytest.mark.parametrize("text", ["[0.]", "[0.]+[0.1]*2+[0.4]*5+[0.75]*12", "[0.5]*3+[0.]+[0.5]"])
+def test_rates_are_written_as_they_are_read(text: str) -> None:
+    assert format_rates(parse_rates(text)) == text

@@ -84,6 +84,23 @@ def test_train_and_evaluate(
         assert tool("train_det").main([*train, "--test-only", "--resume", str(out / "checkpoint.pth")]) == 0
 
 
+def test_complexity_of_configs_and_search(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = TOOLS.parent / "configs" / "cifar10" / "resnet56_14m.yaml"
+    assert tool("complexity").main([str(config), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["published"] == {"top1": 91.62, "macs": "14.47M", "params": "0.08M"}
+    assert row["params"] == 87_633
+    assert tool("compress").main(["--config", str(config), "--output", str(tmp_path / "x.safetensors")]) == 0
+    assert tool("complexity").main([str(tmp_path / "x.safetensors"), "--json"]) == 0
+    assert "87,633" in capsys.readouterr().out
+    words = ["--arch", "resnet56_cifar", "--target-macs", "14.47e6", "--rank", "1", "--json"]
+    assert tool("search").main(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all({"rank", "rates", "macs", "params"} <= row.keys() for row in rows)
+    assert all(0.99 * 14.47e6 <= row["macs"] <= 14.47e6 for row in rows)
+    assert tool("search").main(words[:-1]) == 0
+
+
 def test_make_shapes(tmp_path: Path) -> None:
     words = ["--output", str(tmp_path / "s"), "--train", "2", "--val", "1", "--size", "32"]
     assert tool("make_shapes").main(words) == 0
@@ -117,6 +134,15 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("compress", [*COMPRESS, "--weights", "TEXT"], 3, "text.pth: damaged, or no weights file"),
         ("compress", [*COMPRESS, "--weights", "CUT"], 3, "cut.safetensors: damaged"),
         ("compress", ["--arch", "resnet56_cifar", "--output", "OUT/x.pth"], 2, "ends with .safetensors"),
+        ("compress", ["--output", "OUT/x.safetensors"], 2, "neither --arch nor --config"),
+        ("compress", ["--config", "OUT/none.yaml", "--output", "OUT/x.safetensors"], 3, "none.yaml: no such file"),
+        ("search", ["--arch", "resnet56_cifar"], 2, "no target"),
+        (
+            "search",
+            ["--arch", "resnet56_cifar", "--target-params", "1000", "--rank", "1"],
+            2,
+            "nearest reachable: rank 1",
+        ),
         ("complexity", ["TEXT"], 3, "text.pth: damaged, or no weights file"),
         ("complexity", ["CUT"], 3, "cut.safetensors: damaged"),
         ("train_det", [*TRAIN, "--model", "yolo"], 2, "--model yolo: unknown"),

@@ -1,7 +1,8 @@
 """Compress a network: CP-decompose its convolutions, prune whole filters, write one file that loads anywhere.
 
-Example:
+Examples:
   --arch resnet50 --weights IMAGENET1K_V2 --rank 1 --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
+  --config configs/cifar10/resnet56_73m.yaml --weights resnet56.pth --output r56.safetensors
 """
 
 import argparse
@@ -14,7 +15,7 @@ from torch import nn
 
 import norton_det as nd
 from norton_det.checkpoint import has_spec
-from norton_det.cli import Parser, command, human, table
+from norton_det.cli import Parser, command, human, parse_with_config, table
 from norton_det.complexity import Complexity
 from norton_det.criteria import CRITERIA
 from norton_det.decompositions import DECOMPOSITIONS
@@ -24,7 +25,7 @@ from norton_det.models import ARCHITECTURES
 
 def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", required=True, help=f"one of: {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--arch", help=f"one of: {', '.join(ARCHITECTURES)}")
     parser.add_argument(
         "--weights",
         help="state-dict file, training checkpoint, compressed file, or the name of "
@@ -43,7 +44,9 @@ def _parser() -> Parser:
 @command
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, compress, write the file and print what it cost and saved."""
-    args = _parser().parse_args(argv)
+    args, _ = parse_with_config(_parser(), argv)
+    if args.arch is None:
+        raise UsageError("neither --arch nor --config is given; expected one")
     if Path(args.output).suffix != ".safetensors":
         raise UsageError(f"--output {args.output}: expected a name that ends with .safetensors")
     if not Path(args.output).parent.is_dir():
