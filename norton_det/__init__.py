@@ -7,6 +7,7 @@ from norton_det.complexity import count_complexity
 from norton_det.compress import compress, decompose, prune
 from norton_det.decompositions import CPConv2d
 from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
+from norton_det.results import published
 from norton_det.spec import Spec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "load",
     "maskrcnn_cpresnet50_fpn",
     "prune",
+    "published",
     "resnet56_cifar",
     "resnet110_cifar",
     "save",

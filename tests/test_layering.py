@@ -11,7 +11,7 @@ PACKAGE = Path(norton_det.__file__).parent
 # From left to right; a module may import what stands to its left (or, in a folder of its own, beside it).
 ORDER = [
     {"errors"},
-    {"spec", "registry", "timing"},
+    {"spec", "registry", "timing", "results", "labels"},
     {"channels"},
     {"decompositions", "criteria", "models"},
     {"weights"},
@@ -22,7 +22,7 @@ ORDER = [
     {"cost"},
     {"search"},
     {"classifiers", "detection"},
-    {"data", "engine", "config"},
+    {"data", "engine", "config", "pareto"},
     {"cli"},
 ]
 PLACE = {name: i for i, names in enumerate(ORDER) for name in names}

@@ -114,8 +114,18 @@ def test_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"name", "ours", "other", "ratio"} <= row.keys()
 
 
+def test_pareto(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "p.png", tmp_path / "p.svg"]
+    words = ["--network", "resnet110", "--relative", "--output", *map(str, files)]
+    assert tool("pareto").main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [f"written: {file}" for file in files]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert "DECORE-300" in files[1].read_text()
+
+
 COMPRESS = ["--arch", "resnet56_cifar", "--output", "OUT/x.safetensors"]
 TRAIN = ["--device", "cpu", "--data-path", "SHAPES", "--model", "fasterrcnn_cpresnet50_fpn", "--output-dir", "OUT/run"]
+PARETO = ["--network", "vgg16_bn", "--output", "OUT/p.png"]
 EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
 
 
@@ -158,6 +168,12 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("train_det", [*TRAIN, "--resume", "TEXT"], 3, "text.pth: damaged"),
         ("train_det", [*TRAIN, "--data-path", "OUT"], 3, "instances_train2017.json: no such file"),
         ("eval_det", [*EVAL, "--checkpoint", "OUT/none.pth"], 3, "none.pth: no such file"),
+        ("pareto", [*PARETO, "--network", "vgg"], 2, "unknown network 'vgg'; expected one of: vgg16_bn_cifar, "),
+        ("pareto", [*PARETO, "--metric", "AP"], 2, "metric is 'AP'; vgg16_bn_cifar has: top1"),
+        ("pareto", [*PARETO, "--output", "OUT/p.png", "OUT/p.bmp"], 2, "p.bmp: expected a name that ends with one of"),
+        ("pareto", [*PARETO, "--output", "OUT/p.png", "OUT/none/p.png"], 2, "none does not exist"),
+        ("pareto", [*PARETO, "--measured", "OUT/none.json"], 3, "none.json: cannot be read: No such file"),
+        ("pareto", [*PARETO, "--measured", "TEXT"], 3, "text.pth: not JSON"),
         ("eval_det", [*EVAL, "--checkpoint", "R50"], 2, "is a resnet50; expected a detector"),
     ],
 )
