@@ -2,15 +2,18 @@
 
 import json
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import norton_det as nd
+from norton_det.config import read_config
 from norton_det.errors import DataError, UsageError
 from norton_det.results import DENSE, METRICS, PublishedRow, read_measured
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 TABLES = [f"Pham et al. 2023 table {i}" for i in range(1, 6)]
 REVISION = "Pham et al. later revision table 2"
 MEASURED = {
@@ -100,6 +103,18 @@ def test_each_network_has_one_baseline_and_its_own_metrics() -> None:
         assert len({row.dataset for row in rows}) == len(nd.published(network, method=DENSE)) == 1
         first = "AP" if network.endswith("_fpn") else "top1"
         assert all(getattr(row, first) is not None for row in rows)
+
+
+def test_the_configs_state_the_published_rows() -> None:
+    stated, printed = [], []
+    for file in CONFIGS.glob("*/*.yaml"):
+        config = read_config(file)
+        stated.append({"network": config.arch, **config.published})
+    for row in nd.published(method="NORTON"):
+        metrics = {name: getattr(row, name) for name in METRICS if getattr(row, name) is not None}
+        printed.append({"network": row.network, **metrics, "macs": row.macs_printed, "params": row.params_printed})
+    order = itemgetter("network", "macs", "params")
+    assert sorted(stated, key=order) == sorted(printed, key=order)
 
 
 def test_names() -> None:
