@@ -1,5 +1,6 @@
 """The picture of accuracy against reduction."""
 
+import sys
 from itertools import combinations
 from typing import Any
 
@@ -83,3 +84,9 @@ def test_detectors() -> None:
     assert drawn["dense, published"][0, 1] == 0.36
     with pytest.raises(UsageError, match="metric is 'top1'; maskrcnn_cpresnet50_fpn has: AP, AP50, AP75, AR1"):
         pareto_figure("maskrcnn_cpresnet50_fpn")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=r"matplotlib is not installed.*norton-det\[plot\]"):
+        pareto_figure("vgg16_bn")
