@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from norton_det.decompositions import als
 from norton_det.decompositions.als import CPFactors, cp_decompose
-from norton_det.decompositions.cp import CPConv2d
+from norton_det.decompositions.cp import CPConv2d, Form, set_form
 from norton_det.errors import DataError, UsageError
 
 
@@ -51,6 +51,27 @@ def test_block_equals_convolution_with_reconstructed_kernel(geometry: dict, rank
     assert (dense.bias is None) == (conv.bias is None)
     if rank == 20:  # at least min(Kh * Kw, I * Kw, I * Kh): exact
         torch.testing.assert_close(block(x), conv(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["merged", "dense"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: Form) -> None:
+    block = CPConv2d.from_conv(nn.Conv2d(5, 7, **geometry, dtype=torch.float64), 2)
+    x = torch.randn(2, 5, 13, 11, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *block.parameters()]
+    expected = block(x)
+    gradients = torch.autograd.grad(expected.square().sum(), inputs)
+    set_form(nn.Sequential(block), form)
+    got = block(x)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    for a, b in zip(torch.autograd.grad(got.square().sum(), inputs), gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(block(x[0]), expected[0], rtol=1e-10, atol=1e-10)
+
+
+def test_an_unknown_form() -> None:
+    with pytest.raises(UsageError, match="unknown form 'fast'; expected one of: factored, merged, dense"):
+        set_form(nn.Sequential(), "fast")
 
 
 @pytest.mark.parametrize(("rank", "inputs", "kernel"), [(1, 16, 3), (2, 16, 3), (3, 32, 3), (2, 4, 3), (3, 20, 5)])

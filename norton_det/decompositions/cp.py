@@ -1,14 +1,18 @@
 """The CP block: a convolution whose every filter is a sum of R separable terms."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from norton_det.channels import narrow, select_
 from norton_det.decompositions.als import CPFactors, cp_decompose
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
 from norton_det.errors import UsageError
+
+Form = Literal["factored", "merged", "dense"]
+"""How a CP block is computed: three convolutions and a sum; a 1x1 and one grouped k x k convolution; one dense one."""
 
 
 class CPConv2d(Decomposition):
@@ -17,6 +21,9 @@ class CPConv2d(Decomposition):
     A 1x1 convolution I -> O * R (the a, channels ordered filter by filter), a depthwise Kh x 1 (b), a depthwise 1 x Kw
     (c) and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of
     ``nn.Conv2d``, but for ``groups``.
+
+    The same function, with the same parameters and gradients, can be computed in three forms (see :data:`Form` and
+    :func:`set_form`). Fewer multiply-accumulates are not always less time.
 
     Args:
         in_channels: I.
@@ -56,6 +63,7 @@ class CPConv2d(Decomposition):
         vertical_padding, horizontal_padding = _split_padding(padding)
         terms = out_channels * rank
         self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank
+        self.form: Form = "factored"
         self.pointwise = nn.Conv2d(in_channels, terms, 1, bias=False, device=device, dtype=dtype)
         self.vertical = nn.Conv2d(
             terms, terms, (kh, 1), (sh, 1), vertical_padding, (dh, 1), terms, False, padding_mode, device, dtype
@@ -72,10 +80,38 @@ class CPConv2d(Decomposition):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
-        y: Tensor = self.horizontal(self.vertical(self.pointwise(x)))
+        if self.form == "dense":
+            return self._convolve(x, self.kernel(), groups=1)
+        y: Tensor = self.pointwise(x)
+        if self.form == "merged":
+            return self._convolve(y, self._merged_kernel(), groups=self.out_channels)
+        y = self.horizontal(self.vertical(y))
         if self.rank > 1:
             y = y.unflatten(-3, (self.out_channels, self.rank)).sum(-3)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+    def kernel(self) -> Tensor:
+        """Return the kernel (O, I, Kh, Kw) that the factors stand for, differentiable by them."""
+        a = self.pointwise.weight.view(self.out_channels, self.rank, self.in_channels)
+        kernel: Tensor = a.mT @ self._merged_kernel().flatten(2)
+        return kernel.unflatten(-1, self.kernel_size)
+
+    def _merged_kernel(self) -> Tensor:
+        """Return the outer products of b and c, of shape (O, R, Kh, Kw)."""
+        return (self.vertical.weight * self.horizontal.weight).view(self.out_channels, self.rank, *self.kernel_size)
+
+    def _convolve(self, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
+        """Convolve with the geometry of the vertical and the horizontal convolution together, and add the bias."""
+        vertical, horizontal = self.vertical, self.horizontal
+        stride = (vertical.stride[0], horizontal.stride[1])
+        dilation = (vertical.dilation[0], horizontal.dilation[1])
+        if vertical.padding_mode == "zeros" and not isinstance(vertical.padding, str):
+            padding = (vertical.padding[0], int(horizontal.padding[1]))
+            return F.conv2d(x, kernel, self.bias, stride, padding, dilation, groups)
+        sides = zip(vertical._reversed_padding_repeated_twice, horizontal._reversed_padding_repeated_twice, strict=True)
+        mode = "constant" if vertical.padding_mode == "zeros" else vertical.padding_mode
+        padded = F.pad(x, [a + b for a, b in sides], mode=mode)
+        return F.conv2d(padded, kernel, self.bias, stride, 0, dilation, groups)
 
     def reset_parameters(self) -> None:
         """Set the bias to zero; the convolutions inside reset themselves."""
@@ -167,6 +203,19 @@ class CPConv2d(Decomposition):
 
 
 DECOMPOSITIONS.register("cp", CPConv2d)
+
+
+def set_form(net: nn.Module, form: Form) -> None:
+    """Let every CP block in ``net`` be computed in one form (see :data:`Form`); parameters stay as they are.
+
+    Raises:
+        UsageError: an unknown form.
+    """
+    if form not in get_args(Form):
+        raise UsageError(f"unknown form {form!r}; expected one of: {', '.join(get_args(Form))}")
+    for module in net.modules():
+        if isinstance(module, CPConv2d):
+            module.form = form
 
 
 @narrow.register
