@@ -93,8 +93,8 @@ class CPConv2d(Decomposition):
     def kernel(self) -> Tensor:
         """Return the kernel (O, I, Kh, Kw) that the factors stand for, differentiable by them."""
         a = self.pointwise.weight.view(self.out_channels, self.rank, self.in_channels)
-        kernel: Tensor = a.mT @ self._merged_kernel().flatten(2)
-        return kernel.unflatten(-1, self.kernel_size)
+        kernel: Tensor = (a.mT @ self._merged_kernel().flatten(2)).unflatten(-1, self.kernel_size)
+        return kernel
 
     def _merged_kernel(self) -> Tensor:
         """Return the outer products of b and c, of shape (O, R, Kh, Kw)."""
