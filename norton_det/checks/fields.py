@@ -1,0 +1,123 @@
+"""What can be wrong with one field of COCO's format, in words.
+
+Each function returns what is wrong, or None. Annotations and results are held to the same rules.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FARTHEST = 1e6  # pycocotools walks every pixel of a polygon's edge
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_id(value: object) -> bool:
+    """Tell whether a value can be an id: an integer or a text."""
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def are_numbers(values: object, count: int | None = None) -> bool:
+    """Tell whether a value is a list of ``count`` finite numbers."""
+    return isinstance(values, Sequence) and (count is None or len(values) == count) and all(map(is_number, values))
+
+
+def leaves_folder(name: str) -> bool:
+    """Tell whether the name of a file leads out of its folder, on one system or another."""
+    path = PureWindowsPath(name)  # takes both kinds of slashes
+    return bool(path.root or path.drive) or ".." in path.parts
+
+
+def outside(box: Sequence[float], image: Mapping[str, Any]) -> bool:
+    """Tell whether a box x, y, width, height leaves its image by more than a pixel, as even some of COCO's do."""
+    x, y, width, height = box
+    return min(x, y) < -1 or x + width > image["width"] + 1 or y + height > image["height"] + 1
+
+
+def box_fault(box: object) -> str | None:
+    """Return what is wrong with a box as x, y, width, height in pixels."""
+    if not are_numbers(box, 4):
+        return f"bbox {box}; expected four finite numbers x, y, width, height"
+    if box[2] < 0 or box[3] < 0:  # type: ignore[index]
+        return f"bbox {box} has a negative size; expected x, y, width, height"
+    return None
+
+
+def keypoints_fault(points: object, count: int) -> str | None:
+    """Return what is wrong with the keypoints x, y, visibility of an object that should have ``count`` of them."""
+    if not isinstance(points, Sequence) or len(points) != 3 * count:
+        found = f"{len(points)} numbers" if isinstance(points, Sequence) else repr(points)
+        return f"keypoints: {found}; expected {3 * count}, three for each of {count}"
+    if not are_numbers(points):
+        return "keypoints: a value is no finite number"
+    return None
+
+
+def mask_fault(mask: Any, height: int, width: int) -> str | None:
+    """Return what is wrong with a segmentation (polygons, or run lengths) of an image of this size in pixels.
+
+    pycocotools does not look: a run-length code that is too short or a NaN in a polygon keeps it busy for ever, one of
+    another size overlaps nothing.
+    """
+    if isinstance(mask, list):
+        return _polygons_fault(mask)
+    if not isinstance(mask, dict) or "counts" not in mask or "size" not in mask:
+        return f"segmentation is a {type(mask).__name__}; expected polygons, or counts and size"
+    if mask["size"] != [height, width]:
+        return f"segmentation of size {mask['size']}; the image has [{height}, {width}] (height, width)"
+    runs = mask["counts"]
+    if isinstance(runs, (str, bytes)):
+        runs = _decode(runs.encode() if isinstance(runs, str) else runs)
+    elif isinstance(runs, list) and are_numbers(runs):
+        runs = np.array(runs)
+    else:
+        runs = None
+    if runs is None or (runs < 0).any():
+        return "segmentation with damaged counts"
+    if runs.sum() != height * width:
+        return f"segmentation whose counts add up to {runs.sum()}; expected {height * width}, {height} x {width}"
+    return None
+
+
+def _polygons_fault(polygons: list[Any]) -> str | None:
+    """Return what is wrong with polygons, each x, y, x, y, ... in pixels."""
+    if not polygons:
+        return "segmentation is empty; expected a polygon"
+    for polygon in polygons:
+        if not are_numbers(polygon):
+            return "polygon with a value that is no finite number"
+        if len(polygon) % 2 or len(polygon) < 6:
+            return f"polygon of {len(polygon)} numbers; expected x, y of three points or more"
+        if max(map(abs, polygon)) > _FARTHEST:
+            return f"polygon with a point {max(map(abs, polygon)):g} pixels away"
+    return None
+
+
+def _decode(code: bytes) -> NDArray[np.int64] | None:
+    """Return the run lengths of a compressed code, None where it is damaged.
+
+    The code writes integers as groups of 5 bits, the lowest first, with 48 added; bit 5 says that another group
+    follows, bit 4 of the last one is the sign. From the fourth on, an integer is the difference from the one two
+    places before.
+    """
+    groups = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
+        return None
+    last = np.flatnonzero(groups & 32 == 0)
+    first = np.append(0, last[:-1] + 1)
+    lengths = last - first + 1
+    if lengths.max() > 7:
+        return None
+    places = np.arange(len(groups)) - np.repeat(first, lengths)
+    runs = np.add.reduceat((groups & 31) << 5 * places, first)
+    runs -= np.where(groups[last] & 16, 1 << 5 * lengths, 0)
+    for start in (1, 2):
+        runs[start::2] = runs[start::2].cumsum()
+    return runs
