@@ -78,7 +78,7 @@ def test_nothing_found_scores_zero(shapes: Path) -> None:
 def test_results_that_do_not_fit(shapes: Path) -> None:
     coco = read_coco(shapes / "annotations" / "instances_val2017.json")
     row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 3, 3], "score": 0.5}
-    with pytest.raises(DataError, match="results name image 99"):
+    with pytest.raises(DataError, match="result 0: image_id 99"):
         evaluate_results(coco, [{**row, "image_id": 99}], ["bbox"])
     with pytest.raises(DataError, match="result 0 has no 'segmentation'"):
         evaluate_results(coco, [row], ["segm"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from norton_det.checks import Finding, check_annotations, check_images, check_results, read_json
 from norton_det.cli import Parser, command, table
-from norton_det.data.coco import KINDS
+from norton_det.data import annotation_file
 from norton_det.errors import DataError, UsageError
 
 
@@ -35,13 +35,11 @@ def _parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, check and print."""
     args = _parser().parse_args(argv)
-    if args.dataset not in KINDS:
-        raise UsageError(f"unknown dataset {args.dataset!r}; expected one of: {', '.join(KINDS)}")
     if args.examples < 0:
         raise UsageError(f"--examples is {args.examples}; expected at least 0")
     found: dict[str, list[Finding]] = {}
     for split in args.splits:
-        path = Path(args.data_path) / "annotations" / f"{KINDS[args.dataset]}_{split}2017.json"
+        path = annotation_file(args.data_path, split, args.dataset)
         content = read_json(path, dict, "COCO annotations")
         try:
             found[split] = check_annotations(content, num_classes=args.num_classes, masks=args.masks)

@@ -1,7 +1,7 @@
 """Checks of COCO annotations by themselves: no image is read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from norton_det.checks import objects
@@ -11,7 +11,11 @@ from norton_det.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run
 
 
 def check_annotations(
-    content: Mapping[str, Any], *, num_classes: int | None = None, masks: bool = False
+    content: Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+    masks: bool = False,
+    only: Collection[str] | None = None,
 ) -> list[Finding]:
     """Tell what is wrong with COCO annotations; no file is read.
 
@@ -19,6 +23,7 @@ def check_annotations(
         content: of the JSON file (``dataset`` of a ``pycocotools.coco.COCO``).
         num_classes: outputs of the detector that will be trained, background included; None: not known.
         masks: each object needs a mask.
+        only: names of the checks that are wanted; None: all.
 
     Returns:
         Findings, errors first.
@@ -26,7 +31,8 @@ def check_annotations(
     Raises:
         DataError: the content is not that of COCO annotations at all.
     """
-    return run_checks(CHECKS, Annotations(content, num_classes, masks))
+    checks = [check for check in CHECKS if only is None or check.name in only]
+    return run_checks(checks, Annotations(content, num_classes, masks))
 
 
 def _empty(data: Annotations) -> Iterator[str]:

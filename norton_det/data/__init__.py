@@ -1,8 +1,16 @@
 """Data sets in COCO's format."""
 
 from norton_det.data.augment import Augment
-from norton_det.data.coco import CocoDataset, collate, read_coco
+from norton_det.data.coco import CocoDataset, annotation_file, collate, read_coco
 from norton_det.data.sampling import AspectRatioBatchSampler
 from norton_det.data.shapes import make_shapes
 
-__all__ = ["AspectRatioBatchSampler", "Augment", "CocoDataset", "collate", "make_shapes", "read_coco"]
+__all__ = [
+    "AspectRatioBatchSampler",
+    "Augment",
+    "CocoDataset",
+    "annotation_file",
+    "collate",
+    "make_shapes",
+    "read_coco",
+]

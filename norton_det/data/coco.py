@@ -45,6 +45,17 @@ def read_coco(path: str | Path) -> Any:
     return coco
 
 
+def annotation_file(root: str | Path, split: str, dataset: str) -> Path:
+    """Return the path of the annotations in a COCO folder.
+
+    Raises:
+        UsageError: an unknown data set.
+    """
+    if dataset not in KINDS:
+        raise UsageError(f"unknown dataset {dataset!r}; expected one of: {', '.join(KINDS)}")
+    return Path(root) / "annotations" / f"{KINDS[dataset]}_{split}2017.json"
+
+
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets as torchvision's detectors take them.
 
@@ -55,12 +66,14 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     For training, crowds, boxes without area (with all that belongs to them) and images without an object are left out.
 
     Args:
-        root: the COCO folder.
+        root: the COCO folder; None where ``images`` and ``annotations`` are given.
         split: "train" or "val".
         dataset: "coco" (instances) or "coco_kp" (person keypoints).
         train: leave out what training cannot use.
         masks: read the masks.
         transform: (image, target) -> (image, target).
+        images: the folder of the images, where it is not that of the split in ``root``.
+        annotations: the annotation file, where it is not that of the split in ``root``.
 
     Raises:
         DataError: the folder or the annotation file is missing or damaged; no image is left.
@@ -68,20 +81,21 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | None,
         split: str,
         dataset: str = "coco",
         *,
         train: bool = False,
         masks: bool = False,
         transform: Transform | None = None,
+        images: str | Path | None = None,
+        annotations: str | Path | None = None,
     ) -> None:
-        if dataset not in KINDS:
-            raise UsageError(f"unknown dataset {dataset!r}; expected one of: {', '.join(KINDS)}")
-        if not Path(root).is_dir():
+        usual = annotation_file(root or "", split, dataset)
+        if root is not None and not Path(root).is_dir():
             raise DataError(f"{root}: no such folder; expected a COCO folder with {split}2017/ and annotations/")
-        self.folder = Path(root) / f"{split}2017"
-        self.annotations = Path(root) / "annotations" / f"{KINDS[dataset]}_{split}2017.json"
+        self.folder = Path(images or Path(root or "") / f"{split}2017")
+        self.annotations = Path(annotations or usual)
         self.coco = read_coco(self.annotations)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")

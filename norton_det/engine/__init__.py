@@ -1,11 +1,13 @@
 """Training and evaluation loops."""
 
-from norton_det.engine.coco_eval import evaluate_results, format_metrics, to_results
+from norton_det.engine.coco_eval import CocoEvaluator, evaluate_results, format_metrics
 from norton_det.engine.evaluate import kinds_of, predict
+from norton_det.engine.results import to_results
 from norton_det.engine.state import TrainingState
 from norton_det.engine.train import NonFiniteLossError, train_one_epoch
 
 __all__ = [
+    "CocoEvaluator",
     "NonFiniteLossError",
     "TrainingState",
     "evaluate_results",

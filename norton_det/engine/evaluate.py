@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.engine.coco_eval import Result, to_results
 from norton_det.engine.progress import ProgressLog
+from norton_det.engine.results import Result, masks_as_crops, to_results
 
 
 def kinds_of(model: nn.Module) -> list[str]:
@@ -39,8 +39,9 @@ def predict(
     """
     model.eval()
     results: list[Result] = []
-    for images, targets in ProgressLog("Test:", print_freq).follow(batches):
-        predictions = model([image.to(device) for image in images])
-        for target, prediction in zip(targets, predictions, strict=True):
-            results += to_results(target["image_id"], prediction)
+    with masks_as_crops(model):
+        for images, targets in ProgressLog("Test:", print_freq).follow(batches):
+            predictions = model([image.to(device) for image in images])
+            for image, target, prediction in zip(images, targets, predictions, strict=True):
+                results += to_results(target["image_id"], prediction, image.shape[-2:])
     return results

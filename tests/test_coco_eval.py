@@ -1,0 +1,318 @@
+"""COCO evaluation: the reference's figures where it is right, right ones or a refusal where it is not."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, tool
+from numpy.random import Generator
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchvision.models.detection import transform
+
+from norton_det.checks.annotations import CHECKS
+from norton_det.data import CocoDataset, collate
+from norton_det.detection import make_detector
+from norton_det.engine import CocoEvaluator, coco_eval, evaluate_results, predict, to_results
+from norton_det.engine.coco_eval import CLASSES, METRICS
+from norton_det.errors import DataError, UsageError
+
+KINDS = ["bbox", "segm", "keypoints"]
+SIZE = 150  # room for small, medium and large objects
+KEYPOINTS = ["a", "left_b", "right_b"]
+
+
+def indexed(content: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = content
+    coco.createIndex()
+    return coco
+
+
+def encoded(box: list[float]) -> dict[str, Any]:
+    """Return the mask of an ellipse in a box."""
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    inside = ((x - box[0]) / box[2] * 2 - 1) ** 2 + ((y - box[1]) / box[3] * 2 - 1) ** 2 < 1
+    code = rle.encode(np.asfortranarray(inside.astype(np.uint8)))
+    return {"size": [SIZE, SIZE], "counts": code["counts"].decode()}
+
+
+def random_object(rng: Generator, near: list[float] | None = None) -> dict[str, Any]:
+    """Return an object of any size; or one that lies where another does, more or less."""
+    extent = rng.choice([12, 40, 110]) * rng.uniform(0.8, 1.2, 2) if near is None else np.array(near[2:])
+    corner = rng.uniform(0, SIZE - extent) if near is None else np.array(near[:2])
+    if near is not None:
+        corner = corner + rng.normal(0, 0.06, 2) * extent
+    box = [float(v) for v in (*corner, *extent)]
+    points = [v for x, y in corner + rng.random((3, 2)) * extent for v in (float(x), float(y), int(rng.integers(0, 3)))]
+    return {"category_id": int(rng.integers(1, 4)), "bbox": box, "segmentation": encoded(box), "keypoints": points}
+
+
+def random_data(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return annotations with crowds, absent keypoints and an empty class, and results with equal scores."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": i, "file_name": f"{i}.png", "width": SIZE, "height": SIZE} for i in range(4)]
+    annotations, results = [], []
+    for image in images:
+        for _ in range(rng.integers(0, 6)):
+            found = random_object(rng)
+            if rng.random() < 0.2:
+                found["keypoints"] = [0] * 9
+            visible = sum(v > 0 for v in found["keypoints"][2::3])
+            area = float(rle.area(found["segmentation"]))
+            number = {"id": len(annotations) + 1, "image_id": image["id"], "area": area, "num_keypoints": visible}
+            annotations.append({**found, **number, "iscrowd": int(rng.random() < 0.15)})
+            for _ in range(rng.integers(0, 3)):
+                again = {**random_object(rng, found["bbox"]), "image_id": image["id"]}
+                if rng.random() < 0.7:
+                    again["category_id"] = found["category_id"]
+                    again["keypoints"] = [float(v) for v in np.array(found["keypoints"]) + rng.normal(0, 1, 9)]
+                results.append({**again, "score": round(float(rng.random()), 1)})
+        results.append({**random_object(rng), "image_id": image["id"], "score": 0.5})
+    categories = [{"id": i, "name": f"class {i}", "keypoints": KEYPOINTS} for i in (1, 2, 3, 4)]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def reference(content: dict[str, Any], results: list[dict[str, Any]], kind: str) -> list[float | None]:
+    """Return pycocotools' own figures."""
+    truth = indexed(copy.deepcopy(content))
+    fields = ("image_id", "category_id", "score", {"segm": "segmentation"}.get(kind, kind))
+    evaluation = COCOeval(truth, truth.loadRes([{f: copy.deepcopy(r[f]) for f in fields} for r in results]), kind)
+    evaluation.params.kpt_oks_sigmas = np.full(3, 0.05)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [None if v == -1 else float(v) for v in evaluation.stats]
+
+
+def test_figures_are_those_of_pycocotools() -> None:
+    for seed in range(5):
+        content, results = random_data(seed)
+        metrics = evaluate_results(indexed(content), results, KINDS)
+        for kind in KINDS:
+            assert list(metrics[kind].values()) == reference(content, results, kind)
+            assert 0 < metrics[kind]["AP"] < 1
+
+
+def test_faster_coco_eval_agrees() -> None:
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
+    for seed in range(50):
+        content, results = random_data(seed)
+        slow, fast = (
+            evaluate_results(indexed(content), results, KINDS, backend=backend, per_class=True)
+            for backend in ("pycocotools", "faster")
+        )
+        for kind in KINDS:
+            assert fast[kind].pop(CLASSES) == {k: pytest.approx(v) for k, v in slow[kind].pop(CLASSES).items()}
+            assert fast[kind] == pytest.approx(slow[kind])
+    assert evaluate_results(indexed(content), [], ["bbox"], backend="faster")["bbox"]["AP"] == 0
+
+
+def test_classes_average_to_the_whole() -> None:
+    content, results = random_data(1)
+    for kind, figures in evaluate_results(indexed(content), results, KINDS, per_class=True).items():
+        classes = figures[CLASSES]
+        assert list(classes) == ["class 1", "class 2", "class 3", "class 4"]
+        assert set(classes["class 4"].values()) == {None}
+        for line in METRICS[kind]:
+            values = [figures[line] for figures in classes.values() if figures[line] is not None]
+            assert figures[line] == (pytest.approx(np.mean(values)) if values else None)
+    one = {**content, "annotations": [a for a in content["annotations"] if a["category_id"] == 2]}
+    alone = evaluate_results(indexed(one), [r for r in results if r["category_id"] == 2], ["bbox"])["bbox"]
+    whole = evaluate_results(indexed(content), results, ["bbox"], per_class=True)["bbox"]
+    assert whole[CLASSES]["class 2"] == alone
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster"])
+def test_ids_of_annotations_do_not_matter(backend: str) -> None:
+    if backend == "faster":
+        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
+    content, results = random_data(2)
+    content["annotations"][0]["iscrowd"] = 0
+    results += [{**annotation, "score": 1.0} for annotation in content["annotations"]]
+    expected = evaluate_results(indexed(content), results, KINDS)
+    zero, same = copy.deepcopy(content), copy.deepcopy(content)
+    for i, annotation in enumerate(zero["annotations"]):
+        annotation["id"] = i
+    for annotation in same["annotations"]:
+        annotation["id"] = 5
+    assert reference(zero, results, "bbox") != reference(content, results, "bbox")  # what goes wrong in silence
+    for content in (zero, same):
+        metrics = evaluate_results(indexed(content), results, KINDS, backend=backend)
+        for kind in KINDS:
+            assert metrics[kind] == pytest.approx(expected[kind])
+
+
+def test_nothing_is_changed() -> None:
+    content, results = random_data(3)
+    coco = indexed(copy.deepcopy(content))
+    given = copy.deepcopy(results)
+    evaluate_results(coco, given, KINDS, per_class=True)
+    assert coco.dataset == content
+    assert given == results
+    evaluator = CocoEvaluator(coco, KINDS)
+    first = evaluator.evaluate(results)
+    assert set(evaluator.evaluate([])["bbox"].values()) <= {0, None}
+    assert evaluator.evaluate(results) == first
+
+
+def test_keypoints_are_counted_by_their_visibility() -> None:
+    content, results = random_data(4)
+    expected = evaluate_results(indexed(content), results, ["keypoints"])
+    for annotation in content["annotations"]:
+        annotation["num_keypoints"] = 3 - annotation["num_keypoints"]
+    assert evaluate_results(indexed(content), results, ["keypoints"]) == expected
+    for annotation in content["annotations"]:
+        annotation["keypoints"] = [0] * 9
+    invisible = evaluate_results(indexed(content), results, ["keypoints"])["keypoints"]
+    assert set(invisible.values()) == {None}
+    assert set(evaluate_results(indexed(content), [], ["keypoints"])["keypoints"].values()) == {None}
+    content["categories"] = [{"id": i, "name": str(i)} for i in (1, 2, 3)]
+    with pytest.raises(DataError, match="no category has keypoints"):
+        evaluate_results(indexed(content), results, ["keypoints"])
+
+
+def test_all_forms_of_masks_are_read() -> None:
+    polygon = [10, 10, 60, 10, 60, 40, 10, 40]
+    code = rle.frPyObjects([polygon], SIZE, SIZE)[0]
+    mask = rle.decode(code)
+    runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[2], mask.flatten("F"), [2]]).astype(int))))
+    forms: list[Any] = [[polygon], {**code, "counts": code["counts"].decode()}]
+    forms.append({"size": [SIZE, SIZE], "counts": runs.tolist()})
+    content, _ = random_data(0)
+    for truth in forms:
+        annotation = {"id": 1, "image_id": 1, "category_id": 1, "area": float(mask.sum()), "segmentation": truth}
+        for found in forms:
+            row = {"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": found}
+            metrics = evaluate_results(indexed({**content, "annotations": [annotation]}), [row], ["segm"])
+            assert metrics["segm"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "change", "message"),
+    [
+        ("bbox", "results", {"score": float("nan")}, "results: wrong scores: result 0: score nan"),
+        ("bbox", "results", {"image_id": 77}, "results: results of unknown images: result 0: image_id 77"),
+        ("segm", "results", {"segmentation": {"size": [9, 9], "counts": [81]}}, r"result 0: .* of size \[9, 9\]"),
+        ("segm", "results", {"segmentation": {"size": [SIZE, SIZE], "counts": [9]}}, "result 0: .* add up to 9"),
+        ("keypoints", "results", {"keypoints": [1, 1, 1]}, "result 0: keypoints: 3 numbers; expected 9"),
+        ("bbox", "annotations", {"bbox": [0, 0, float("nan"), 1]}, "annotations: malformed boxes: annotation 1"),
+        ("bbox", "annotations", {"area": None}, "annotations: wrong areas: annotation 1: area is None"),
+        ("segm", "annotations", {"segmentation": [[1, 1, float("nan"), 2, 3, 3]]}, "annotation 1: polygon with"),
+        ("keypoints", "annotations", {"keypoints": [1, 1, 1]}, "annotation 1: keypoints: 3 numbers; expected 9"),
+    ],
+)
+def test_what_would_go_wrong_is_refused(kind: str, part: str, change: dict[str, Any], message: str) -> None:
+    content, results = random_data(0)
+    {**content, "results": results}[part][0].update(change)
+    with pytest.raises(DataError, match=message):
+        evaluate_results(indexed(content), results, [kind])
+
+
+def test_images_that_come_twice_are_refused() -> None:
+    content, results = random_data(0)
+    content["images"].append(content["images"][1])
+    with pytest.raises(DataError, match="duplicate image ids: id 1 comes 2 times"):
+        evaluate_results(indexed(content), results, ["bbox"])
+
+
+def test_unknown_categories_are_refused_if_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    content, results = random_data(0)
+    expected = evaluate_results(indexed(content), results, ["bbox"])
+    stray = [{**result, "category_id": 50} for result in results]
+    assert evaluate_results(indexed(content), results + stray, ["bbox"]) == expected
+    assert f"results of unknown categories: result {len(results)}: category_id 50" in caplog.text
+    with pytest.raises(DataError, match="category ids 50; the annotations have 1, 2, 3, 4"):
+        evaluate_results(indexed(content), stray, ["bbox"])
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    content, results = random_data(0)
+    with pytest.raises(UsageError, match="unknown kind 'box'; expected one of: bbox, segm, keypoints"):
+        evaluate_results(indexed(content), results, ["box"])
+    with pytest.raises(UsageError, match="unknown backend 'slow'"):
+        evaluate_results(indexed(content), results, ["bbox"], backend="slow")
+    monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
+    with pytest.raises(UsageError, match=r"needs faster-coco-eval: install norton-det\[fast\]"):
+        evaluate_results(indexed(content), results, ["bbox"], backend="faster")
+    assert {name for names in coco_eval._TRUTH_CHECKS.values() for name in names} <= {check.name for check in CHECKS}
+
+
+def test_masks_are_pasted_one_by_one(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = CocoDataset(shapes, "val")
+    net, _ = make_detector("maskrcnn_cpresnet50_fpn", num_classes=4, box_score_thresh=0.0, **TINY)
+    batches = [collate([data[0], data[1]]), collate([data[2]])]
+    net.eval()
+    with torch.inference_mode():
+        whole = [
+            row
+            for images, targets in batches
+            for target, found in zip(targets, net(images), strict=True)
+            for row in to_results(target["image_id"], found)
+        ]
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("all masks of an image at once")
+
+    monkeypatch.setattr(transform, "paste_masks_in_image", refuse)
+    assert predict(net, batches, torch.device("cpu")) == whole
+    assert {row["segmentation"]["counts"] for row in whole}
+    monkeypatch.undo()
+    assert "masks" in net(batches[0][0])[0]  # the model is as it was
+
+
+def write(path: Path, content: object) -> str:
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_eval_det_takes_any_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, results = random_data(0)
+    words = ["--annotations", write(tmp_path / "truth.json", content), "--results", write(tmp_path / "r.json", results)]
+    expected = evaluate_results(indexed(content), results, KINDS, per_class=True)
+    capsys.readouterr()
+    assert tool("eval_det").main([*words, "--json", "--per-class"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    assert tool("eval_det").main([*words, "--per-class", "--kinds", "bbox", "--output-dir", str(tmp_path / "o")]) == 0
+    shown = capsys.readouterr().out
+    row = next(line.split() for line in shown.splitlines() if line.startswith("class 2"))
+    assert row[2] == f"{expected['bbox'][CLASSES]['class 2']['AP']:.3f}"
+    assert "IoU metric: segm" not in shown
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text()) == {"bbox": expected["bbox"]}
+    assert not (tmp_path / "o" / "coco_instances_results.json").exists()  # they are there already
+    boxes = [{k: r[k] for k in ("image_id", "category_id", "bbox", "score")} for r in results]
+    words[-1] = write(tmp_path / "boxes.json", boxes)
+    assert tool("eval_det").main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"bbox"}
+
+
+def test_eval_det_refuses_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, results = random_data(0)
+    truth = write(tmp_path / "truth.json", content)
+    results[0]["image_id"] = 99
+    spoilt, empty, wrapped = (
+        write(tmp_path / f"{i}.json", c) for i, c in enumerate((results, [], {"annotations": results}))
+    )
+    for words, code, message in (
+        (
+            ["--annotations", truth, "--results", spoilt],
+            3,
+            f"{spoilt}: results of unknown images: result 0: image_id 99",
+        ),
+        (["--annotations", truth, "--results", wrapped], 3, "holds a dict; expected a list of COCO results"),
+        (["--annotations", truth, "--results", str(tmp_path / "none")], 3, "none: no such file"),
+        (["--annotations", truth], 2, "one of the arguments --checkpoint --results is required"),
+        (["--results", empty], 2, "--annotations or --data-path is needed"),
+        (["--annotations", truth, "--results", empty, "--kinds", "box"], 2, "unknown kind 'box'"),
+        (["--annotations", truth, "--results", empty, "--backend", "x"], 2, "unknown backend 'x'"),
+        (["--annotations", truth, "--checkpoint", "x.pth"], 2, "--images or --data-path is needed"),
+    ):
+        assert tool("eval_det").main(words) == code
+        assert message in capsys.readouterr().err
+    assert tool("eval_det").main(["--annotations", truth, "--results", empty, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bbox"]["AP"] == 0
