@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, tool
+from conftest import TINY, TOOLS, tool
 
 import norton_det as nd
 

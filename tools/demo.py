@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.utils import draw_bounding_boxes, make_grid, save_image
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
 
 import norton_det as nd
+from norton_det.checkpoint import write_atomically
 from norton_det.cli import Parser, command, human, table
 from norton_det.data import CocoDataset
 from norton_det.data.shapes import CLASSES
+from norton_det.engine import Legend, detect, draw_detections, side_by_side
 from norton_det.errors import UsageError
 from norton_det.timing import time_alternating
 
@@ -32,7 +35,6 @@ SMALL_IMAGES = {
     "box_batch_size_per_image": 64,
 }
 SIZE = 128
-COLOURS = ("red", "lime", "cyan")
 SHOWN = 8
 
 
@@ -133,20 +135,13 @@ def _forward(net: nn.Module, images: list[Tensor]) -> Any:
 
 
 def _draw(models: dict[str, nn.Module], images: list[Tensor], path: Path) -> None:
-    tiles = []
-    for net in models.values():
-        for image, found in zip(images, _forward(net, images)(), strict=True):
-            sure = found["scores"] > 0.5
-            tiles.append(
-                draw_bounding_boxes(
-                    (image * 255).to(torch.uint8),
-                    found["boxes"][sure],
-                    [CLASSES[i - 1] for i in found["labels"][sure].tolist()],
-                    [COLOURS[i - 1] for i in found["labels"][sure].tolist()],
-                )
-            )
-    save_image(make_grid([tile / 255 for tile in tiles], nrow=len(images)), path)
-    print(f"{path}: {' above '.join(models)}, detections with a score above 0.5")
+    legend = Legend(dict(enumerate(CLASSES, start=1)))
+    pairs = [
+        side_by_side({name: draw_detections(image, detect(net, image), legend) for name, net in models.items()})
+        for image in images
+    ]
+    write_atomically(path, to_pil_image(make_grid(pairs, nrow=2)).save)
+    print(f"{path}: detections with a score above 0.5, {' and '.join(models)} side by side")
 
 
 if __name__ == "__main__":

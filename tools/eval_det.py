@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-import norton_det as nd
 from norton_det.checkpoint import write_json
 from norton_det.checks import read_json
 from norton_det.checks.results import FIELD
 from norton_det.cli import Parser, command, table
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
+from norton_det.detection import load_detector
 from norton_det.engine import CocoEvaluator, format_metrics, kinds_of, predict
 from norton_det.engine.coco_eval import CLASSES, METRICS, Metrics
 from norton_det.errors import UsageError
@@ -74,16 +73,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _detect(args: argparse.Namespace, path: str | Path) -> tuple[Metrics, list[dict[str, Any]]]:
     """Run the detector; return its figures and its results."""
-    model: Any
-    model, spec = nd.load(args.checkpoint, args.device)
-    if not isinstance(model, GeneralizedRCNN):
-        raise UsageError(f"--checkpoint {args.checkpoint}: is a {spec.arch}; expected a detector")
+    model, _ = load_detector(args.checkpoint, args.device, min_size=args.min_size, max_size=args.max_size)
     data = CocoDataset(args.data_path, "val", args.dataset, images=args.images, annotations=path)
     evaluator = CocoEvaluator(data.coco, args.kinds or kinds_of(model), backend=args.backend, name=path)
-    if args.min_size is not None:
-        model.transform.min_size = (args.min_size,)
-    if args.max_size is not None:
-        model.transform.max_size = args.max_size
     batches = DataLoader(data, batch_size=1, num_workers=args.workers, collate_fn=collate)
     results = predict(model, batches, torch.device(args.device), print_freq=args.print_freq)
     return evaluator.evaluate(results, per_class=args.per_class), results

@@ -14,7 +14,7 @@ from norton_det.checks.content import Annotations, Entry
 from norton_det.checks.fields import leaves_folder
 from norton_det.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _UPRIGHT = 1  # EXIF's orientation of a picture that is stored as it is to be shown
 
 
@@ -99,7 +99,7 @@ def _rotated(seen: ImageFolder) -> Iterator[str]:
 def _without_entries(seen: ImageFolder) -> Iterator[str]:
     named = {file.path for file in seen.files}
     for path in sorted(seen.folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and path not in named:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path not in named:
             yield path.relative_to(seen.folder).as_posix()
 
 

@@ -2,6 +2,7 @@
 
 from norton_det.data.augment import Augment
 from norton_det.data.coco import CocoDataset, annotation_file, collate, read_coco
+from norton_det.data.pictures import Images, Video, open_pictures
 from norton_det.data.sampling import AspectRatioBatchSampler
 from norton_det.data.shapes import make_shapes
 
@@ -9,8 +10,11 @@ __all__ = [
     "AspectRatioBatchSampler",
     "Augment",
     "CocoDataset",
+    "Images",
+    "Video",
     "annotation_file",
     "collate",
     "make_shapes",
+    "open_pictures",
     "read_coco",
 ]

@@ -7,11 +7,13 @@ from norton_det.detection.builders import (
     make_detector,
     maskrcnn_cpresnet50_fpn,
 )
+from norton_det.detection.loading import load_detector
 
 __all__ = [
     "fasterrcnn_cpresnet50_fpn",
     "freeze_backbone",
     "keypointrcnn_cpresnet50_fpn",
+    "load_detector",
     "make_detector",
     "maskrcnn_cpresnet50_fpn",
 ]

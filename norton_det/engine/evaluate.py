@@ -1,4 +1,4 @@
-"""The evaluation loop of detectors."""
+"""Running detectors: over a data set, or on one image."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.engine.progress import ProgressLog
-from norton_det.engine.results import Result, masks_as_crops, to_results
+from norton_det.engine.results import CROPS, MASK_THRESHOLD, Result, full_masks, has_masks, masks_as_crops, to_results
 
 
 def kinds_of(model: nn.Module) -> list[str]:
@@ -45,3 +45,27 @@ def predict(
             for image, target, prediction in zip(images, targets, predictions, strict=True):
                 results += to_results(target["image_id"], prediction, image.shape[-2:])
     return results
+
+
+@torch.inference_mode()
+def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[str, Tensor]:
+    """Return what a detector finds in one image with a score above ``threshold``.
+
+    Args:
+        model: in evaluation mode.
+        image: (3, H, W), float between 0 and 1, on the model's device.
+        threshold: between 0 and 1.
+
+    Returns:
+        On the CPU ``boxes`` (N, 4) as x1, y1, x2, y2, ``labels`` (N,), ``scores`` (N,), and where the model has them
+        ``masks`` (N, H, W) bool, ``keypoints`` (N, K, 3) and ``keypoints_scores`` (N, K).
+    """
+    with masks_as_crops(model):
+        (prediction,) = model([image])
+    sure = prediction["scores"] > threshold
+    found = {name: value[sure].cpu() for name, value in prediction.items()}
+    if has_masks(found):
+        masks = [mask[0] > MASK_THRESHOLD for mask in full_masks(found, image.shape[-2:])]
+        found["masks"] = torch.stack(masks) if masks else torch.zeros(0, *image.shape[-2:], dtype=torch.bool)
+        found.pop(CROPS, None)
+    return found

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 Result = dict[str, Any]
-_CROPS = "mask_crops"
+CROPS = "mask_crops"
+MASK_THRESHOLD = 0.5
+"""Probability above which a pixel belongs to an object, as in torchvision's and COCO's practice."""
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def masks_as_crops(model: nn.Module) -> Iterator[None]:
 def _rename_masks(heads: nn.Module, inputs: Any, output: tuple[list[dict[str, Tensor]], Any]) -> None:
     for prediction in output[0]:
         if "masks" in prediction:
-            prediction[_CROPS] = prediction.pop("masks")
+            prediction[CROPS] = prediction.pop("masks")
 
 
 def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[int] = ()) -> list[Result]:
@@ -58,8 +60,8 @@ def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[i
         "bbox": torch.cat([corner, extent], 1).tolist(),
         "score": prediction["scores"].detach().cpu().double().tolist(),
     }
-    if "masks" in prediction or _CROPS in prediction:
-        rows["segmentation"] = [_encode(mask) for mask in _masks(prediction, size)]
+    if has_masks(prediction):
+        rows["segmentation"] = [_encode(mask) for mask in full_masks(prediction, size)]
     if "keypoints" in prediction:
         rows["keypoints"] = prediction["keypoints"].detach().cpu().double().flatten(1).tolist()
     return [
@@ -67,18 +69,28 @@ def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[i
     ]
 
 
-def _masks(prediction: Mapping[str, Tensor], size: Sequence[int]) -> Iterator[Tensor]:
-    """Yield the masks (1, H, W) of probabilities, one by one."""
-    if "masks" in prediction:
-        yield from prediction["masks"]
-        return
-    for crop, box in zip(prediction[_CROPS].cpu(), prediction["boxes"].cpu(), strict=True):
-        yield paste_masks_in_image(crop[None], box[None], tuple(size))[0]
+def has_masks(prediction: Mapping[str, Tensor]) -> bool:
+    """Tell whether a prediction has masks, pasted or not."""
+    return "masks" in prediction or CROPS in prediction
+
+
+def full_masks(prediction: Mapping[str, Tensor], size: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the masks (1, H, W) of probabilities of a prediction, one by one; none if it has none.
+
+    Args:
+        prediction: with ``masks``, or with ``mask_crops`` and ``boxes``.
+        size: height and width of the image in pixels.
+    """
+    if CROPS in prediction:
+        for crop, box in zip(prediction[CROPS].cpu(), prediction["boxes"].cpu(), strict=True):
+            yield paste_masks_in_image(crop[None], box[None], tuple(size))[0]
+    else:
+        yield from prediction.get("masks", ())
 
 
 def _encode(mask: Tensor) -> dict[str, Any]:
     from pycocotools import mask as rle
 
-    binary = (mask[0] > 0.5).to("cpu", torch.uint8).numpy()
+    binary = (mask[0] > MASK_THRESHOLD).to("cpu", torch.uint8).numpy()
     encoded = rle.encode(np.asfortranarray(binary))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}

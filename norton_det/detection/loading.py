@@ -1,0 +1,49 @@
+"""Reading a detector from a file, whatever it was compressed with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from norton_det.checkpoint import load
+from norton_det.errors import UsageError
+from norton_det.spec import Spec
+
+
+def load_detector(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    min_size: int | None = None,
+    max_size: int | None = None,
+) -> tuple[nn.Module, Spec]:
+    """Rebuild a detector from a training checkpoint or a file of ``norton_det.save``.
+
+    Args:
+        path: the file.
+        device: where the detector is put.
+        min_size: length in pixels to which an image's shorter side is scaled; None: as trained.
+        max_size: bound on the longer side; None: as trained.
+
+    Returns:
+        The detector in evaluation mode, and its spec.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        UsageError: it holds no detector, or there is no such device.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"device {device}: not available here; expected cpu") from None
+    model: Any
+    model, spec = load(path, device)
+    if not isinstance(model, GeneralizedRCNN):
+        raise UsageError(f"{path}: is a {spec.arch}; expected a detector")
+    if min_size is not None:
+        model.transform.min_size = (min_size,)
+    if max_size is not None:
+        model.transform.max_size = max_size
+    return model, spec

@@ -1,0 +1,259 @@
+"""Drawing, pictures from files and videos, and the tool that joins them."""
+
+import json
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, tool
+from PIL import Image
+from torch import Tensor
+
+import norton_det as nd
+from norton_det.data import CocoDataset, Images, Video, open_pictures
+from norton_det.data.shapes import KEYPOINTS
+from norton_det.detection import load_detector, make_detector
+from norton_det.engine import Legend, detect, draw_detections, side_by_side
+from norton_det.engine.draw import colour_of
+from norton_det.errors import DataError, UsageError
+from norton_det.timing import Stopwatch
+
+SKELETON = [(0, 1), (0, 2), (0, 3), (0, 4)]
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of untrained detectors: they find something everywhere."""
+    folder = tmp_path_factory.mktemp("detectors")
+    files = {}
+    for name in ("mask", "keypoint"):
+        options = {"num_keypoints": 5} if name == "keypoint" else {}
+        net, spec = make_detector(f"{name}rcnn_cpresnet50_fpn", num_classes=4, **TINY, **options)
+        files[name] = folder / f"{name}.safetensors"
+        nd.save(net, spec, files[name])
+    return files
+
+
+def changed(before: Tensor, after: Tensor) -> Tensor:
+    """Return where two pictures differ, (H, W)."""
+    return (before != after).any(0)
+
+
+def test_boxes_masks_and_keypoints_are_drawn_where_they_are() -> None:
+    image = torch.full((3, 60, 80), 90, dtype=torch.uint8)
+    masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    masks[0, 30:34, 20:30] = True
+    found = {"boxes": torch.tensor([[10.0, 20, 70, 50]]), "labels": torch.tensor([2]), "scores": torch.tensor([0.9])}
+    boxed = changed(image, draw_detections(image, found))
+    assert boxed[20, 10:71].all()
+    assert boxed[20:51, 70].all()
+    assert not boxed[:20].any()
+    assert not boxed[40:49, 12:69].any()
+    assert draw_detections(image, found)[:, 50, 40].tolist() == list(colour_of(2))
+    masked = changed(image, draw_detections(image, {**found, "masks": masks}))
+    assert torch.equal(masked & ~boxed, masks[0] & ~boxed)
+    points = torch.tensor([[[30.0, 45, 1], [60, 45, 1], [30, 25, 0]]])
+    pointed = changed(image, draw_detections(image, {**found, "keypoints": points}, Legend(skeleton=[(0, 1), (0, 2)])))
+    assert pointed[45, 30:61].all()  # a line joins what is visible
+    assert not pointed[36:40, 25:35].any()
+    assert torch.equal(draw_detections(image.float() / 255, found), draw_detections(image, found))
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    assert torch.equal(draw_detections(image, {**nothing, "masks": masks[:0]}), image)
+
+
+def test_labels_have_colours_of_their_own() -> None:
+    assert len({colour_of(label) for label in range(91)}) == 91
+
+
+def test_pictures_stand_side_by_side() -> None:
+    left, right = torch.full((3, 20, 30), 50, dtype=torch.uint8), torch.full((3, 20, 30), 200, dtype=torch.uint8)
+    both = side_by_side({"a": left, "b": right})
+    assert both.shape == (3, 36, 60)
+    assert torch.equal(both[:, 16:], torch.cat([left, right], 2))
+    assert both[:, :16, :30].any()
+    assert not torch.equal(both[:, :16, :30], both[:, :16, 30:])
+
+
+def test_names_come_from_annotations(shapes: Path, tmp_path: Path) -> None:
+    legend = Legend.read(shapes / "annotations" / "person_keypoints_val2017.json")
+    assert legend.names == {1: "circle", 2: "square", 3: "triangle"}
+    assert legend.skeleton == SKELETON
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DataError, match=r"x\.json: lacks categories"):
+        Legend.read(tmp_path / "x.json")
+
+
+def test_detect_keeps_what_is_sure(detectors: dict[str, Path], shapes: Path) -> None:
+    image, _ = CocoDataset(shapes, "val")[0]
+    for name, path in detectors.items():
+        net, _ = load_detector(path)
+        with torch.inference_mode():
+            (whole,) = net([image])
+        threshold = float(whole["scores"].median())
+        sure = whole["scores"] > threshold
+        assert 0 < sure.sum() < len(sure)
+        found = detect(net, image, threshold=threshold)
+        assert found.keys() == whole.keys()
+        for field in found.keys() - {"masks"}:
+            assert torch.equal(found[field], whole[field][sure])
+        if name == "mask":
+            assert torch.equal(found["masks"], whole["masks"][sure, 0] > 0.5)
+            assert detect(net, image, threshold=1.0)["masks"].shape == (0, *image.shape[-2:])
+
+
+def test_a_stopwatch_adds_up() -> None:
+    watch = Stopwatch()
+    seconds = []
+    for _ in range(3):
+        with watch:
+            torch.zeros(10)
+        seconds.append(watch.seconds)
+    assert watch.count == 3
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def save_images(folder: Path, count: int = 3) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        Image.new("RGB", (40 + i, 30), (60 * i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_images_come_in_order_and_upright(tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "in")
+    (folder / "notes.txt").write_text("no image")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(folder / "3.jpg", exif=turned)
+    source = open_pictures([folder])
+    assert len(source) == 4
+    assert [picture.shape[-2:] for picture in source] == [(30, 40), (30, 41), (30, 42), (40, 30)]
+    assert len(open_pictures([folder / "2.png", folder / "0.png"])) == 2
+
+
+def test_written_images_have_their_names(tmp_path: Path) -> None:
+    source = open_pictures([save_images(tmp_path / "in")])
+    out = source.write(tmp_path / "out", (picture + 1 for picture in source))
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert np.asarray(Image.open(out / "2.png"))[0, 0].tolist() == [121, 1, 1]
+
+
+def test_pictures_that_cannot_be_taken(tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "in")
+    (folder / "0.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"0\.png: cannot be read as an image"):
+        list(open_pictures([folder]))
+    with pytest.raises(UsageError, match="holds the input; expected another folder"):
+        Images([folder / "1.png"]).write(folder / ".." / "in", [])
+    with pytest.raises(DataError, match="none: no such file"):
+        open_pictures([tmp_path / "none"])
+    with pytest.raises(UsageError, match="no image; expected files ending with"):
+        open_pictures([tmp_path])
+    other = save_images(tmp_path / "other")
+    with pytest.raises(UsageError, match=r"0\.png: comes 2 times"):
+        open_pictures([folder, other])
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Return five frames of 31 x 22 pixels that become brighter, white at the top."""
+    av = pytest.importorskip("av", reason="PyAV is not installed: norton-det[video]")
+    path = tmp_path / "in" / "clip.mkv"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(12))
+        stream.width, stream.height, stream.pix_fmt = 31, 22, "bgr0"
+        for i in range(5):
+            pixels = np.full((22, 31, 3), 40 * i, dtype=np.uint8)
+            pixels[:3] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_is_read_and_written(video: Path, tmp_path: Path) -> None:
+    source = open_pictures([video])
+    frames = list(source)
+    assert [int(frame[0, -1, -1]) for frame in frames] == [0, 40, 80, 120, 160]
+    path = source.write(tmp_path / "out", iter(frames))
+    again = Video(path)
+    assert path.name == "clip.mp4"
+    assert (len(again), again.rate) == (5, 12)
+    for before, after in zip(frames, again, strict=True):
+        assert after.shape == (3, 22, 30)  # even sides
+        assert (before[:, :, :30].float() - after).abs().mean() < 6
+    with pytest.raises(UsageError, match="a video is taken by itself"):
+        open_pictures([video, path])
+
+
+def test_a_rotated_video_is_upright(video: Path, tmp_path: Path) -> None:
+    path = open_pictures([video]).write(tmp_path / "out", iter(Video(video)))
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    start, _, rest = path.read_bytes().rpartition(upright)  # the track's; the film's own stands before it
+    path.write_bytes(start + clockwise + rest)
+    frame = next(iter(Video(path)))
+    assert frame.shape == (3, 30, 22)
+    assert frame[:, :, -2:].float().mean() > 230  # what was at the top is at the right
+    assert frame[:, :, :15].float().mean() < 20
+
+
+def test_what_is_no_video(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.mp4").write_text("no video")
+    with pytest.raises(DataError, match=r"x\.mp4: cannot be read as an image or a video"):
+        open_pictures([tmp_path / "x.mp4"])
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(UsageError, match=r"needs PyAV: install norton-det\[video\]"):
+        open_pictures([video])
+
+
+def test_visualize_images(
+    detectors: dict[str, Path], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(detectors["keypoint"]), "--device", "cpu", "--score-thresh", "0.1"]
+    words += ["--input", str(shapes / "val2017"), "--output", str(tmp_path / "out")]
+    words += ["--annotations", str(shapes / "annotations" / "person_keypoints_val2017.json")]
+    assert tool("visualize").main([*words, "--json"]) == 0
+    speeds = json.loads(capsys.readouterr().out)
+    assert speeds["pictures"] == 3
+    assert 0 < speeds["fps_whole"] < speeds["fps"][str(detectors["keypoint"])]
+    name = "000000000001.png"
+    with Image.open(tmp_path / "out" / name) as drawn, Image.open(shapes / "val2017" / name) as before:
+        assert drawn.size == (64, 64)
+        assert (np.asarray(drawn) != np.asarray(before)).any()
+    assert len(KEYPOINTS) == 5
+
+
+def test_visualize_compares_on_a_video(
+    detectors: dict[str, Path], video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(detectors["mask"]), "--compare", str(detectors["keypoint"]), "--device", "cpu"]
+    words += ["--input", str(video), "--output", str(tmp_path / "out")]
+    assert tool("visualize").main(words) == 0
+    shown = capsys.readouterr().out
+    assert "clip.mp4: 5 pictures" in shown
+    assert sum(line.startswith(str(path)) for line in shown.splitlines() for path in detectors.values()) == 2
+    assert "whole: reading" in shown
+    frames = list(Video(tmp_path / "out" / "clip.mp4"))
+    assert len(frames) == 5
+    assert frames[0].shape == (3, 38, 62)  # a title above, both beside each other
+
+
+def test_visualize_refuses(
+    detectors: dict[str, Path], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, pictures, out = str(detectors["mask"]), str(shapes / "val2017"), str(tmp_path / "out")
+    for words, code, message in (
+        (["--checkpoint", checkpoint, "--input", pictures, "--output", pictures], 2, "holds the input"),
+        (["--checkpoint", checkpoint, "--input", out, "--output", out], 3, "out: no such file"),
+        (["--checkpoint", "x.pth", "--input", pictures, "--output", out], 3, "x.pth: no such file"),
+        (["--checkpoint", checkpoint, "--compare", checkpoint, "--input", pictures, "--output", out], 2, "--compare"),
+        (["--checkpoint", checkpoint, "--input", pictures, "--output", out, "--device", "tpu"], 2, "device tpu: not"),
+    ):
+        assert tool("visualize").main(words) == code
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
