@@ -67,12 +67,12 @@ def draw_detections(image: Tensor, found: Mapping[str, Tensor], legend: Legend |
     if "masks" in found:
         picture = draw_segmentation_masks(picture, found["masks"], alpha=0.5, colors=colours)
     words = [f"{legend.names.get(v, v)} {s:.2f}" for v, s in zip(labels, found["scores"].tolist(), strict=True)]
-    picture = draw_bounding_boxes(picture, found["boxes"], words, colours, width=width)
+    picture = draw_bounding_boxes(picture, found["boxes"], words, colours, width=width, fill_labels=True)
     if "keypoints" in found:
         points = found["keypoints"]
         lines = [(a, b) for a, b in legend.skeleton if max(a, b) < points.shape[1]]
         picture = draw_keypoints(
-            picture, points[..., :2], lines, _KEYPOINT_COLOUR, 2 * width, width, visibility=points[..., 2] > 0
+            picture, points[..., :2], lines, _KEYPOINT_COLOUR, width + 1, width, visibility=points[..., 2] > 0
         )
     return picture
 
