@@ -140,6 +140,7 @@ def test_masks_by_pycocotools_are_sound_and_damaged_ones_are_not() -> None:
         assert "damaged" in mask_fault({"size": size, "counts": code + "~"}, *size)
     assert "damaged" in mask_fault({"size": [1, 2], "counts": [3, -1]}, 1, 2)
     assert "damaged" in mask_fault({"size": [1, 2], "counts": ""}, 1, 2)
+    assert "of size 5" in mask_fault({"size": 5, "counts": [2]}, 1, 2)
     assert "is a str" in mask_fault("mask", 1, 2)
 
 
@@ -208,6 +209,7 @@ def test_results_of_some_kinds() -> None:
     assert finding.examples == ["result 0 has no 'bbox'"]
     (finding,) = check_results(sound(), [])
     assert (finding.check, finding.severity) == ("no results", "warning")
+    assert not check_results(sound(), [{**RESULT, "image_id": np.int64(1), "score": np.float32(0.5)}])
     other = {**RESULT, "category_id": 0}
     assert told(check_results(sound(), [RESULT, other])).keys() == {"results of unknown categories"}
 

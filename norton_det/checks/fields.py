@@ -16,12 +16,13 @@ _FARTHEST = 1e6  # pycocotools walks every pixel of a polygon's edge
 
 def is_number(value: object) -> bool:
     """Tell whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    numbers = (int, float, np.integer, np.floating)
+    return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_id(value: object) -> bool:
     """Tell whether a value can be an id: an integer or a text."""
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    return isinstance(value, (int, str, np.integer)) and not isinstance(value, bool)
 
 
 def are_numbers(values: object, count: int | None = None) -> bool:
@@ -70,7 +71,7 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
         return _polygons_fault(mask)
     if not isinstance(mask, dict) or "counts" not in mask or "size" not in mask:
         return f"segmentation is a {type(mask).__name__}; expected polygons, or counts and size"
-    if mask["size"] != [height, width]:
+    if not are_numbers(mask["size"], 2) or list(mask["size"]) != [height, width]:
         return f"segmentation of size {mask['size']}; the image has [{height}, {width}] (height, width)"
     runs = mask["counts"]
     if isinstance(runs, (str, bytes)):
