@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from norton_det.config import Config, read_config
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, TerminatedError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
+EXIT_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +40,9 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             )
             print(f"error: {message}", file=sys.stderr)  # noqa: T201  # a tool's own words
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
+        except TerminatedError as error:
+            print(f"terminated: {error}", file=sys.stderr)  # noqa: T201
+            return EXIT_TERMINATED
         return EXIT_DONE
 
     return main

@@ -23,7 +23,7 @@ from norton_det.cli import Parser, command
 from norton_det.data import AspectRatioBatchSampler, Augment, CocoDataset, collate
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import TrainingState, evaluate_results, format_metrics, kinds_of, predict, train_one_epoch
-from norton_det.engine.state import make_optimizer, make_schedule
+from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
 from norton_det.weights import read_file

@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from norton_det.engine.distributed import is_main
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -55,20 +57,27 @@ class ProgressLog:
         for name, value in values.items():
             self.meters.setdefault(name, Meter()).update(value)
 
-    def follow(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield the batches, timing the loop's body (``time``) and the wait for data (``data``)."""
-        total = len(batches) if isinstance(batches, Sized) else 0
+    def follow(self, batches: Iterable[T], start: int = 0) -> Iterator[T]:
+        """Yield the batches, timing the loop's body (``time``) and the wait for data (``data``).
+
+        Args:
+            batches: what is looped over.
+            start: number of the first batch, where a loop goes on.
+        """
+        total = start + len(batches) if isinstance(batches, Sized) else 0
         timer, data = Meter(), Meter()
-        start = end = time.perf_counter()
-        for i, batch in enumerate(tqdm(batches, desc=self.header, disable=None, leave=False)):
+        begin = end = time.perf_counter()
+        hidden = None if is_main() else True  # None: shown on a terminal
+        bar = tqdm(batches, desc=self.header, disable=hidden, leave=False, initial=start, total=total or None)
+        for i, batch in enumerate(bar, start):
             data.update(time.perf_counter() - end)
             yield batch
             timer.update(time.perf_counter() - end)
             end = time.perf_counter()
             if i % self.print_freq == 0 or i == total - 1:
                 self._log(i, total, timer, data)
-        seconds = time.perf_counter() - start
-        logger.info("%s Total time: %s (%.4f s / it)", self.header, _clock(seconds), seconds / max(total, 1))
+        seconds = time.perf_counter() - begin
+        logger.info("%s Total time: %s (%.4f s / it)", self.header, _clock(seconds), seconds / max(timer.count, 1))
 
     def _log(self, i: int, total: int, timer: Meter, data: Meter) -> None:
         eta = _clock(timer.mean * (total - i - 1))
