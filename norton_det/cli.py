@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import torch
+
 from norton_det.config import Config, read_config
 from norton_det.errors import DataError, TerminatedError, UsageError
 
@@ -67,6 +69,29 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
             raise DataError(f"{path}: recipe has {unknown[0]!r}, which is no flag of {parser.prog}")
         parser.set_defaults(**config.recipe)
     return parser.parse_args(argv), config
+
+
+def check_counts(args: argparse.Namespace, **least: int) -> None:
+    """Check that the arguments of these names are not less than that.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, bound in least.items():
+        if getattr(args, name) < bound:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}")
+
+
+def check_device(device: str) -> None:
+    """Check that tensors can be put on a device.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"--device {device}: not available here; expected cpu") from None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

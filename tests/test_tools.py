@@ -1,22 +1,13 @@
 """The tools: each main on small generated data, exit codes and messages of bad input."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from conftest import TINY, TOOLS
+from conftest import TINY, tool
 
 import norton_det as nd
-
-
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 import norton_det as nd
+from norton_det.build import describe
 from norton_det.checkpoint import has_spec
-from norton_det.cli import Parser, command
+from norton_det.cli import Parser, check_counts, check_device, command
+from norton_det.data.batching import Batching, hold_out
+from norton_det.data.folder import check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.data.images import dataset_for, read_images
-from norton_det.data.sampling import Batching, hold_out
 from norton_det.engine.classify import evaluate
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
@@ -52,17 +54,20 @@ def _parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, evaluate and print."""
     args = _parser().parse_args(argv)
-    net, arch = _network(args.checkpoint, args.model)
+    check_counts(args, batch_size=1, workers=0, print_freq=1, holdout=0)
+    check_device(args.device)
+    net, spec = _network(args.checkpoint, args.model)
     split = "train" if args.holdout else args.split
     known = {field.name for field in fields(Preset)} & vars(args).keys()
     images = read_images(
-        args.dataset or dataset_for(ARCHITECTURES[arch].image_size),
+        args.dataset or dataset_for(ARCHITECTURES[spec.arch].image_size),
         args.data_path,
         split,
         preset=Preset(**{name: getattr(args, name) for name in known}),
         workers=args.workers,
         cache=args.cache_dataset,
     )
+    check_num_classes(spec.num_classes, images.classes, args.checkpoint)
     if args.holdout:
         images = images.subset(hold_out(len(images), args.holdout)[1])
     device = torch.device(args.device)
@@ -74,20 +79,20 @@ def main(argv: Sequence[str]) -> None:
         print(f"Acc@1 {result.top1:.2f} Acc@5 {result.top5:.2f} of {result.images} images")
 
 
-def _network(path: str, model: str | None) -> tuple[nn.Module, str]:
-    """Return the network in a file, and its architecture."""
+def _network(path: str, model: str | None) -> tuple[nn.Module, nd.Spec]:
+    """Return the network in a file, and what it is."""
     if has_spec(path):
         net, spec = nd.load(path)
         if model not in (None, spec.arch):
             raise UsageError(f"--checkpoint {path}: is a {spec.arch}; --model is {model}")
-        arch = spec.arch
     elif model is None:
         raise UsageError(f"--checkpoint {path}: holds no spec; expected --model with its architecture")
     else:
-        net, arch = initial_network(model, path)[0], model
-    if arch not in CLASSIFIERS:
-        raise UsageError(f"--checkpoint {path}: is a {arch}; expected one of: {', '.join(CLASSIFIERS)}")
-    return net, arch
+        net, _ = initial_network(model, path)
+        spec = describe(net, model)
+    if spec.arch not in CLASSIFIERS:
+        raise UsageError(f"--checkpoint {path}: is a {spec.arch}; expected one of: {', '.join(CLASSIFIERS)}")
+    return net, spec
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Not taken over: --backend, --use-v2 (always v2), --ra-sampler, --ra-reps, and qu
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,16 @@ from torch import nn
 
 from norton_det.build import describe
 from norton_det.checkpoint import has_spec, load, read_spec
-from norton_det.cli import Parser, command, parse_with_config
-from norton_det.data.folder import check_classes
+from norton_det.cli import Parser, check_counts, check_device, command, parse_with_config
+from norton_det.data.batching import Batching, hold_out
+from norton_det.data.folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.data.images import Images, dataset_for, read_images
-from norton_det.data.sampling import Batching, hold_out
-from norton_det.engine.classify import Options, evaluate, moving_average
-from norton_det.engine.distributed import processes, rank, world_size
+from norton_det.engine.classify import ClassifyOptions, evaluate, moving_average
+from norton_det.engine.distributed import is_main, processes, rank, world_size
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
+from norton_det.engine.progress import tensorboard_log
 from norton_det.engine.state import TrainingState
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
@@ -37,6 +38,8 @@ from norton_det.spec import Spec
 from norton_det.weights import initial_network, read_file
 
 logger = logging.getLogger(__name__)
+_FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "model", "output_dir", "print_freq"}
+_FREE |= {"resume", "start_epoch", "tensorboard", "test_only", "weights", "workers", "world_size"}
 
 
 def get_args_parser() -> Parser:
@@ -106,6 +109,7 @@ def _add_training(add: Any) -> None:
     add("--sync-bn", action="store_true", help="batch norm over all processes")
     add("--dist-url", default="env://")
     add("--world-size", default=1, type=int, help="accepted and not looked at: torchrun says it")
+    add("--tensorboard", action="store_true", help="write TensorBoard's log to --output-dir as well")
     add("--seed", default=0, type=int, help="of weights, order and augmentation")
 
 
@@ -113,9 +117,11 @@ def _add_training(add: Any) -> None:
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, train and evaluate."""
     args, config = parse_with_config(get_args_parser(), argv)
-    args.model = args.model or (config.arch if config is not None else None)
+    if config is not None:
+        args.model, args.dataset = args.model or config.arch, args.dataset or config.dataset
     _check(args)
     torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
+    torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms  # images are all of one size
     with processes(args.device, args.dist_url) as device:
         arch = _architecture(args)
         train, val = _images(args, arch)
@@ -132,15 +138,10 @@ def main(argv: Sequence[str]) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse at once what would fail late."""
-    for name, least in (("batch_size", 1), ("epochs", 1), ("workers", 0), ("print_freq", 1), ("model_ema_steps", 1)):
-        if getattr(args, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {least}")
+    check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1, model_ema_steps=1, holdout=0)
     if args.lr_schedule_by not in ("epoch", "iteration"):
         raise UsageError(f"unknown lr_schedule_by {args.lr_schedule_by!r}; expected one of: epoch, iteration")
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"--device {args.device}: not available here; expected cpu") from None
+    check_device(args.device)
     if args.sync_bn and not args.device.startswith("cuda"):
         raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
 
@@ -178,8 +179,7 @@ def _network(args: argparse.Namespace, arch: str, classes: list[str]) -> tuple[n
     source = args.resume or args.weights
     if source and has_spec(source):
         net, spec = load(source)
-        if spec.num_classes != len(classes):
-            raise UsageError(f"{source}: has {spec.num_classes} classes; {args.data_path} has {len(classes)}")
+        check_num_classes(spec.num_classes, classes, source)
     else:
         net, origin = initial_network(arch, args.weights, num_classes=len(classes), seed=args.seed)
         spec = replace(describe(net, arch), provenance={"weights": origin})
@@ -198,7 +198,9 @@ def _train(
     steps = batching.steps(len(train))
     state = _state(args, model, spec, steps, device)
     if args.resume:
-        state.restore(read_file(args.resume), args.resume)
+        content = read_file(args.resume)
+        state.restore(content, args.resume)
+        _tell_changes(args, content["args"])
     if not args.holdout:
         logger.info("best.safetensors is chosen on the images that are reported on: report last.safetensors")
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -211,7 +213,15 @@ def _train(
         epochs=args.epochs,
         folder=args.output_dir,
         args=vars(args),
+        on_epoch=tensorboard_log(args.output_dir, state.epoch + 1) if args.tensorboard and is_main() else None,
     )
+
+
+def _tell_changes(args: argparse.Namespace, before: Mapping[str, Any]) -> None:
+    """Warn of flags that make the rest of the training another one than it would have been."""
+    for name, value in vars(args).items():
+        if name not in _FREE and value != before.get(name):
+            logger.warning("%s: was trained with %s %s, now %s", args.resume, name, before.get(name), value)
 
 
 def _state(args: argparse.Namespace, model: nn.Module, spec: Spec, steps: int, device: torch.device) -> TrainingState:
@@ -247,8 +257,8 @@ def _state(args: argparse.Namespace, model: nn.Module, spec: Spec, steps: int, d
     return TrainingState(model, spec, optimizer, schedule, scaler, ema, epoch=args.start_epoch - 1)
 
 
-def _options(args: argparse.Namespace) -> Options:
-    return Options(
+def _options(args: argparse.Namespace) -> ClassifyOptions:
+    return ClassifyOptions(
         label_smoothing=args.label_smoothing,
         mixup_alpha=args.mixup_alpha,
         cutmix_alpha=args.cutmix_alpha,

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.checkpoint import write_atomically
+from norton_det.data.batching import Batches, Batching
 from norton_det.data.folder import MEAN, STD, image_folder, read_rgb
-from norton_det.data.sampling import Batches, Batching
 from norton_det.errors import DataError
 
 SIZE, PADDING = 32, 4

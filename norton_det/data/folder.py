@@ -62,3 +62,13 @@ def check_classes(train: Sequence[str], val: Sequence[str], root: str | Path) ->
     """
     if different := sorted(set(train) ^ set(val)):
         raise DataError(f"{root}: only one split has the class {different[0]}; expected the same classes in both")
+
+
+def check_num_classes(num_classes: int, classes: Sequence[str], source: str | Path) -> None:
+    """Check that a network, called ``source``, has as many outputs as the data has classes.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if num_classes != len(classes):
+        raise UsageError(f"{source}: has {num_classes} classes; the data has {len(classes)} ({classes[0]}, ...)")

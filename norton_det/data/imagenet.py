@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
+from norton_det.data.batching import Batches, Batching
 from norton_det.data.folder import MEAN, STD, image_folder, read_rgb
-from norton_det.data.sampling import Batches, Batching
 from norton_det.errors import UsageError
 
 POLICIES = ("ra", "ta_wide", "augmix", *(policy.value for policy in AutoAugmentPolicy))
@@ -149,7 +149,7 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
         path, label = self.samples[number]
         picture = read_rgb(path)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return self.transform(picture), label
 
 

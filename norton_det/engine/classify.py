@@ -26,7 +26,7 @@ class SizedBatches(Protocol):
 
 
 @dataclass(frozen=True)
-class Options:
+class ClassifyOptions:
     """How a classifier is trained, apart from optimizer and schedule.
 
     Attributes:
@@ -78,7 +78,7 @@ def train_one_epoch(
     state: TrainingState,
     batches: SizedBatches,
     device: torch.device,
-    options: Options,
+    options: ClassifyOptions,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train for the rest of the epoch that ``state`` is in.
@@ -126,7 +126,7 @@ def train_one_epoch(
     return state.step == steps
 
 
-def _update(state: TrainingState, loss: Tensor, options: Options) -> None:
+def _update(state: TrainingState, loss: Tensor, options: ClassifyOptions) -> None:
     """Take one step of the optimizer, and of the average where its turn has come."""
     scaler = state.scaler or torch.amp.GradScaler(enabled=False)
     state.optimizer.zero_grad()
@@ -142,7 +142,7 @@ def _update(state: TrainingState, loss: Tensor, options: Options) -> None:
         state.ema.update_parameters(state.model)
 
 
-def _mixing(options: Options, num_classes: int) -> Callable[[Tensor, Tensor], Batch]:
+def _mixing(options: ClassifyOptions, num_classes: int) -> Callable[[Tensor, Tensor], Batch]:
     """Return what mixes the images of a batch: (images, labels (N,)) -> (images, target (N,) or (N, C))."""
     mixes: list[nn.Module] = []
     if options.mixup_alpha > 0:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from norton_det.checkpoint import save, write_atomically
-from norton_det.engine.classify import Options, SizedBatches, evaluate, train_one_epoch
+from norton_det.engine.classify import ClassifyOptions, SizedBatches, evaluate, train_one_epoch
 from norton_det.engine.distributed import any_process, data_parallel, is_main
 from norton_det.engine.state import TrainingState
 from norton_det.engine.termination import catch_sigterm
@@ -27,11 +27,12 @@ def fit(
     training: Callable[[int, int], SizedBatches],
     evaluation: Callable[[], SizedBatches],
     device: torch.device,
-    options: Options,
+    options: ClassifyOptions,
     *,
     epochs: int,
     folder: str | Path,
     args: Mapping[str, Any],
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
     """Train up to ``epochs`` epochs in all, from wherever ``state`` is; evaluate and write the files after each.
 
@@ -48,6 +49,7 @@ def fit(
         epochs: number of epochs in all.
         folder: where the files go.
         args: the command line, kept in the checkpoint.
+        on_epoch: called with the epoch's line of ``metrics.jsonl``.
 
     Raises:
         TerminatedError: SIGTERM came; the checkpoint holds what was done up to the last batch.
@@ -64,6 +66,8 @@ def fit(
                 _finish_epoch(state, evaluation(), device, options, Path(folder), time.monotonic() - start)
             if is_main():
                 state.save(folder, args, numbered=False)
+                if complete and on_epoch is not None:
+                    on_epoch(state.history[-1])
             if any_process(terminated(), device) and state.epoch + 1 < epochs:
                 place = f"epoch {state.epoch + 1}, batch {state.step}"
                 raise TerminatedError(f"stopped at {place}; go on with --resume {Path(folder) / 'checkpoint.pth'}")
@@ -74,7 +78,7 @@ def _finish_epoch(
     state: TrainingState,
     batches: SizedBatches,
     device: torch.device,
-    options: Options,
+    options: ClassifyOptions,
     folder: Path,
     seconds: float,
 ) -> None:

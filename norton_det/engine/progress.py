@@ -1,10 +1,11 @@
-"""Log lines while a loop runs, in the form that torchvision's reference scripts made familiar."""
+"""What is told while a loop runs: log lines in the form of torchvision's reference scripts, bars, TensorBoard."""
 
 import datetime
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from norton_det.engine.distributed import is_main
+from norton_det.errors import UsageError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,6 +88,31 @@ class ProgressLog:
         if torch.cuda.is_available():
             parts.append(f"max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}")
         logger.info("  ".join(parts))
+
+
+def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, float]], None]:
+    """Return a function that adds the figures of an epoch, given with its number as ``epoch``, to TensorBoard's log.
+
+    Args:
+        folder: where the log is written.
+        first: number of the first epoch; what an older log has from there on is dropped.
+
+    Raises:
+        UsageError: the package ``tensorboard`` is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard: package tensorboard is missing; pip install norton-det[tensorboard]") from None
+    writer = SummaryWriter(str(folder), purge_step=first)
+
+    def add(figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, int(figures["epoch"]))
+        writer.flush()
+
+    return add
 
 
 def _clock(seconds: float) -> str:

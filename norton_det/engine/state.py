@@ -55,7 +55,14 @@ class TrainingState:
             args: the command line, as plain values.
             numbered: keep the same as ``model_EPOCH.pth``.
         """
-        content = {
+        content = self._content(args)
+        latest = Path(folder) / "checkpoint.pth"
+        write_atomically(latest, lambda name: torch.save(content, name))
+        if numbered:
+            write_atomically(latest.with_name(f"model_{self.epoch}.pth"), lambda name: _link(latest, Path(name)))
+
+    def _content(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.schedule.state_dict(),
@@ -68,12 +75,8 @@ class TrainingState:
             "args": dict(args),
             "spec": self.spec.to_json(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all(),  # [] where there is no such device
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         }
-        latest = Path(folder) / "checkpoint.pth"
-        write_atomically(latest, lambda name: torch.save(content, name))
-        if numbered:
-            write_atomically(latest.with_name(f"model_{self.epoch}.pth"), lambda name: _link(latest, Path(name)))
 
     def restore(self, content: Mapping[str, Any], path: str | Path) -> None:
         """Go back to a state that :meth:`save` wrote.
@@ -85,15 +88,14 @@ class TrainingState:
         Raises:
             DataError: the file is no training checkpoint, or one of another network or optimizer.
         """
-        wanted = ("model", "optimizer", "lr_scheduler", "scaler", "model_ema", "epoch", "step", "loss", "history")
-        if missing := [key for key in wanted if key not in content]:
+        if missing := [key for key in self._content({}) if key not in content]:
             raise DataError(f"{path}: lacks {', '.join(missing)}; expected a training checkpoint")
         load_state(self.model, content["model"], path)
         try:
             self.optimizer.load_state_dict(content["optimizer"])
-        except ValueError as error:
-            raise DataError(f"{path}: its optimizer is another one: {error}") from None
-        self.schedule.load_state_dict(content["lr_scheduler"])
+            self.schedule.load_state_dict(content["lr_scheduler"])
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{path}: its optimizer or lr_scheduler is another one: {error}") from None
         if self.scaler is not None and content["scaler"] is not None:
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
@@ -103,8 +105,8 @@ class TrainingState:
         self.epoch, self.step, self.loss = content["epoch"], content["step"], content["loss"]
         self.history = list(content["history"])
         torch.set_rng_state(content["rng"])
-        if len(content.get("cuda_rng", ())) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(content["cuda_rng"])
+        if content["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(content["cuda_rng"])
 
 
 def _link(source: Path, target: Path) -> None:
