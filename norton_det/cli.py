@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import torch
+
 from norton_det.config import Config, read_config
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, TerminatedError, UsageError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
+EXIT_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +42,9 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             )
             print(f"error: {message}", file=sys.stderr)  # noqa: T201  # a tool's own words
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
+        except TerminatedError as error:
+            print(f"terminated: {error}", file=sys.stderr)  # noqa: T201
+            return EXIT_TERMINATED
         return EXIT_DONE
 
     return main
@@ -72,6 +78,29 @@ def parse_with_config(
         known = {name: value for name, value in {"model": config.arch, **named}.items() if name in flags}
         parser.set_defaults(**known, **(config.recipe if recipe else {}))
     return parser.parse_args(argv), config
+
+
+def check_counts(args: argparse.Namespace, **least: int) -> None:
+    """Check that the arguments of these names are not less than that.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, bound in least.items():
+        if getattr(args, name) < bound:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}")
+
+
+def check_device(device: str) -> None:
+    """Check that tensors can be put on a device.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"--device {device}: not available here; expected cpu") from None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,7 +1,4 @@
-"""The two ways in which input can be wrong.
-
-Both are ``ValueError``; the tools turn them into exit codes (see :mod:`norton_det.cli`).
-"""
+"""The two ways in which input can be wrong, and the orderly end of a run; each has its exit code (see ``cli``)."""
 
 
 class UsageError(ValueError):
@@ -10,3 +7,7 @@ class UsageError(ValueError):
 
 class DataError(ValueError):
     """A file is wrong: missing, truncated, of a foreign format, or not what another file expects."""
+
+
+class TerminatedError(Exception):
+    """SIGTERM came; what was done is saved, and the message tells how to go on."""

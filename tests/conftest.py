@@ -4,8 +4,10 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from norton_det.data import make_shapes
 
@@ -21,6 +23,7 @@ TINY = {
 
 
 def tool(name: str) -> ModuleType:
+    """Import a tool as a module."""
     spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,3 +41,26 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
     make_shapes(folder, train=6, val=3, size=64)
     return folder
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 32x32 images: noise about a grey level that tells the class."""
+    folder = tmp_path_factory.mktemp("data") / "classes"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for label, name in enumerate(("black", "grey", "white")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = (rng.normal(60 + 70 * label, 20, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compressed classifier of three classes that trains in a test's time."""
+    path = tmp_path_factory.mktemp("nets") / "small.safetensors"
+    options = ["--rank", "1", "--rates", "[0.]+[0.8]*29", "--num-classes", "3"]
+    assert tool("compress").main(["--arch", "resnet56_cifar", *options, "--output", str(path)]) == 0
+    return path

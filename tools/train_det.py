@@ -19,11 +19,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from norton_det.checkpoint import load, write_json
-from norton_det.cli import Parser, command
+from norton_det.cli import Parser, check_counts, check_device, command
 from norton_det.data import AspectRatioBatchSampler, Augment, CocoDataset, collate
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import TrainingState, evaluate_results, format_metrics, kinds_of, predict, train_one_epoch
-from norton_det.engine.state import make_optimizer, make_schedule
+from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
 from norton_det.weights import read_file
@@ -138,13 +138,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--model {args.model}: unknown; expected one of: {', '.join(MODELS)}")
     if args.model.startswith("keypoint") != (args.dataset == "coco_kp"):
         raise UsageError(f"--model {args.model} with --dataset {args.dataset}: keypoints need both, others neither")
-    for name, least in (("batch_size", 1), ("epochs", 1), ("workers", 0), ("print_freq", 1)):
-        if getattr(args, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {least}")
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"--device {args.device}: not available here; expected cpu") from None
+    check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1)
+    check_device(args.device)
 
 
 def _model(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spec]:

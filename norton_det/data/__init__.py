@@ -1,4 +1,4 @@
-"""Data sets in COCO's format."""
+"""Data sets: COCO's format, CIFAR-10, class folders."""
 
 from norton_det.data.augment import Augment
 from norton_det.data.coco import CocoDataset, annotation_file, collate, read_coco

@@ -1,15 +1,19 @@
-"""Log lines while a loop runs, in the form that torchvision's reference scripts made familiar."""
+"""What is told while a loop runs: log lines in the form of torchvision's reference scripts, bars, TensorBoard."""
 
 import datetime
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
+
+from norton_det.engine.distributed import is_main
+from norton_det.errors import UsageError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,20 +59,27 @@ class ProgressLog:
         for name, value in values.items():
             self.meters.setdefault(name, Meter()).update(value)
 
-    def follow(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield the batches, timing the loop's body (``time``) and the wait for data (``data``)."""
-        total = len(batches) if isinstance(batches, Sized) else 0
+    def follow(self, batches: Iterable[T], start: int = 0) -> Iterator[T]:
+        """Yield the batches, timing the loop's body (``time``) and the wait for data (``data``).
+
+        Args:
+            batches: what is looped over.
+            start: number of the first batch, where a loop goes on.
+        """
+        total = start + len(batches) if isinstance(batches, Sized) else 0
         timer, data = Meter(), Meter()
-        start = end = time.perf_counter()
-        for i, batch in enumerate(tqdm(batches, desc=self.header, disable=None, leave=False)):
+        begin = end = time.perf_counter()
+        hidden = None if is_main() else True  # None: shown on a terminal
+        bar = tqdm(batches, desc=self.header, disable=hidden, leave=False, initial=start, total=total or None)
+        for i, batch in enumerate(bar, start):
             data.update(time.perf_counter() - end)
             yield batch
             timer.update(time.perf_counter() - end)
             end = time.perf_counter()
             if i % self.print_freq == 0 or i == total - 1:
                 self._log(i, total, timer, data)
-        seconds = time.perf_counter() - start
-        logger.info("%s Total time: %s (%.4f s / it)", self.header, _clock(seconds), seconds / max(total, 1))
+        seconds = time.perf_counter() - begin
+        logger.info("%s Total time: %s (%.4f s / it)", self.header, _clock(seconds), seconds / max(timer.count, 1))
 
     def _log(self, i: int, total: int, timer: Meter, data: Meter) -> None:
         eta = _clock(timer.mean * (total - i - 1))
@@ -77,6 +88,31 @@ class ProgressLog:
         if torch.cuda.is_available():
             parts.append(f"max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}")
         logger.info("  ".join(parts))
+
+
+def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, float]], None]:
+    """Return a function that adds the figures of an epoch, given with its number as ``epoch``, to TensorBoard's log.
+
+    Args:
+        folder: where the log is written.
+        first: number of the first epoch; what an older log has from there on is dropped.
+
+    Raises:
+        UsageError: the package ``tensorboard`` is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard: package tensorboard is missing; pip install norton-det[tensorboard]") from None
+    writer = SummaryWriter(str(folder), purge_step=first)
+
+    def add(figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, int(figures["epoch"]))
+        writer.flush()
+
+    return add
 
 
 def _clock(seconds: float) -> str:

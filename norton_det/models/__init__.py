@@ -3,4 +3,7 @@
 from norton_det.models import densenet, resnet, resnet_cifar, vgg
 from norton_det.models.architecture import ARCHITECTURES, Architecture
 
-__all__ = ["ARCHITECTURES", "Architecture", "densenet", "resnet", "resnet_cifar", "vgg"]
+CLASSIFIERS = tuple(ARCHITECTURES)
+"""The architectures of this folder; detection registers its own later."""
+
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture", "densenet", "resnet", "resnet_cifar", "vgg"]

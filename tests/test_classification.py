@@ -1,0 +1,302 @@
+"""Training and evaluation of classifiers: the loops, the schedules, the tools, bad input."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tool
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LRScheduler
+
+import norton_det as nd
+from norton_det.channels import ChannelMap
+from norton_det.engine import NonFiniteLossError, TrainingState
+from norton_det.engine.classify import ClassifyOptions, evaluate, moving_average, train_one_epoch
+from norton_det.engine.optim import make_optimizer, make_schedule
+from norton_det.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def state_of(net: nn.Module, lr: float = 0.1, **others: object) -> TrainingState:
+    optimizer = SGD(net.parameters(), lr=lr)
+    schedule = make_schedule(optimizer, "steplr", epochs=9)
+    return TrainingState(net, nd.Spec("resnet56_cifar", 3), optimizer, schedule, **others)
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(5, 3, 2, 2), torch.randint(3, (5,))) for _ in range(count)]
+
+
+class Answers(nn.Module):
+    """Logits that are the image itself."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_evaluate_counts_what_is_right() -> None:
+    logits = torch.randn(23, 8)
+    labels = torch.randint(8, (23,))
+    result = evaluate(Answers(), list(zip(logits.split(5), labels.split(5), strict=True)), CPU)
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)  # how many classes come before the right one
+    assert (result.images, result.correct1, result.correct5) == (23, int((ranks < 1).sum()), int((ranks < 5).sum()))
+    assert result.top1 == pytest.approx(100 * result.correct1 / 23)
+    few = evaluate(Answers(), [(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))], CPU)
+    assert few.top5 == 100, "with fewer than five classes all are among the first five"
+
+
+def test_an_epoch_of_plain_sgd_is_what_it_says() -> None:
+    net, data = linear(), batches(4)
+    reference = linear()
+    reference.load_state_dict(net.state_dict())
+    state = state_of(net)
+    assert train_one_epoch(net, state, data, CPU, ClassifyOptions(label_smoothing=0.1))
+    losses = []
+    for images, labels in data:
+        target = nn.functional.one_hot(labels, 3) * 0.9 + 0.1 / 3
+        loss = -(target * reference(images).log_softmax(1)).sum(1).mean()
+        reference.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        for parameter in reference.parameters():
+            parameter.data -= 0.1 * parameter.grad
+    for ours, theirs in zip(net.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert state.step == 4
+    assert state.loss == pytest.approx(sum(losses))
+
+
+def test_stopping_and_going_on_is_one_epoch() -> None:
+    options = ClassifyOptions(mixup_alpha=0.4, cutmix_alpha=0.4, clip_grad_norm=0.5)
+    net, data = linear(), batches(4)
+    other = linear()
+    other.load_state_dict(net.state_dict())
+    assert train_one_epoch(net, state_of(net), data, CPU, options)
+    state = state_of(other)
+    assert not train_one_epoch(other, state, data, CPU, options, stop=lambda: state.step == 1)
+    assert state.step == 2
+    torch.manual_seed(1234)
+    assert train_one_epoch(other, state, data[2:], CPU, options)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_clipping_bounds_the_step() -> None:
+    net = linear()
+    before = [p.detach().clone() for p in net.parameters()]
+    train_one_epoch(net, state_of(net, lr=1), batches(1), CPU, ClassifyOptions(clip_grad_norm=0.01))
+    moved = torch.cat([(a - b).flatten() for a, b in zip(net.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
+    net, data = linear(), batches(2)
+    data[1][0][0] = float("inf")
+    state = state_of(net)
+    train_one_epoch(net, state, data[:1], CPU, ClassifyOptions())
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(NonFiniteLossError, match="loss is nan in batch 1 of epoch 0"):
+        train_one_epoch(net, state, data[1:], CPU, ClassifyOptions())
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
+
+
+def test_the_average_follows_its_formula_and_copies_integers() -> None:
+    net = nn.Sequential(ChannelMap([5, 2, -1]), nn.BatchNorm2d(3))
+    average = moving_average(net, decay=0.9)
+    expected = net[1].weight.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            net[1].weight.copy_(torch.randn(3))
+            net[1].running_mean.copy_(torch.randn(3))
+            net[1].num_batches_tracked += 1
+        average.update_parameters(net)
+        expected = net[1].weight.detach().clone() if step == 0 else 0.9 * expected + 0.1 * net[1].weight.detach()
+    assert torch.allclose(average.module[1].weight, expected, atol=1e-6)
+    assert not torch.equal(average.module[1].running_mean, net[1].running_mean)
+    assert average.module[0].index.tolist() == [5, 2, -1]
+    assert average.module[1].num_batches_tracked == 5
+
+
+def test_the_average_is_a_copy_during_the_warm_up() -> None:
+    net = linear()
+    average = moving_average(net, decay=0.9)
+    state = state_of(net, ema=average)
+    options = ClassifyOptions(ema_steps=1, ema_warmup_epochs=1)
+    train_one_epoch(net, state, batches(3), CPU, options)
+    assert torch.equal(average.module[1].weight, net[1].weight)
+    state.epoch, state.step = 0, 0
+    train_one_epoch(net, state, batches(3), CPU, options)
+    assert not torch.equal(average.module[1].weight, net[1].weight)
+
+
+def rates(schedule: LRScheduler, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        found.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("name", ["steplr", "multisteplr", "exponentiallr", "cosineannealinglr"])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_a_schedule_by_iterations_meets_the_one_by_epochs(name: str, warmup: int) -> None:
+    def schedule(per_epoch: int) -> LRScheduler:
+        optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        options = {"steps": [4, 6], "step_size": 3, "gamma": 0.3, "lr_min": 0.01, "warmup_method": "linear"}
+        return make_schedule(optimizer, name, epochs=8, warmup_epochs=warmup, per_epoch=per_epoch, **options)
+
+    by_epoch, by_iteration = rates(schedule(1), 8), rates(schedule(5), 40)
+    assert by_iteration[::5] == pytest.approx(by_epoch)
+    assert by_epoch[warmup] == pytest.approx(1)
+    assert by_epoch[7] < 0.4
+    if warmup:
+        assert by_epoch[:2] == pytest.approx([0.01, 0.505])
+
+
+def test_weight_decay_by_kind() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    optimizer = make_optimizer(
+        net, "rmsprop", lr=1, momentum=0, weight_decay=0.1, norm_weight_decay=0.2, bias_weight_decay=0.3
+    )
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    (conv, norm) = net
+    assert [decays[id(p)] for p in (conv.weight, conv.bias, norm.weight, norm.bias)] == [0.1, 0.3, 0.2, 0.3]
+    with pytest.raises(UsageError, match="lr_warmup_epochs is 3; expected at least 0 and less than epochs"):
+        make_schedule(optimizer, "steplr", epochs=3, warmup_epochs=3)
+    with pytest.raises(UsageError, match="unknown lr_warmup_method 'x'"):
+        make_schedule(optimizer, "steplr", epochs=3, warmup_epochs=1, warmup_method="x")
+
+
+TRAIN = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "-b", "8", "--epochs", "2", "--output-dir", "OUT"]
+
+
+def run(name: str, words: list[str], **places: Path) -> int:
+    return tool(name).main([str(places.get(word, word)) for word in words])
+
+
+def test_a_compressed_file_is_fine_tuned_and_evaluated(
+    classes: Path, small_net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"CLASSES": classes, "OUT": tmp_path, "NET": small_net}
+    words = [*TRAIN, "--weights", "NET", "--lr", "0.02", "--lr-scheduler", "cosineannealinglr", "--epochs", "4"]
+    words += ["--lr-warmup-epochs", "1", "--lr-warmup-method", "linear", "--holdout", "8", "--tensorboard"]
+    assert run("train_cls", words, **places) == 0
+    names = {path.name for path in tmp_path.iterdir() if not path.name.startswith("events.out.tfevents")}
+    assert names == {"best.safetensors", "checkpoint.pth", "last.safetensors", "metrics.jsonl"}
+    assert len(list(tmp_path.iterdir())) == 5
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    assert nd.load(tmp_path / "last.safetensors")[1] == nd.load(small_net)[1]
+    best = max(line["top1"] for line in lines)
+    common = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--holdout", "8", "--json", "--checkpoint"]
+    for file, top1 in (("best.safetensors", best), ("last.safetensors", lines[-1]["top1"])):
+        capsys.readouterr()
+        assert run("eval_cls", [*common, str(tmp_path / file)], **places) == 0
+        assert json.loads(capsys.readouterr().out) == {"top1": top1, "top5": 100, "images": 8}
+    assert run("eval_cls", ["--checkpoint", str(tmp_path / "checkpoint.pth"), *common[:-2]], **places) == 0
+    assert "Acc@1" in capsys.readouterr().out
+    assert run("train_cls", [*TRAIN, "--weights", str(tmp_path / "last.safetensors"), "--test-only"], **places) == 0
+    assert "of 12 images" in capsys.readouterr().out
+
+
+def test_every_kind_of_training_on_class_folders(classes: Path, small_net: Path, tmp_path: Path) -> None:
+    places = {"CLASSES": classes, "OUT": tmp_path, "NET": small_net}
+    sizes = ["--train-crop-size", "32", "--val-crop-size", "32", "--val-resize-size", "36"]
+    words = [*TRAIN, "--weights", "NET", "--dataset", "imagenet", *sizes, "--auto-augment", "ra", "--random-erase", "1"]
+    words += ["--mixup-alpha", "0.2", "--cutmix-alpha", "1", "--model-ema", "--model-ema-steps", "2", "--amp"]
+    words += ["--channels-last", "--opt", "adamw", "--lr", "0.001", "--lr-schedule-by", "iteration"]
+    assert run("train_cls", words, **places) == 0
+    averaged, _ = nd.load(tmp_path / "last.safetensors")
+    trained, _ = nd.load(tmp_path / "checkpoint.pth")
+    assert not torch.equal(averaged.linear.weight, trained.linear.weight)
+
+
+def test_a_dense_network_and_a_config(classes: Path, tmp_path: Path) -> None:
+    config = tmp_path / "row.yaml"
+    config.write_text("arch: resnet56_cifar\ndataset: cifar10\nrecipe: {epochs: 1, lr: 0.003, batch_size: 12}\n")
+    words = ["--config", str(config), "--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--output-dir", "OUT"]
+    assert run("train_cls", words, CLASSES=classes, OUT=tmp_path / "out") == 0
+    net, spec = nd.load(tmp_path / "out" / "last.safetensors")
+    assert (spec.arch, spec.num_classes, dict(spec.ranks)) == ("resnet56_cifar", 3, {})
+    (line,) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["lr"] == 0.003
+    torch.save(net.state_dict(), tmp_path / "dense.pt")
+    words = ["--model", "resnet56_cifar", "--checkpoint", str(tmp_path / "dense.pt"), "--data-path", "CLASSES"]
+    assert run("eval_cls", [*words, "--device", "cpu", "-j", "0"], CLASSES=classes) == 0
+
+
+EVAL = ["--data-path", "CLASSES", "--device", "cpu", "--checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "code", "message"),
+    [
+        ("train_cls", TRAIN, 2, "--model is missing"),
+        ("train_cls", [*TRAIN, "--model", "alexnet"], 2, "unknown classifier 'alexnet'; expected one of: densenet40"),
+        ("train_cls", [*TRAIN, "--model", "fasterrcnn_cpresnet50_fpn"], 2, "unknown classifier 'fasterrcnn"),
+        ("train_cls", [*TRAIN, "--model", "resnet50", "--weights", "NET"], 2, "is a resnet56_cifar; --model is resnet"),
+        ("train_cls", [*TRAIN, "--model", "resnet56_cifar", "--weights", "OUT"], 3, "out: no such file"),
+        ("train_cls", [*TRAIN, "--weights", "TEN"], 2, "has 10 classes; "),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--data-path", "OUT"], 3, "out: no such folder"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--dataset", "mnist"], 2, "unknown dataset 'mnist'"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--opt", "lion"], 2, "unknown optimizer 'lion'"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-scheduler", "x"], 2, "unknown lr_scheduler 'x'"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-schedule-by", "x"], 2, "unknown lr_schedule_by 'x'"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-warmup-epochs", "2"], 2, "lr_warmup_epochs is 2"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--auto-augment", "ra"], 2, "only with --dataset imagenet"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--holdout", "24"], 2, "holdout is 24; expected between 1 and 23"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "-b", "25"], 2, "batch_size is 25 in 1 processes"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "-b", "0"], 2, "--batch-size is 0; expected at least 1"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--sync-bn"], 2, "--sync-bn with --device cpu"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--device", "tpu"], 2, "--device tpu: not available"),
+        ("train_cls", [*TRAIN, "--resume", "NONE"], 3, "none.pth: no such file"),
+        ("train_cls", [*TRAIN, "--resume", "NET"], 3, "lacks model, optimizer"),
+        ("eval_cls", [*EVAL, "NONE"], 2, "none.pth: holds no spec; expected --model"),
+        ("eval_cls", [*EVAL, "NONE", "--model", "resnet56_cifar"], 3, "none.pth: no such file"),
+        ("eval_cls", [*EVAL, "NET", "--model", "resnet50"], 2, "is a resnet56_cifar; --model is resnet50"),
+        ("eval_cls", [*EVAL, "NET", "--split", "dev"], 2, "unknown split 'dev'"),
+        ("eval_cls", [*EVAL, "TEN"], 2, "has 10 classes; "),
+    ],
+)
+def test_bad_input(
+    name: str,
+    words: list[str],
+    code: int,
+    message: str,
+    classes: Path,
+    small_net: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = nd.Spec("resnet56_cifar", 10)
+    nd.save(nd.build(spec), spec, tmp_path / "ten.safetensors")
+    places = {"CLASSES": classes, "NET": small_net, "OUT": tmp_path / "out"}
+    places |= {"TEN": tmp_path / "ten.safetensors", "NONE": tmp_path / "none.pth"}
+    assert run(name, words, **places) == code
+    captured = capsys.readouterr()
+    assert captured.err.strip().splitlines()[-1].startswith("error: ")
+    assert message in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensorboard_that_lacks(
+    classes: Path,
+    small_net: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    words = [*TRAIN, "--weights", "NET", "--tensorboard"]
+    assert run("train_cls", words, CLASSES=classes, NET=small_net, OUT=tmp_path) == 2
+    assert "pip install norton-det[tensorboard]" in capsys.readouterr().err
