@@ -118,9 +118,7 @@ def _add_training(add: Any) -> None:
 @command
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, train and evaluate."""
-    args, config = parse_with_config(get_args_parser(), argv)
-    if config is not None:
-        args.model, args.dataset = args.model or config.arch, args.dataset or config.dataset
+    args, _ = parse_with_config(get_args_parser(), argv, recipe=True)
     _check(args)
     torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms  # images are all of one size
