@@ -25,7 +25,7 @@ from norton_det.cli import Parser, check_counts, check_device, command, parse_wi
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
-from norton_det.data.images import Images, dataset_for, read_images
+from norton_det.data.images import ImageSet, dataset_for, read_images
 from norton_det.decompositions import set_form
 from norton_det.engine.classify import ClassifyOptions, evaluate, moving_average
 from norton_det.engine.distributed import is_main, processes, rank, world_size
@@ -160,7 +160,7 @@ def _architecture(args: argparse.Namespace) -> str:
     return arch
 
 
-def _images(args: argparse.Namespace, arch: str) -> tuple[Images, Images]:
+def _images(args: argparse.Namespace, arch: str) -> tuple[ImageSet, ImageSet]:
     """Return the images to train on and those to validate on."""
     dataset = args.dataset or dataset_for(ARCHITECTURES[arch].image_size)
     preset = Preset(**{field.name: getattr(args, field.name) for field in fields(Preset)})
@@ -191,8 +191,8 @@ def _train(
     args: argparse.Namespace,
     model: nn.Module,
     spec: Spec,
-    train: Images,
-    val: Images,
+    train: ImageSet,
+    val: ImageSet,
     batching: Batching,
     device: torch.device,
 ) -> None:

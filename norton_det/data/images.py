@@ -7,7 +7,7 @@ from norton_det.data.imagenet import FolderImages, Preset, read_imagenet
 from norton_det.errors import UsageError
 
 DATASETS = ("cifar10", "imagenet")
-Images = MemoryImages | FolderImages
+ImageSet = MemoryImages | FolderImages
 
 
 def dataset_for(image_size: int) -> str:
@@ -23,7 +23,7 @@ def read_images(
     preset: Preset | None = None,
     workers: int = 0,
     cache: bool = False,
-) -> Images:
+) -> ImageSet:
     """Return a split of a data set: "cifar10" in memory, "imagenet" read while it is used.
 
     Args:

@@ -38,7 +38,8 @@ def fit(
 
     The files are ``checkpoint.pth`` (all to go on from), ``last.safetensors`` and ``best.safetensors`` (the network, or
     its moving average, after the last epoch and after the one with the best top-1), and ``metrics.jsonl`` (a line an
-    epoch). The checkpoint comes last: a run that dies before it does the epoch again, and writes the same.
+    epoch: its number, the learning rate at its end, the mean training loss, top-1 and top-5 in percent, the seconds of
+    training since the epoch began or went on). The checkpoint comes last: a run that dies before it does the epoch again, and writes the same.
 
     Args:
         state: what is trained.
