@@ -109,21 +109,25 @@ def train_one_epoch(
         images, labels = mix(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
         with torch.autocast(device.type, enabled=options.amp):
             loss = criterion(model(images), labels)
-        # The processes agree on the loss and on stopping: none may be left waiting for another.
-        total, count, asked = sum_over_processes(
-            torch.tensor([loss.item(), 1, stop()], dtype=torch.float64, device=device)
-        ).tolist()
-        if not math.isfinite(total):
-            raise NonFiniteLossError(f"loss is {total / count} in batch {state.step} of epoch {epoch}")
+        value, asked = _agree(loss, stop())
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"loss is {value} in batch {state.step} of epoch {epoch}")
         _update(state, loss, options)
         state.step += 1
-        state.loss += total / count
-        log.update(lr=state.optimizer.param_groups[0]["lr"], loss=total / count)
+        state.loss += value
+        log.update(lr=state.optimizer.param_groups[0]["lr"], loss=value)
         if options.schedule_by == "iteration":
             state.schedule.step()
         if asked:
             break
     return state.step == steps
+
+
+def _agree(loss: Tensor, stop: bool) -> tuple[float, bool]:
+    """Return the mean loss and whether any process is to stop: none may be left waiting for another."""
+    own = torch.tensor([loss.item(), 1, stop], dtype=torch.float64, device=loss.device)
+    total, count, asked = sum_over_processes(own).tolist()
+    return total / count, asked > 0
 
 
 def _update(state: TrainingState, loss: Tensor, options: ClassifyOptions) -> None:

@@ -1,4 +1,12 @@
-"""Training of a classifier from the first epoch to the last, with its files."""
+"""Training of a classifier from the first epoch to the last, with its files.
+
+- ``checkpoint.pth``: all to go on from. It is written last, so that a run that dies before does the epoch again and
+  writes the same.
+- ``last.safetensors`` and ``best.safetensors``: the network, or its moving average, after the last epoch and after the
+  one with the best top-1.
+- ``metrics.jsonl``: a line an epoch with its number, the learning rate at its end, the mean training loss, top-1 and
+  top-5 in percent, and the seconds of training since the epoch began or was resumed.
+"""
 
 import datetime
 import json
@@ -35,11 +43,6 @@ def fit(
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
     """Train up to ``epochs`` epochs in all, from wherever ``state`` is; evaluate and write the files after each.
-
-    The files are ``checkpoint.pth`` (all to go on from), ``last.safetensors`` and ``best.safetensors`` (the network, or
-    its moving average, after the last epoch and after the one with the best top-1), and ``metrics.jsonl`` (a line an
-    epoch: its number, the learning rate at its end, the mean training loss, top-1 and top-5 in percent, the seconds of
-    training since the epoch began or went on). The checkpoint comes last: a run that dies before it does the epoch again, and writes the same.
 
     Args:
         state: what is trained.

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
 
 from norton_det.errors import UsageError
 
+_SCHEDULES = "multisteplr, steplr, exponentiallr, cosineannealinglr"
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -113,8 +114,7 @@ def make_schedule(
     elif name == "cosineannealinglr":
         main = CosineAnnealingLR(optimizer, T_max=(epochs - warmup_epochs) * per_epoch, eta_min=lr_min)
     else:
-        names = "multisteplr, steplr, exponentiallr, cosineannealinglr"
-        raise UsageError(f"unknown lr_scheduler {name!r}; expected one of: {names}")
+        raise UsageError(f"unknown lr_scheduler {name!r}; expected one of: {_SCHEDULES}")
     if not warmup_epochs:
         return main
     duration = warmup_epochs * per_epoch
