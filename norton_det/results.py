@@ -66,20 +66,21 @@ class PublishedRow:
     @property
     def macs(self) -> int | None:
         """``macs_printed`` as a number."""
-        return _count(self.macs_printed)
+        return parse_count(self.macs_printed) if self.macs_printed else None
 
     @property
     def params(self) -> int | None:
         """``params_printed`` as a number."""
-        return _count(self.params_printed)
+        return parse_count(self.params_printed) if self.params_printed else None
 
 
 METRICS = tuple(f.name for f in fields(PublishedRow) if f.name.startswith(("top", "AP", "AR")))
 """Names of the figures of accuracy."""
 
 
-def _count(printed: str) -> int | None:
-    return int(Decimal(printed[:-1]) * _UNITS[printed[-1]]) if printed else None
+def parse_count(printed: str) -> int:
+    """Return a count as printed in tables ("126.49M", "0.92G") as a number."""
+    return int(Decimal(printed[:-1]) * _UNITS[printed[-1]])
 
 
 def published(network: str | None = None, dataset: str | None = None, method: str | None = None) -> list[PublishedRow]:

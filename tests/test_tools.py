@@ -195,3 +195,29 @@ def test_bad_input(
     assert message in last
     assert captured.out == ""
     assert not list(out.iterdir()), "nothing is written"
+
+
+def test_the_page_of_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tool("results")
+    config = tmp_path / "configs" / "cifar10" / "resnet56_14m.yaml"
+    config.parent.mkdir(parents=True)
+    (tmp_path / "configs" / "cifar10.yaml").write_text("epochs: 1\n")
+    config.write_text((TOOLS.parent / "configs" / "cifar10" / config.name).read_text())
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    rows = [
+        {"label": label, "top1": top1, "command": f"run {label}", "network": "resnet56_cifar", "dataset": "cifar10"}
+        | {"macs_published": 14_473_344, "params": 87_633}
+        for label, top1 in (("dense", 90.0), ("small", 88.5))
+    ]
+    (tmp_path / "measured.json").write_text(json.dumps(rows))
+    words = ["--output", str(tmp_path / "results.md"), "--measured", str(tmp_path / "measured.json")]
+    assert page.main(words) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert (
+        "| `cifar10/resnet56_14m` | 1 | `[0.]+[0.18]*29` | 87,633 | 0.08M | 13.15M | 14.47M | 14.47M | -0.02 % |"
+        in text
+    )
+    assert "| small | 88.50 | -1.50 |" in text
+    assert "run small" in text
