@@ -16,6 +16,7 @@ from norton_det.data.batching import Batching, hold_out
 from norton_det.data.folder import check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.data.images import dataset_for, read_images
+from norton_det.decompositions import set_form
 from norton_det.engine.classify import evaluate
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
@@ -44,6 +45,7 @@ def _parser() -> Parser:
     add("-b", "--batch-size", default=256, type=int, help="images a batch")
     add("-j", "--workers", default=4, type=int, help="processes that load data")
     add("--cache-dataset", action="store_true", help="keep decoded CIFAR class folders in a file beside them")
+    add("--form", default="factored", help="how CP blocks are computed: factored, merged or dense (same function)")
     add("--amp", action="store_true", help="mixed precision")
     add("--print-freq", default=100, type=int, help="batches between log lines")
     add("--json", action="store_true", help="print JSON rather than a line")
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     check_counts(args, batch_size=1, workers=0, print_freq=1, holdout=0)
     check_device(args.device)
     net, spec = _network(args.checkpoint, args.model)
+    set_form(net, args.form)
     split = "train" if args.holdout else args.split
     known = {field.name for field in fields(Preset)} & vars(args).keys()
     images = read_images(
