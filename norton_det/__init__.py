@@ -6,6 +6,7 @@ from norton_det.classifiers import cpresnet50, densenet40_cifar, resnet56_cifar,
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress, decompose, prune
 from norton_det.decompositions import CPConv2d
+from norton_det.deploy import deploy
 from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
 from norton_det.results import published
 from norton_det.spec import Spec
@@ -19,6 +20,7 @@ __all__ = [
     "cpresnet50",
     "decompose",
     "densenet40_cifar",
+    "deploy",
     "fasterrcnn_cpresnet50_fpn",
     "keypointrcnn_cpresnet50_fpn",
     "load",

@@ -14,6 +14,9 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.errors import UsageError
 
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+"""Classes of batch norms."""
+
 
 @dataclass(frozen=True)
 class Layer:

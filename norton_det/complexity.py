@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.build import build
+from norton_det.channels import NORMS
 from norton_det.decompositions import Decomposition
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
@@ -21,7 +21,6 @@ from norton_det.spec import Spec
 
 DETECTOR_SIZE = 800
 PROPOSALS = 1000
-NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 PUBLISHED_PER_NORM_OUTPUT = 3
 
 

@@ -14,10 +14,9 @@ from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.build import build
-from norton_det.channels import Layer
+from norton_det.channels import NORMS, Layer
 from norton_det.complexity import (
     DETECTOR_SIZE,
-    NORMS,
     PUBLISHED_PER_NORM_OUTPUT,
     RCNNAtFixedProposals,
     count_complexity,

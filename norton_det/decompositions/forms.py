@@ -1,0 +1,108 @@
+"""The equal forms of a CP block for inference, as plain modules of torch.
+
+All compute the convolution with the kernel ``sum_r a o b o c``; they differ in what is multiplied out beforehand.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from norton_det.decompositions.cp import CPConv2d
+from norton_det.registry import Registry
+
+
+class SumTerms(nn.Module):
+    """The sum over the terms of each filter: (N, O * R, H, W) -> (N, O, H, W).
+
+    Args:
+        rank: R, neighbouring channels that are added up.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add up."""
+        total: Tensor = x.unflatten(-3, (-1, self.rank)).sum(-3)
+        return total
+
+
+def _factored(block: CPConv2d) -> nn.Module:
+    """Three convolutions and a sum."""
+    last = _like(block.horizontal, block.horizontal.weight, _bias_of_terms(block), block.horizontal.groups)
+    return _summed(block, _plain(block.pointwise), _plain(block.vertical), last)
+
+
+def _depthwise(block: CPConv2d) -> nn.Module:
+    """A 1x1, a depthwise k x k convolution and a sum."""
+    kernel = block.vertical.weight * block.horizontal.weight
+    both = _like(block.to_dense(), kernel, _bias_of_terms(block), len(kernel))
+    return _summed(block, _plain(block.pointwise), both)
+
+
+def _merged(block: CPConv2d) -> nn.Module:
+    """A 1x1 and one grouped k x k convolution, whose groups are the filters' terms."""
+    kernel = (block.vertical.weight * block.horizontal.weight).view(-1, block.rank, *block.kernel_size)
+    return nn.Sequential(_plain(block.pointwise), _like(block.to_dense(), kernel, block.bias, len(kernel)))
+
+
+def _dense(block: CPConv2d) -> nn.Module:
+    """One k x k convolution."""
+    return block.to_dense()
+
+
+EXPANSIONS: Registry[Callable[[CPConv2d], nn.Module]] = Registry("form")
+for _name, _expansion in (("factored", _factored), ("depthwise", _depthwise), ("merged", _merged), ("dense", _dense)):
+    EXPANSIONS.register(_name, _expansion)
+
+
+def expand(block: CPConv2d, form: str) -> nn.Module:
+    """Return a module that computes what ``block`` does, its weights multiplied out as ``form`` says.
+
+    Raises:
+        UsageError: an unknown form.
+    """
+    with torch.no_grad():
+        return EXPANSIONS[form](block).train(block.training).requires_grad_(False)
+
+
+def _summed(block: CPConv2d, *layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, *([SumTerms(block.rank)] if block.rank > 1 else []))
+
+
+def _bias_of_terms(block: CPConv2d) -> Tensor | None:
+    """Return a bias (O * R,) whose sum over the terms is the block's: the first term has all of it."""
+    if block.bias is None:
+        return None
+    bias = block.bias.new_zeros(block.out_channels, block.rank)
+    bias[:, 0] = block.bias
+    return bias.flatten()
+
+
+def _plain(conv: nn.Conv2d) -> nn.Conv2d:
+    return _like(conv, conv.weight, conv.bias, conv.groups)
+
+
+def _like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
+    """Return a convolution with the geometry of ``conv`` and this weight (O, I / groups, Kh, Kw)."""
+    outputs, inputs, kh, kw = weight.shape
+    new: nn.Conv2d = nn.utils.skip_init(
+        nn.Conv2d,
+        inputs * groups,
+        outputs,
+        (kh, kw),
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=groups,
+        bias=bias is not None,
+        padding_mode=conv.padding_mode,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    new.weight.copy_(weight)
+    if bias is not None and new.bias is not None:
+        new.bias.copy_(bias)
+    return new

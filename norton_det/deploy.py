@@ -1,0 +1,187 @@
+"""Deployment: the fastest equal form of a network for inference, on the machine at hand.
+
+Batch norms are folded into the convolutions before them; each CP block becomes the one of its equal forms that is
+fastest on the shapes that an example gives it; the memory format is the one in which the whole is fastest. Fewer
+multiply-accumulates are not always less time, so all of this is measured.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from norton_det.decompositions import CPConv2d
+from norton_det.decompositions.forms import EXPANSIONS, expand
+from norton_det.errors import UsageError
+from norton_det.folding import fold_norms
+from norton_det.timing import time_alternating
+
+logger = logging.getLogger(__name__)
+
+FORMATS: dict[str, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+
+
+@dataclass(frozen=True)
+class BlockChoice:
+    """The form that one CP block was given.
+
+    Attributes:
+        name: of the block.
+        milliseconds: median time of each form on the inputs that the block gets.
+        form: the fastest.
+    """
+
+    name: str
+    milliseconds: Mapping[str, float]
+    form: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What :func:`deploy` did to a network.
+
+    Attributes:
+        blocks: the CP blocks and their forms, in the network's order.
+        memory_format: of the parameters: "contiguous" or "channels_last".
+        folded: batch norms that are gone, by the layer into which each was folded.
+        milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
+            mode), the others are the deployed one in each memory format.
+    """
+
+    blocks: tuple[BlockChoice, ...]
+    memory_format: str
+    folded: Mapping[str, str]
+    milliseconds: Mapping[str, float]
+
+
+def deploy(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    repeats: int = 5,
+    compile: bool = False,  # torch's own word
+) -> nn.Module:
+    """Return an equal network for inference that is as fast as its equal forms allow here.
+
+    Args:
+        model: a classifier, a detector, or any network with CP blocks or batch norms in it; it stays as it is.
+        example_inputs: what the network is to be fast for: a tuple of its arguments, or the only one (a batch (N, 3, H,
+            W), or for a detector a list of images (3, H, W)).
+        repeats: timed runs of each form and of the whole.
+        compile: hand the result to ``torch.compile`` as well.
+
+    Returns:
+        The network in evaluation mode, its parameters frozen. Outputs agree with those of ``model`` in evaluation mode
+        up to rounding. What was done is in its attribute ``deployment`` (:class:`Deployment`).
+
+    Raises:
+        UsageError: repeats below 1.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats is {repeats}; expected at least 1")
+    arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    given = copy.deepcopy(model).eval().requires_grad_(False)
+    net = copy.deepcopy(given)
+    with torch.inference_mode():
+        folded = fold_norms(net, arguments)
+        inputs = _inputs_of_blocks(net, arguments)
+    candidates: dict[str, tuple[nn.Module, list[BlockChoice]]] = {}
+    bar = tqdm(FORMATS.items(), desc="deploy", unit="format", disable=None, leave=False)
+    for name, memory_format in bar:
+        choices = _choose_forms(net, inputs, memory_format, repeats)
+        candidates[name] = (_with_forms(net, choices).to(memory_format=memory_format), choices)
+    seconds = _time_whole({"given": given, **{name: net for name, (net, _) in candidates.items()}}, arguments, repeats)
+    best = min(candidates, key=lambda name: seconds[name])
+    deployed, choices = candidates[best]
+    milliseconds = {name: 1e3 * value for name, value in seconds.items()}
+    logger.info("deployed: %.1f ms, was %.1f ms", milliseconds[best], milliseconds["given"])
+    # A plain attribute: neither parameter nor buffer, and nothing that forward looks at.
+    deployed.deployment = Deployment(tuple(choices), best, folded, milliseconds)  # type: ignore[assignment]
+    return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
+
+
+def _inputs_of_blocks(net: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes of the inputs that each CP block gets."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, CPConv2d):
+
+            def note(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                shapes.setdefault(name, []).append(tuple(args[0].shape))
+
+            handles.append(module.register_forward_pre_hook(note))
+    net(*arguments)
+    for handle in handles:
+        handle.remove()
+    return shapes
+
+
+def _choose_forms(
+    net: nn.Module, inputs: Mapping[str, list[tuple[int, ...]]], memory_format: torch.memory_format, repeats: int
+) -> list[BlockChoice]:
+    """Time the forms of every block; blocks alike in all that matters are timed once."""
+    known: dict[Any, dict[str, float]] = {}
+    choices = []
+    for name, shapes in inputs.items():
+        block = net.get_submodule(name)
+        assert isinstance(block, CPConv2d)
+        key = (repr(block.to_dense()), block.rank, tuple(shapes))
+        if key not in known:
+            known[key] = _time_forms(block, shapes, memory_format, repeats)
+        choices.append(BlockChoice(name, known[key], min(known[key], key=lambda form: known[key][form])))
+    return choices
+
+
+def _time_forms(
+    block: CPConv2d, shapes: list[tuple[int, ...]], memory_format: torch.memory_format, repeats: int
+) -> dict[str, float]:
+    """Return the median milliseconds of each form on inputs of these shapes."""
+    weight = block.pointwise.weight
+    images = [
+        torch.randn(shape, device=weight.device, dtype=weight.dtype).contiguous(memory_format=memory_format)
+        for shape in shapes
+    ]
+    forms = {form: expand(block, form).to(memory_format=memory_format) for form in EXPANSIONS}
+
+    def run(module: nn.Module) -> Any:
+        def once() -> None:
+            with torch.inference_mode():
+                for image in images:
+                    module(image)
+
+        return once
+
+    seconds = time_alternating({form: run(module) for form, module in forms.items()}, repeats)
+    return {form: 1e3 * median(values) for form, values in seconds.items()}
+
+
+def _with_forms(net: nn.Module, choices: list[BlockChoice]) -> nn.Module:
+    """Return a copy of ``net`` with each block in its form."""
+    changed = copy.deepcopy(net)
+    for choice in choices:
+        block = changed.get_submodule(choice.name)
+        assert isinstance(block, CPConv2d)
+        changed.set_submodule(choice.name, expand(block, choice.form))
+    return changed
+
+
+def _time_whole(nets: Mapping[str, nn.Module], arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
+    def run(net: nn.Module) -> Any:
+        def once() -> None:
+            with torch.inference_mode():
+                net(*arguments)
+
+        return once
+
+    seconds = time_alternating({name: run(net) for name, net in nets.items()}, repeats)
+    return {name: median(values) for name, values in seconds.items()}

@@ -1,0 +1,144 @@
+"""Deployment: equal outputs, in every form, for every network."""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+import norton_det as nd
+from norton_det.channels import NORMS
+from norton_det.decompositions import CPConv2d
+from norton_det.decompositions.forms import EXPANSIONS, expand
+from norton_det.deploy import deploy
+from norton_det.errors import UsageError
+from norton_det.folding import fold_norms
+from norton_det.setting import spec_of_setting
+
+
+def with_statistics(net: nn.Module) -> nn.Module:
+    """Give batch norms statistics as if they had been trained."""
+    for module in net.modules():
+        if isinstance(module, NORMS):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data = torch.rand_like(tensor) + 0.5
+    return net.eval()
+
+
+@pytest.mark.parametrize("form", list(EXPANSIONS))
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("inputs", [1, 5])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (5, 3), "stride": (1, 2), "padding": (2, 0), "dilation": (1, 2), "bias": False},
+        {"kernel_size": (2, 3), "padding": "same"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+    ],
+    ids=str,
+)
+def test_every_form_is_equal(geometry: dict, inputs: int, rank: int, form: str) -> None:
+    block = CPConv2d.from_conv(nn.Conv2d(inputs, 7, **geometry, dtype=torch.float64), rank).eval()
+    x = torch.randn(2, inputs, 13, 11, dtype=torch.float64)
+    torch.testing.assert_close(expand(block, form)(x), block(x), rtol=1e-10, atol=1e-10)
+
+
+def test_an_unknown_form() -> None:
+    with pytest.raises(UsageError, match="unknown form 'fast'; expected one of: dense, depthwise, factored, merged"):
+        expand(CPConv2d(3, 3, 3, 1), "fast")
+
+
+@pytest.mark.parametrize("form", list(EXPANSIONS))
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        ("vgg16_bn_cifar", 32),
+        ("resnet56_cifar", 32),
+        ("resnet110_cifar", 32),
+        ("densenet40_cifar", 32),
+        ("resnet50", 64),
+    ],
+)
+def test_networks_keep_their_function(arch: str, size: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = with_statistics(nd.build(spec_of_setting(arch, 2, "[0.25]*57")))
+    for name in EXPANSIONS:
+        if name != form:  # so that the fastest of the forms is this one
+            monkeypatch.delitem(EXPANSIONS._items, name)
+    images = torch.randn(2, 3, 32, 32)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    fast = deploy(net, images, repeats=1)
+    with torch.no_grad():
+        expected, got = net(images), fast(images)
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert {block.form for block in fast.deployment.blocks} == {form}
+    assert not any(isinstance(module, CPConv2d) for module in fast.modules())
+    after = net.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    norms = sum(isinstance(module, NORMS) for module in net.modules())
+    if arch == "densenet40_cifar":  # its norms come before the convolutions
+        assert fast.deployment.folded == {}
+    else:
+        assert len(fast.deployment.folded) == norms
+
+
+@pytest.mark.parametrize("arch", ["fasterrcnn", "maskrcnn", "keypointrcnn"])
+def test_detectors(arch: str) -> None:
+    net = get_model(f"{arch}_cpresnet50_fpn", weights=None, num_classes=3, **{**TINY, "box_score_thresh": 0.0})
+    net, _ = nd.decompose(net, f"{arch}_cpresnet50_fpn", 1)
+    with_statistics(net)
+    images = [torch.rand(3, 64, 64)]
+    fast = deploy(net, images, repeats=1)
+    with torch.no_grad():
+        expected, got = (list(model.backbone(torch.stack(images)).values()) for model in (net, fast))
+        for a, b in zip(got, expected, strict=True):
+            assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+        assert fast(images)[0].keys() == net(images)[0].keys()
+    assert len(fast.deployment.folded) == 53
+    assert len(fast.deployment.blocks) == 16
+
+
+class Shared(nn.Module):
+    """A norm that is not alone in looking at the convolution before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+class Twice(nn.Module):
+    """A convolution that runs twice, with a norm after the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize("kind", [Shared, Twice])
+def test_what_cannot_be_folded_is_left(kind: type[nn.Module]) -> None:
+    net: Any = with_statistics(kind())
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        expected = net(x)
+        assert fold_norms(net, (x,)) == {}
+        torch.testing.assert_close(net(x), expected)
+
+
+def test_dense_networks_are_deployed_the_same_way() -> None:
+    net = with_statistics(nd.build(nd.Spec("resnet56_cifar", 10)))
+    fast = deploy(net, (torch.randn(1, 3, 32, 32),), repeats=1)
+    assert len(fast.deployment.folded) == 55
+    assert fast.deployment.blocks == ()
+    assert set(fast.deployment.milliseconds) == {"given", "contiguous", "channels_last"}
+    with pytest.raises(UsageError, match="repeats is 0"):
+        deploy(net, torch.randn(1, 3, 32, 32), repeats=0)
