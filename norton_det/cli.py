@@ -2,15 +2,18 @@
 
 import argparse
 import functools
+import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 
 from norton_det.config import Config, read_config
 from norton_det.errors import DataError, TerminatedError, UsageError
+
+logger = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
 EXIT_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
@@ -80,6 +83,25 @@ def parse_with_config(
     return parser.parse_args(argv), config
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that an argument is; a ``type`` for ``add_argument``."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
+
+
+def rate_or_auto(text: str) -> float | str:
+    """Return the learning rate that an argument is, or "auto"; a ``type`` for ``add_argument``."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
+
+
 def check_counts(args: argparse.Namespace, **least: int) -> None:
     """Check that the arguments of these names are not less than that.
 
@@ -89,6 +111,19 @@ def check_counts(args: argparse.Namespace, **least: int) -> None:
     for name, bound in least.items():
         if getattr(args, name) < bound:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}")
+
+
+def tell_changes(args: argparse.Namespace, before: Mapping[str, Any], *, free: Collection[str]) -> None:
+    """Warn of flags that make the rest of a training another one than it would have been.
+
+    Args:
+        args: of the run that goes on with ``--resume``.
+        before: the arguments in the checkpoint.
+        free: names that may change.
+    """
+    for name, value in vars(args).items():
+        if name not in free and value != before.get(name):
+            logger.warning("%s: was trained with %s %s, now %s", args.resume, name, before.get(name), value)
 
 
 def check_device(device: str) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from norton_det import Spec
 from norton_det.data.batching import Batches, Batching
 from norton_det.data.cifar import MemoryImages
-from norton_det.engine import TrainingState
-from norton_det.engine.classify import ClassifyOptions, evaluate, train_one_epoch
+from norton_det.engine import TrainingState, TrainOptions, train_one_epoch
+from norton_det.engine.classify import Classification, evaluate
 from norton_det.engine.distributed import data_parallel, is_main, processes, rank, world_size
 from norton_det.engine.optim import make_optimizer, make_schedule
 
@@ -45,9 +45,10 @@ def train(url: str) -> dict[str, Tensor]:
         optimizer = make_optimizer(net, "sgd", lr=0.1, momentum=0.9, weight_decay=1e-3)
         schedule = make_schedule(optimizer, "cosineannealinglr", epochs=1, per_epoch=STEPS)
         state = TrainingState(net, Spec("resnet56_cifar", 3), optimizer, schedule)
-        options = ClassifyOptions(schedule_by="iteration", clip_grad_norm=1.0)
+        options = TrainOptions(schedule_by="iteration", clip_grad_norm=1.0)
+        task = Classification(lambda epoch, start: [], lambda: [], device, 3)
         model = data_parallel(net, device)
-        assert train_one_epoch(model, state, doubles(images.training(batching, 0)), device, options)
+        assert train_one_epoch(model, state, doubles(images.training(batching, 0)), task, options)
         result = evaluate(net, doubles(images.evaluation(batching)), device)
         counts = torch.tensor([result.images, result.correct1, result.correct5])
         assert is_main() == (rank() == 0)

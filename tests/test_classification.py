@@ -8,8 +8,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import norton_det as nd
 from norton_det.channels import ChannelMap
-from norton_det.engine import NonFiniteLossError, TrainingState
-from norton_det.engine.classify import ClassifyOptions, evaluate, moving_average, train_one_epoch
+from norton_det.engine import NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
+from norton_det.engine.average import adjusted_decay, moving_average
+from norton_det.engine.classify import Classification, evaluate
 from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import UsageError
 
@@ -20,6 +21,10 @@ def state_of(net: nn.Module, lr: float = 0.1, **others: object) -> TrainingState
     optimizer = SGD(net.parameters(), lr=lr)
     schedule = make_schedule(optimizer, "steplr", epochs=9)
     return TrainingState(net, nd.Spec("resnet56_cifar", 3), optimizer, schedule, **others)
+
+
+def task(**options: float) -> Classification:
+    return Classification(lambda epoch, start: [], lambda: [], CPU, 3, **options)
 
 
 def linear() -> nn.Module:
@@ -53,7 +58,7 @@ def test_an_epoch_of_plain_sgd_is_what_it_says() -> None:
     reference = linear()
     reference.load_state_dict(net.state_dict())
     state = state_of(net)
-    assert train_one_epoch(net, state, data, CPU, ClassifyOptions(label_smoothing=0.1))
+    assert train_one_epoch(net, state, data, task(label_smoothing=0.1), TrainOptions())
     losses = []
     for images, labels in data:
         target = nn.functional.one_hot(labels, 3) * 0.9 + 0.1 / 3
@@ -70,23 +75,23 @@ def test_an_epoch_of_plain_sgd_is_what_it_says() -> None:
 
 
 def test_stopping_and_going_on_is_one_epoch() -> None:
-    options = ClassifyOptions(mixup_alpha=0.4, cutmix_alpha=0.4, clip_grad_norm=0.5)
+    mixing, options = task(mixup_alpha=0.4, cutmix_alpha=0.4), TrainOptions(clip_grad_norm=0.5)
     net, data = linear(), batches(4)
     other = linear()
     other.load_state_dict(net.state_dict())
-    assert train_one_epoch(net, state_of(net), data, CPU, options)
+    assert train_one_epoch(net, state_of(net), data, mixing, options)
     state = state_of(other)
-    assert not train_one_epoch(other, state, data, CPU, options, stop=lambda: state.step == 1)
+    assert not train_one_epoch(other, state, data, mixing, options, stop=lambda: state.step == 1)
     assert state.step == 2
     torch.manual_seed(1234)
-    assert train_one_epoch(other, state, data[2:], CPU, options)
+    assert train_one_epoch(other, state, data[2:], mixing, options)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
 def test_clipping_bounds_the_step() -> None:
     net = linear()
     before = [p.detach().clone() for p in net.parameters()]
-    train_one_epoch(net, state_of(net, lr=1), batches(1), CPU, ClassifyOptions(clip_grad_norm=0.01))
+    train_one_epoch(net, state_of(net, lr=1), batches(1), task(), TrainOptions(clip_grad_norm=0.01))
     moved = torch.cat([(a - b).flatten() for a, b in zip(net.parameters(), before, strict=True)])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
@@ -95,10 +100,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     net, data = linear(), batches(2)
     data[1][0][0] = float("inf")
     state = state_of(net)
-    train_one_epoch(net, state, data[:1], CPU, ClassifyOptions())
+    train_one_epoch(net, state, data[:1], task(), TrainOptions())
     before = [p.detach().clone() for p in net.parameters()]
     with pytest.raises(NonFiniteLossError, match="loss is nan in batch 1 of epoch 0"):
-        train_one_epoch(net, state, data[1:], CPU, ClassifyOptions())
+        train_one_epoch(net, state, data[1:], task(), TrainOptions())
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
 
 
@@ -119,15 +124,22 @@ def test_the_average_follows_its_formula_and_copies_integers() -> None:
     assert average.module[1].num_batches_tracked == 5
 
 
+def test_the_adjusted_decay_forgets_alike_per_epoch() -> None:
+    # 1000 images an epoch: with 10 or 40 of them between updates, what is left after an epoch is about the same.
+    few, many = (adjusted_decay(0.99999, images=images, epochs=4) ** (1000 / images) for images in (10, 40))
+    assert few == pytest.approx(many, rel=1e-4)
+    assert adjusted_decay(0.5, images=100, epochs=1) == 0
+
+
 def test_the_average_is_a_copy_during_the_warm_up() -> None:
     net = linear()
     average = moving_average(net, decay=0.9)
     state = state_of(net, ema=average)
-    options = ClassifyOptions(ema_steps=1, ema_warmup_epochs=1)
-    train_one_epoch(net, state, batches(3), CPU, options)
+    options = TrainOptions(ema_steps=1, ema_warmup_epochs=1)
+    train_one_epoch(net, state, batches(3), task(), options)
     assert torch.equal(average.module[1].weight, net[1].weight)
     state.epoch, state.step = 0, 0
-    train_one_epoch(net, state, batches(3), CPU, options)
+    train_one_epoch(net, state, batches(3), task(), options)
     assert not torch.equal(average.module[1].weight, net[1].weight)
 
 

@@ -2,27 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from torch import Tensor, nn
+from torch import nn
 
 from norton_det.checkpoint import write_atomically
-from norton_det.data import CocoDataset, collate, read_coco
+from norton_det.data import CocoDataset, read_coco
 from norton_det.detection import make_detector
 from norton_det.engine import (
-    NonFiniteLossError,
     evaluate_results,
     format_metrics,
     kinds_of,
     to_results,
-    train_one_epoch,
 )
 from norton_det.engine.optim import make_optimizer, make_schedule
-from norton_det.engine.state import TrainingState
 from norton_det.errors import DataError, UsageError
 
 
@@ -104,38 +99,6 @@ def test_results_by_hand() -> None:
     assert np.array_equal(rle.decode(row["segmentation"]), (mask[0, 0] > 0.5).numpy())
 
 
-class FakeDetector(nn.Module):
-    def __init__(self, loss: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-        self.loss = loss
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return {"loss_a": self.weight * self.loss, "loss_b": self.weight * 0 + 1}
-
-
-def test_a_loss_that_is_not_finite_stops_with_its_images() -> None:
-    net = FakeDetector(float("nan"))
-    optimizer = torch.optim.SGD(net.parameters(), lr=1)
-    batch = ([torch.zeros(3, 4, 4)], [{"image_id": 17}])
-    with pytest.raises(NonFiniteLossError, match=r"loss_a nan, loss_b 1\) on images 17"):
-        train_one_epoch(net, optimizer, [batch], torch.device("cpu"), 0)
-    assert net.weight.item() == 1
-
-
-def test_the_first_epoch_warms_up_to_the_full_rate() -> None:
-    net = FakeDetector(0)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    batch = ([torch.zeros(3, 4, 4)], [{"image_id": 1}])
-    rates: list[float] = []
-    optimizer.register_step_pre_hook(lambda optimizer, *args: rates.append(optimizer.param_groups[0]["lr"]))
-    train_one_epoch(net, optimizer, [batch] * 5, torch.device("cpu"), 0)
-    train_one_epoch(net, optimizer, [batch] * 2, torch.device("cpu"), 1)
-    assert rates[0] == pytest.approx(0.5 * 1e-3)
-    assert rates == sorted(rates)
-    assert rates[4:] == pytest.approx([0.5] * 3)
-
-
 def test_optimizers_and_schedules() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
     optimizer = make_optimizer(net, "sgd", lr=0.1, momentum=0.9, weight_decay=0.1, norm_weight_decay=0.0)
@@ -147,37 +110,6 @@ def test_optimizers_and_schedules() -> None:
         make_optimizer(net, "lion", lr=1, momentum=0, weight_decay=0)
     with pytest.raises(UsageError, match="unknown lr_scheduler 'steps'"):
         make_schedule(optimizer, "steps", epochs=1, steps=[], gamma=0.1)
-
-
-def test_training_goes_on_where_it_stopped(shapes: Path, tmp_path: Path) -> None:
-    data = CocoDataset(shapes, "train", train=True)
-    batches = [collate([data[0], data[1]]), collate([data[2], data[3]])]
-
-    def fresh() -> TrainingState:
-        torch.manual_seed(0)
-        net, spec = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=4, **TINY)
-        optimizer = make_optimizer(net, "sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
-        schedule = make_schedule(optimizer, "multisteplr", epochs=2, steps=[1], gamma=0.1)
-        return TrainingState(net, spec, optimizer, schedule)
-
-    def epoch(state: TrainingState, number: int) -> None:
-        train_one_epoch(state.model, state.optimizer, batches, torch.device("cpu"), number)
-        state.schedule.step()
-        state.epoch = number
-
-    whole = fresh()
-    epoch(whole, 0)
-    whole.save(tmp_path, {"lr": 0.01})
-    epoch(whole, 1)
-    resumed = fresh()
-    torch.manual_seed(99)
-    resumed.restore(torch.load(tmp_path / "checkpoint.pth", weights_only=True), tmp_path / "checkpoint.pth")
-    assert resumed.epoch == 0
-    epoch(resumed, 1)
-    ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    with pytest.raises(DataError, match="lacks model, optimizer"):
-        resumed.restore({"epoch": 1, "lr_scheduler": {}, "rng": None}, "x.pth")
 
 
 def test_kinds(shapes: Path) -> None:

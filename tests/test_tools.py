@@ -54,7 +54,8 @@ def test_train_and_evaluate(
     train = [*common, "--model", f"{kind}rcnn_cpresnet50_fpn", "--min-size", "64", "--max-size", "64", "-b", "2"]
     train += ["--model-kwargs", json.dumps(options), "--output-dir", str(out), "--lr", "0.001"]
     assert tool("train_det").main([*train, "--epochs", "1", "--weights-backbone", str(compressed)]) == 0
-    names = {"checkpoint.pth", "model_0.pth", "metrics.json", "coco_instances_results.json"}
+    names = {"checkpoint.pth", "model_0.pth", "last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.json"}
+    names |= {"coco_instances_results.json"}
     assert {path.name for path in out.iterdir()} == names
     metrics = json.loads((out / "metrics.json").read_text())
     results = json.loads((out / "coco_instances_results.json").read_text())

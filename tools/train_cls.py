@@ -11,7 +11,7 @@ Not taken over: --backend, --use-v2 (always v2), --ra-sampler, --ra-reps, and qu
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,20 @@ from torch import nn
 
 from norton_det.build import describe
 from norton_det.checkpoint import has_spec, load, read_spec
-from norton_det.cli import Parser, check_counts, check_device, command, parse_with_config
+from norton_det.cli import Parser, check_counts, check_device, command, parse_with_config, tell_changes
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.data.images import ImageSet, dataset_for, read_images
 from norton_det.decompositions import set_form
-from norton_det.engine.classify import ClassifyOptions, evaluate, moving_average
+from norton_det.engine.average import adjusted_decay, moving_average
+from norton_det.engine.classify import Classification, evaluate
 from norton_det.engine.distributed import is_main, processes, rank, world_size
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.engine.progress import tensorboard_log
 from norton_det.engine.state import TrainingState
+from norton_det.engine.train import TrainOptions
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.spec import Spec
@@ -132,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
         batching = Batching(args.batch_size, args.seed, rank(), world_size())
         if args.test_only:
             result = evaluate(model, val.evaluation(batching), device, amp=args.amp)
-            print(f"Acc@1 {result.top1:.3f} Acc@5 {result.top5:.3f} of {result.images} images")
+            print(result)
         else:
             _train(args, model, spec, train, val, batching, device)
 
@@ -201,28 +203,29 @@ def _train(
     if args.resume:
         content = read_file(args.resume)
         state.restore(content, args.resume)
-        _tell_changes(args, content["args"])
+        tell_changes(args, content["args"], free=_FREE)
     if not args.holdout:
         logger.info("best.safetensors is chosen on the images that are reported on: report last.safetensors")
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    fit(
-        state,
+    task = Classification(
         lambda epoch, start: train.training(batching, epoch, start),
         lambda: val.evaluation(batching),
         device,
+        spec.num_classes,
+        label_smoothing=args.label_smoothing,
+        mixup_alpha=args.mixup_alpha,
+        cutmix_alpha=args.cutmix_alpha,
+        amp=args.amp,
+    )
+    fit(
+        state,
+        task,
         _options(args),
         epochs=args.epochs,
         folder=args.output_dir,
         args=vars(args),
         on_epoch=tensorboard_log(args.output_dir, state.epoch + 1) if args.tensorboard and is_main() else None,
     )
-
-
-def _tell_changes(args: argparse.Namespace, before: Mapping[str, Any]) -> None:
-    """Warn of flags that make the rest of the training another one than it would have been."""
-    for name, value in vars(args).items():
-        if name not in _FREE and value != before.get(name):
-            logger.warning("%s: was trained with %s %s, now %s", args.resume, name, before.get(name), value)
 
 
 def _state(args: argparse.Namespace, model: nn.Module, spec: Spec, steps: int, device: torch.device) -> TrainingState:
@@ -252,17 +255,13 @@ def _state(args: argparse.Namespace, model: nn.Module, spec: Spec, steps: int, d
     scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
     ema = None
     if args.model_ema:
-        # torchvision's rule, which makes the decay mean the same whatever the batch size and the number of epochs.
-        adjust = world_size() * args.batch_size * args.model_ema_steps / args.epochs
-        ema = moving_average(model, 1 - min(1.0, (1 - args.model_ema_decay) * adjust))
+        images = world_size() * args.batch_size * args.model_ema_steps
+        ema = moving_average(model, adjusted_decay(args.model_ema_decay, images=images, epochs=args.epochs))
     return TrainingState(model, spec, optimizer, schedule, scaler, ema, epoch=args.start_epoch - 1)
 
 
-def _options(args: argparse.Namespace) -> ClassifyOptions:
-    return ClassifyOptions(
-        label_smoothing=args.label_smoothing,
-        mixup_alpha=args.mixup_alpha,
-        cutmix_alpha=args.cutmix_alpha,
+def _options(args: argparse.Namespace) -> TrainOptions:
+    return TrainOptions(
         clip_grad_norm=args.clip_grad_norm,
         amp=args.amp,
         ema_steps=args.model_ema_steps,

@@ -1,29 +1,46 @@
 """Train Faster, Mask or Keypoint R-CNN with a compressed (or dense) ResNet-50-FPN backbone on a COCO folder.
 
-Flags and defaults are those of torchvision's reference detection script, as far as they stand here.
-Its default --lr is meant for 8 processes with 2 images each; for one process of B images use 0.02 / 16 * B.
+Flags and defaults are those of torchvision's reference detection script; -dr and -cpr are the original project's. The
+default --lr is meant for 16 images in a batch of all processes; --lr auto is 0.02 / 16 for each image that there is.
+With --rank or --rates a dense network is compressed before it is trained; a compressed file is fine-tuned as it is.
+Under torchrun, -b is the batch of each process. Images that do not fill a last batch are left out of an epoch.
 """
 
 import argparse
-import datetime
-import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from norton_det.checkpoint import load, write_json
-from norton_det.cli import Parser, check_counts, check_device, command
-from norton_det.data import AspectRatioBatchSampler, Augment, CocoDataset, collate
+from norton_det.checkpoint import load
+from norton_det.cli import (
+    Parser,
+    check_counts,
+    check_device,
+    command,
+    json_object,
+    parse_with_config,
+    rate_or_auto,
+    tell_changes,
+)
+from norton_det.compress import compress
+from norton_det.criteria import CRITERIA
+from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
+from norton_det.data.copypaste import copy_paste
+from norton_det.decompositions import set_form
 from norton_det.detection import freeze_backbone, make_detector
-from norton_det.engine import TrainingState, evaluate_results, format_metrics, kinds_of, predict, train_one_epoch
+from norton_det.engine import CocoEvaluator, Detection, TrainingState, TrainOptions, format_metrics, kinds_of
+from norton_det.engine.average import adjusted_decay, moving_average
+from norton_det.engine.detection import as_they_are, keep_losses_finite
+from norton_det.engine.distributed import is_main, processes, rank, world_size
+from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
+from norton_det.engine.progress import tensorboard_log
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
 from norton_det.weights import read_file
@@ -36,100 +53,113 @@ MODELS = {
     for net in ("cpresnet50", "resnet50")
 }
 """Names of ``--model``: torchvision's dense detectors are the compressible ones with nothing compressed."""
+BACKENDS = ("pil", "tensor", "tv_tensor")
+_LR_OF_AN_IMAGE = 0.02 / 16
+_FREE = {"backend", "config", "data_path", "device", "dist_url", "eval_every", "model", "output_dir", "print_freq"}
+_FREE |= {"resume", "start_epoch", "tensorboard", "test_only", "use_v2", "weights", "weights_backbone", "workers"}
+_FREE |= {"criterion", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates", "world_size"}
 
 
 def get_args_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    _add_torchvisions(parser.add_argument)
+    _add_compression(parser.add_argument)
+    _add_ours(parser.add_argument)
+    return parser
+
+
+def _add_torchvisions(add: Any) -> None:
     add("--data-path", default="coco", help="COCO folder: train2017/ val2017/ annotations/")
     add("--dataset", default="coco", help="coco (instances) or coco_kp (person keypoints)")
     add("--model", default="maskrcnn_resnet50_fpn", help=f"one of: {', '.join(MODELS)}")
     add("--device", default="cuda", help="cuda or cpu")
-    add("-b", "--batch-size", default=2, type=int, help="images a batch")
+    add("-b", "--batch-size", default=2, type=int, help="images a batch in each process")
     add("--epochs", default=26, type=int, metavar="N", help="number of epochs in all")
     add("-j", "--workers", default=4, type=int, metavar="N", help="processes that load data")
-    add("--opt", default="sgd", help="sgd, sgd_nesterov or adamw")
-    add("--lr", default=0.02, type=float, help="initial learning rate")
+    add("--opt", default="sgd", help="sgd, sgd_nesterov, rmsprop or adamw")
+    add("--lr", default=0.02, type=rate_or_auto, help="initial learning rate, or auto")
     add("--momentum", default=0.9, type=float, metavar="M")
     add("--wd", "--weight-decay", default=1e-4, type=float, metavar="W", dest="weight_decay")
-    add("--norm-weight-decay", default=None, type=float, help="weight decay of normalisation layers (default: --wd)")
-    add("--lr-scheduler", default="multisteplr", help="multisteplr or cosineannealinglr")
-    add("--lr-steps", default=[16, 22], nargs="+", type=int, help="epochs after which the rate falls")
-    add("--lr-gamma", default=0.1, type=float, help="by this factor")
+    add("--norm-weight-decay", type=float, help="weight decay of normalisation layers (default: --wd)")
+    add("--lr-scheduler", default="multisteplr", help="multisteplr or cosineannealinglr, among others")
+    add("--lr-step-size", default=8, type=int, help="epochs of steplr")
+    add("--lr-steps", default=[16, 22], nargs="+", type=int, help="epochs of multisteplr")
+    add("--lr-gamma", default=0.1, type=float, help="factor by which the rate falls")
     add("--print-freq", default=20, type=int, help="iterations between log lines")
-    add("--output-dir", default=".", help="where checkpoints and results go")
-    add("--resume", default="", help="checkpoint to go on from")
+    add("--output-dir", default=".", help="where the files go")
+    add("--resume", default="", help="checkpoint to go on from, with the same other flags")
     add("--start_epoch", default=0, type=int, help="number of the first epoch")
     add("--aspect-ratio-group-factor", default=3, type=int, help="batch images of similar shape; -1: do not")
-    add("--rpn-score-thresh", default=None, type=float, help="least score of a proposal")
-    add("--trainable-backbone-layers", default=None, type=int, help="0 to 5, from the last stage")
+    add("--rpn-score-thresh", type=float, help="least score of a proposal")
+    add("--trainable-backbone-layers", type=int, help="0 to 5, from the last stage")
     add("--data-augmentation", default="hflip", help="hflip, lsj, multiscale, ssd or ssdlite")
-    add("--test-only", action="store_true", help="evaluate and stop")
+    add("--sync-bn", action="store_true", help="batch norm over all processes")
+    add("--test-only", action="store_true", help="evaluate the network of --resume or --weights, and stop")
     add("--use-deterministic-algorithms", action="store_true")
-    add("--weights", default=None, help="of the whole detector: a file, or the name of torchvision's")
-    add("--weights-backbone", default=None, help="compressed file, state dict, or the name of torchvision's")
+    add("--world-size", default=1, type=int, help="accepted and not looked at: torchrun says it")
+    add("--dist-url", default="env://")
+    add("--weights", help="of the whole detector: a file, or the name of torchvision's")
+    add("--weights-backbone", help="compressed file, state dict, or the name of torchvision's")
     add("--amp", action="store_true", help="mixed precision")
-    # Beyond torchvision's:
-    add("--min-size", default=None, type=int, help="length to which an image's shorter side is scaled (default: 800)")
-    add("--max-size", default=None, type=int, help="bound on the longer side (default: 1333)")
-    add(
-        "--norm-layer", default=None, help="of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: as torchvision)"
-    )
+    add("--use-copypaste", action="store_true", help="paste objects of other images; with --data-augmentation lsj")
+    add("--backend", default="PIL", type=str.lower, help="accepted: images are decoded by PIL, then are tensors")
+    add("--use-v2", action="store_true", help="accepted: the transforms are v2 always")
+
+
+def _add_compression(add: Any) -> None:
+    add("-dr", "--rank", type=int, help="of the backbone's k x k convolutions (default: they are not decomposed)")
+    add("-cpr", "--rates", "--compress_rate", help='pruning rates, as "[0.]+[0.1]*2" (default: nothing is pruned)')
+    add("--criterion", default="pabs", help=f"of pruning, one of: {', '.join(CRITERIA)}")
+    add("--form", default="factored", help="how CP blocks are computed: factored, merged or dense (same parameters)")
+
+
+def _add_ours(add: Any) -> None:
+    add("--accumulate", default=1, type=int, metavar="N", help="batches whose mean gradient makes one update")
+    add("--clip-grad-norm", type=float, help="bound on the norm of the gradient")
+    add("--model-ema", action="store_true", help="evaluate and keep a moving average of the network")
+    add("--model-ema-steps", default=32, type=int, help="updates from one of the average to the next")
+    add("--model-ema-decay", default=0.99998, type=float)
+    add("--eval-every", default=1, type=int, metavar="N", help="epochs between evaluations")
+    add("--tensorboard", action="store_true", help="write TensorBoard's log to --output-dir as well")
+    add("--min-size", type=int, help="length to which an image's shorter side is scaled (default: 800)")
+    add("--max-size", type=int, help="bound on the longer side (default: 1333)")
+    add("--norm-layer", help="of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: as torchvision)")
     add(
         "--model-kwargs",
         default="{}",
-        type=_json_object,
+        type=json_object,
         metavar="JSON",
         help="further arguments of the detector, as "
         '\'{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}\'',
     )
     add("--seed", default=0, type=int, help="of weights, order and augmentation")
-    return parser
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
-    return value
 
 
 @command
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, train and evaluate."""
-    args = get_args_parser().parse_args(argv)
+    args, _ = parse_with_config(get_args_parser(), argv, recipe=True)
     _check(args)
-    torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
-    device = torch.device(args.device)
-    masks = args.model.startswith("mask")
-    train = CocoDataset(args.data_path, "train", args.dataset, train=True, masks=masks)
-    train.transform = Augment(args.data_augmentation, train.keypoint_names)
-    val = CocoDataset(args.data_path, "val", args.dataset)
-    model, spec = _model(args, train)
-    model.to(device)
-    optimizer = make_optimizer(
-        model,
-        args.opt,
-        lr=args.lr,
-        momentum=args.momentum,
-        weight_decay=args.weight_decay,
-        norm_weight_decay=args.norm_weight_decay,
-    )
-    schedule = make_schedule(optimizer, args.lr_scheduler, epochs=args.epochs, steps=args.lr_steps, gamma=args.lr_gamma)
-    scaler = torch.amp.GradScaler(device.type) if args.amp else None
-    state = TrainingState(model, spec, optimizer, schedule, scaler, epoch=args.start_epoch - 1)
-    if args.resume:
-        state.restore(read_file(args.resume), args.resume)
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    if args.test_only:
-        _evaluate(model, val, device, args)
-    else:
-        _train(state, train, val, device, args)
+    with processes(args.device, args.dist_url) as device:
+        torch.manual_seed(args.seed)
+        images = args.batch_size * world_size() * args.accumulate
+        if args.lr == "auto":
+            args.lr = _LR_OF_AN_IMAGE * images
+            logger.info("--lr auto: %g for %d images an update", args.lr, images)
+        train, val = _images(args)
+        model, spec = _detector(args, train)
+        set_form(model, args.form)
+        keep_losses_finite(model)
+        task = _task(args, model.to(device), train, val, device)
+        if not args.test_only:
+            _train(args, model, spec, task, images * args.model_ema_steps)
+            return
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        metrics = task.measure(model)
+        if is_main():
+            print(format_metrics(metrics))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -138,23 +168,44 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--model {args.model}: unknown; expected one of: {', '.join(MODELS)}")
     if args.model.startswith("keypoint") != (args.dataset == "coco_kp"):
         raise UsageError(f"--model {args.model} with --dataset {args.dataset}: keypoints need both, others neither")
+    if args.backend not in BACKENDS:
+        raise UsageError(f"--backend {args.backend}: unknown; expected one of: {', '.join(BACKENDS)}")
+    if args.use_copypaste and args.data_augmentation != "lsj":
+        raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
+    if args.sync_bn and not args.device.startswith("cuda"):
+        raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
     check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1)
+    check_counts(args, accumulate=1, model_ema_steps=1, eval_every=1)
     check_device(args.device)
 
 
-def _model(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spec]:
+def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
+    """Return the images to train on and those to evaluate on."""
+    masks = args.model.startswith("mask") or args.use_copypaste
+    train = CocoDataset(args.data_path, "train", args.dataset, train=True, masks=masks)
+    train.transform = Augment(args.data_augmentation, train.keypoint_names)
+    return train, CocoDataset(args.data_path, "val", args.dataset)
+
+
+def _detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spec]:
+    """Return the detector to train, and its spec."""
     if args.resume:
         model, spec = load(args.resume)
-        saved = read_file(args.resume).get("args", {})
-        freeze_backbone(model, saved.get("trainable_backbone_layers", 5))
-        args.trainable_backbone_layers = saved.get("trainable_backbone_layers", 5)
-        return model, spec
+        # The checkpoint tells which layers were frozen.
+        args.trainable_backbone_layers = read_file(args.resume).get("args", {}).get("trainable_backbone_layers", 5)
+    else:
+        model, spec = _new_detector(args, train)
+    freeze_backbone(model, args.trainable_backbone_layers)
+    return (nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model), spec
+
+
+def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spec]:
     options = dict(args.model_kwargs)
     given = {"min_size": args.min_size, "max_size": args.max_size, "rpn_score_thresh": args.rpn_score_thresh}
     options |= {name: value for name, value in given.items() if value is not None}
     if train.keypoint_names:
         options["num_keypoints"] = len(train.keypoint_names)
-    detector = make_detector(
+    model, spec = make_detector(
         MODELS[args.model],
         weights=args.weights,
         weights_backbone=args.weights_backbone,
@@ -163,44 +214,84 @@ def _model(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Module, Spe
         norm_layer=args.norm_layer,
         **options,
     )
-    # Recorded for --resume, which has to freeze the same layers.
     trained = args.weights or args.weights_backbone
     if not trained or args.trainable_backbone_layers is None:
         args.trainable_backbone_layers = 3 if trained else 5
-    return detector
+    if args.rank is None and args.rates is None:
+        return model, spec
+    if spec.ranks or spec.widths:
+        logger.warning("%s: is compressed already; --rank and --rates are not looked at", trained)
+        return model, spec
+    return compress(model, arch=spec, rank=args.rank, rates=args.rates, criterion=args.criterion, seed=args.seed)
 
 
-def _train(
-    state: TrainingState, train: CocoDataset, val: CocoDataset, device: torch.device, args: argparse.Namespace
-) -> None:
-    sampler = AspectRatioBatchSampler(train.aspect_ratios(), args.batch_size, args.aspect_ratio_group_factor, args.seed)
-    if not len(sampler):
-        raise UsageError(f"--batch-size {args.batch_size}: {train.annotations} has {len(train)} images for training")
-    generator = torch.Generator()
-    batches = DataLoader(
-        train, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate, generator=generator
+def _task(
+    args: argparse.Namespace, model: nn.Module, train: CocoDataset, val: CocoDataset, device: torch.device
+) -> Detection:
+    """Return what the detector is trained and evaluated on; what is wrong with it is told here, before the training."""
+    batching = Batching(args.batch_size, args.seed, rank(), world_size())
+    if not args.test_only:
+        batching.steps(len(train))
+    kinds = kinds_of(model)
+    factor, workers = args.aspect_ratio_group_factor, args.workers
+    return Detection(
+        partial(training_batches, train, batching, factor=factor, workers=workers),
+        partial(evaluation_batches, val, batching, workers=workers),
+        device,
+        CocoEvaluator(val.coco, kinds, name=val.annotations),
+        tuple(kinds),
+        folder=Path(args.output_dir),
+        mix=copy_paste if args.use_copypaste else as_they_are,
     )
-    start = time.time()
-    for epoch in range(state.epoch + 1, args.epochs):
-        sampler.set_epoch(epoch)
-        generator.manual_seed(args.seed * 1_000_003 + epoch)  # of the augmentation in the workers
-        train_one_epoch(
-            state.model, state.optimizer, batches, device, epoch, print_freq=args.print_freq, scaler=state.scaler
-        )
-        state.schedule.step()
-        state.epoch = epoch
-        state.save(args.output_dir, vars(args))
-        _evaluate(state.model, val, device, args)
-    logger.info("Training time %s", datetime.timedelta(seconds=int(time.time() - start)))
 
 
-def _evaluate(model: nn.Module, val: CocoDataset, device: torch.device, args: argparse.Namespace) -> None:
-    batches = DataLoader(val, batch_size=1, num_workers=args.workers, collate_fn=collate)
-    results = predict(model, batches, device)
-    write_json(Path(args.output_dir) / "coco_instances_results.json", results)
-    metrics = evaluate_results(val.coco, results, kinds_of(model))
-    write_json(Path(args.output_dir) / "metrics.json", metrics)
-    print(format_metrics(metrics), flush=True)
+def _train(args: argparse.Namespace, model: nn.Module, spec: Spec, task: Detection, ema_images: int) -> None:
+    optimizer = make_optimizer(
+        model,
+        args.opt,
+        lr=args.lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        norm_weight_decay=args.norm_weight_decay,
+    )
+    schedule = make_schedule(
+        optimizer,
+        args.lr_scheduler,
+        epochs=args.epochs,
+        steps=args.lr_steps,
+        step_size=args.lr_step_size,
+        gamma=args.lr_gamma,
+    )
+    scaler = torch.amp.GradScaler(task.device.type, enabled=args.amp and task.device.type == "cuda")
+    ema = None
+    if args.model_ema:
+        ema = moving_average(model, adjusted_decay(args.model_ema_decay, images=ema_images, epochs=args.epochs))
+    state = TrainingState(model, spec, optimizer, schedule, scaler, ema, epoch=args.start_epoch - 1)
+    if args.resume:
+        content = read_file(args.resume)
+        state.restore(content, args.resume)
+        tell_changes(args, content["args"], free=_FREE)
+    options = TrainOptions(
+        accumulate=args.accumulate,
+        clip_grad_norm=args.clip_grad_norm,
+        amp=args.amp,
+        ema_steps=args.model_ema_steps,
+        warm_up=True,
+        seed=args.seed,
+        print_freq=args.print_freq,
+    )
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    fit(
+        state,
+        task,
+        options,
+        epochs=args.epochs,
+        folder=args.output_dir,
+        args=vars(args),
+        eval_every=args.eval_every,
+        numbered=True,
+        on_epoch=tensorboard_log(args.output_dir, state.epoch + 1) if args.tensorboard and is_main() else None,
+    )
 
 
 if __name__ == "__main__":

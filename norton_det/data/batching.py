@@ -1,4 +1,4 @@
-"""Which images make up a batch of classification, and which are held out."""
+"""Which images make up a batch, and which are held out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+from norton_det.checks import check_annotations, raise_errors
 from norton_det.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
 
 KINDS = {"coco": "instances", "coco_kp": "person_keypoints"}
 """Names of ``--dataset``, and how COCO's annotation files for it begin."""
@@ -63,7 +67,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     pixels, ``labels`` (N,), ``image_id``, ``area`` (N,), ``iscrowd`` (N,), and as wanted ``masks`` (N, H, W) uint8 and
     ``keypoints`` (N, K, 3) as x, y, visibility. Labels are COCO's category ids.
 
-    For training, crowds, boxes without area (with all that belongs to them) and images without an object are left out.
+    For training the annotations are checked (see :mod:`norton_det.checks`), and crowds, boxes without area (with all
+    that belongs to them) and images without an object are left out.
 
     Args:
         root: the COCO folder; None where ``images`` and ``annotations`` are given.
@@ -76,7 +81,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         annotations: the annotation file, where it is not that of the split in ``root``.
 
     Raises:
-        DataError: the folder or the annotation file is missing or damaged; no image is left.
+        DataError: the folder or the annotation file is missing or damaged; training would be wrong; no image is left.
     """
 
     def __init__(
@@ -102,7 +107,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self.ids = sorted(self.coco.imgs)
         if train:
-            self.ids = [i for i in self.ids if self._usable(self.coco.imgToAnns[i])]
+            found = check_annotations(self.coco.dataset, num_classes=self.num_classes, masks=masks)
+            raise_errors(found, self.annotations)
+            self.ids = [i for i in self.ids if self._usable(i)]
+            self._tell_lost()
         if not self.ids:
             raise DataError(
                 f"{self.annotations}: no image that can be used for {'training' if train else 'evaluation'}"
@@ -143,17 +151,29 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         except OSError as error:
             raise DataError(f"{path}: cannot be read as an image: {error}") from None
 
-    def _usable(self, annotations: list[dict[str, Any]]) -> bool:
-        usable = [a for a in annotations if not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0]
+    def _usable(self, image_id: int) -> bool:
+        usable = [a for a in self._objects(image_id) if self._has_area(a)]
         if not self.keypoints:
             return bool(usable)
         visible = sum(v > 0 for a in usable for v in a["keypoints"][2::3])
         return bool(visible >= min(_MIN_KEYPOINTS, len(self.keypoint_names)))
 
+    def _objects(self, image_id: int) -> list[dict[str, Any]]:
+        return [a for a in self.coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
+
+    def _has_area(self, annotation: dict[str, Any]) -> bool:
+        """Tell whether something of a box is within its image."""
+        image, (x, y, width, height) = self.coco.imgs[annotation["image_id"]], annotation["bbox"]
+        within_x = min(x + width, image["width"]) > max(x, 0)
+        return bool(within_x and min(y + height, image["height"]) > max(y, 0))
+
+    def _tell_lost(self) -> None:
+        lost = sum(not self._has_area(a) for i in self.coco.imgs for a in self._objects(i))
+        if lost:
+            logger.warning("%s: %d objects whose box has no area are left out of training", self.annotations, lost)
+
     def _target(self, image_id: int, height: int, width: int) -> Target:
-        annotations = self.coco.imgToAnns[image_id]
-        if self.train:
-            annotations = [a for a in annotations if not a.get("iscrowd", 0)]
+        annotations = self._objects(image_id) if self.train else self.coco.imgToAnns[image_id]
         boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes[:, 0::2].clamp_(0, width)

@@ -1,6 +1,5 @@
 """ImageNet, or any class folders of photographs: torchvision's transforms, read by several processes."""
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
-from norton_det.data.batching import Batches, Batching
+from norton_det.data.batching import Batching
 from norton_det.data.folder import MEAN, STD, image_folder, read_rgb
+from norton_det.data.loading import load
 from norton_det.errors import UsageError
 
 POLICIES = ("ra", "ta_wide", "augmix", *(policy.value for policy in AutoAugmentPolicy))
@@ -119,43 +118,26 @@ class FolderImages:
         order = torch.randperm(count, generator=generator)
         seeds = torch.randint(2**62, (count,), generator=generator)
         parts = batching.training(count, start)
-        return self._load(self.preset.training(), order, seeds, parts)
+        items = _Transformed(self.samples, self.preset.training())
+        return load(items, order, seeds, parts, workers=self.workers)
 
     def evaluation(self, batching: Batching) -> Any:
         """Return batches of the images, resized and cut from the centre: float (B, 3, S, S), labels (B,)."""
         count = len(self)
-        parts = batching.evaluation(count)
-        return self._load(self.preset.evaluation(), torch.arange(count), torch.zeros(count, dtype=torch.int64), parts)
-
-    def _load(self, transform: Any, order: Tensor, seeds: Tensor, parts: list[Tensor]) -> Any:
-        keys = Batches(lambda p: list(zip(order[p].tolist(), seeds[p].tolist(), strict=True)), parts)
-        return DataLoader(
-            _Transformed(self.samples, transform),
-            batch_sampler=keys,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_stay if self.workers else None,
-        )
+        items = _Transformed(self.samples, self.preset.evaluation())
+        seeds = torch.zeros(count, dtype=torch.int64)  # nothing is random
+        return load(items, torch.arange(count), seeds, batching.evaluation(count), workers=self.workers)
 
 
-class _Transformed(Dataset[tuple[Tensor, int]]):
-    """Images by number and seed: what is random in an image's transform does not depend on which process does it."""
+class _Transformed:
+    """Images by number."""
 
     def __init__(self, samples: Sequence[tuple[str, int]], transform: Any) -> None:
         self.samples, self.transform = samples, transform
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        number, seed = key
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
         path, label = self.samples[number]
-        picture = read_rgb(path)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self.transform(picture), label
-
-
-def _stay(worker: int) -> None:
-    """Leave SIGTERM to the training process, which finishes its batch before it ends."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return self.transform(read_rgb(path)), label
 
 
 def read_imagenet(root: str | Path, split: str, *, preset: Preset, workers: int = 0) -> FolderImages:

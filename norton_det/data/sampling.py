@@ -3,9 +3,18 @@
 import bisect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
-from torch.utils.data import Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from norton_det.data.batching import Batching
+from norton_det.data.coco import CocoDataset, Target, collate
+from norton_det.data.loading import load
+
+DetectionBatch = tuple[list[Tensor], list[Target]]
+"""Images (3, H, W) and their targets."""
 
 
 class AspectRatioBatchSampler(Sampler[list[int]]):
@@ -44,3 +53,46 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         rest = [index for key in sorted(waiting) for index in waiting[key]]
         for start in range(0, len(rest) - self.batch_size + 1, self.batch_size):
             yield rest[start : start + self.batch_size]
+
+
+def training_batches(
+    data: CocoDataset, batching: Batching, epoch: int, start: int = 0, *, factor: int = 3, workers: int = 0
+) -> DataLoader[DetectionBatch]:
+    """Return this process's batches of an epoch from number ``start`` on.
+
+    A batch of all processes together is one of images of similar shape; see :class:`AspectRatioBatchSampler`.
+
+    Args:
+        data: the images.
+        batching: how they come in batches.
+        epoch: number of the epoch.
+        start: number of the first batch.
+        factor: of the classes of aspect ratios.
+        workers: processes that read.
+
+    Raises:
+        UsageError: there are fewer images than in a batch.
+    """
+    count = len(data)
+    parts = batching.training(count, start)
+    whole = AspectRatioBatchSampler(
+        data.aspect_ratios(), batching.batch_size * batching.world_size, factor, batching.seed
+    )
+    whole.set_epoch(epoch)
+    order = torch.tensor([number for batch in whole for number in batch])
+    seeds = torch.randint(2**62, (count,), generator=batching.generator(epoch))
+    return load(data, order, seeds, parts, workers=workers, collate=collate)
+
+
+def evaluation_batches(data: CocoDataset, batching: Batching, *, workers: int = 0) -> DataLoader[DetectionBatch]:
+    """Return this process's images one by one: what is found in one then depends on no other.
+
+    Args:
+        data: the images.
+        batching: which part of them is this process's.
+        workers: processes that read.
+    """
+    count = len(data)
+    parts = replace(batching, batch_size=1).evaluation(count)
+    seeds = torch.zeros(count, dtype=torch.int64)  # nothing is random
+    return load(data, torch.arange(count), seeds, parts, workers=workers, collate=collate)

@@ -1,16 +1,20 @@
 """Training and evaluation loops."""
 
 from norton_det.engine.coco_eval import CocoEvaluator, evaluate_results, format_metrics
+from norton_det.engine.detection import Detection
 from norton_det.engine.draw import Legend, draw_detections, side_by_side
 from norton_det.engine.evaluate import detect, kinds_of, predict
 from norton_det.engine.results import to_results
 from norton_det.engine.state import TrainingState
-from norton_det.engine.train import NonFiniteLossError, train_one_epoch
+from norton_det.engine.train import NonFiniteLossError, Task, TrainOptions, train_one_epoch
 
 __all__ = [
     "CocoEvaluator",
+    "Detection",
     "Legend",
     "NonFiniteLossError",
+    "Task",
+    "TrainOptions",
     "TrainingState",
     "detect",
     "draw_detections",

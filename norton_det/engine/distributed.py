@@ -6,13 +6,16 @@ with it, and ``torchrun`` ends the others.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -61,6 +64,23 @@ def sum_over_processes(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def gather(value: T) -> list[T]:
+    """Return the values of all processes in their order; anything that can be pickled."""
+    if not _joined():
+        return [value]
+    values = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def made_once(make: Callable[[], T]) -> T:
+    """Return what the first process makes; the others wait for it."""
+    values = [make() if is_main() else None]
+    if _joined():
+        dist.broadcast_object_list(values, 0)
+    return values[0]  # type: ignore[return-value]
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from norton_det.engine.distributed import gather
 from norton_det.engine.progress import ProgressLog
 from norton_det.engine.results import CROPS, MASK_THRESHOLD, Result, full_masks, has_masks, masks_as_crops, to_results
 
@@ -29,11 +30,11 @@ def predict(
     *,
     print_freq: int = 100,
 ) -> list[Result]:
-    """Run a detector over images and return COCO results.
+    """Run a detector over images and return COCO results, those of all processes in the order of the images' ids.
 
     Args:
         model: maps a list of images (3, H, W) to a list of predictions; it is left in evaluation mode.
-        batches: lists of images and of targets, of which only ``image_id`` is looked at.
+        batches: lists of images and of targets, of which only ``image_id`` is looked at; each process has its part.
         device: where the model is.
         print_freq: iterations between log lines.
     """
@@ -44,7 +45,8 @@ def predict(
             predictions = model([image.to(device) for image in images])
             for image, target, prediction in zip(images, targets, predictions, strict=True):
                 results += to_results(target["image_id"], prediction, image.shape[-2:])
-    return results
+    everything = [result for part in gather(results) for result in part]
+    return sorted(everything, key=lambda result: result["image_id"])
 
 
 @torch.inference_mode()

@@ -19,6 +19,8 @@ from torch.optim.lr_scheduler import (
 from norton_det.errors import UsageError
 
 _SCHEDULES = "multisteplr, steplr, exponentiallr, cosineannealinglr"
+_WARM_UP_FACTOR = 1e-3
+_WARM_UP_UPDATES = 1000
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -127,3 +129,19 @@ def _warmup(optimizer: Optimizer, method: str, decay: float, duration: int) -> L
     if method == "constant":
         return ConstantLR(optimizer, factor=decay, total_iters=duration)
     raise UsageError(f"unknown lr_warmup_method {method!r}; expected one of: linear, constant")
+
+
+def warm_up(optimizer: Optimizer, update: int, updates: int) -> None:
+    """Set the learning rates of an update in the first epoch: from 0.1 % they rise linearly to the full ones.
+
+    As in torchvision's detection script, but by the position alone, so that nothing has to be kept to go on.
+
+    Args:
+        optimizer: one that has a schedule, which keeps the full rates.
+        update: number of the update, from 0.
+        updates: of the epoch; the rise takes all of them, or 1000.
+    """
+    length = min(_WARM_UP_UPDATES, updates - 1)
+    share = min(1.0, update / length) if length > 0 else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * (_WARM_UP_FACTOR + (1 - _WARM_UP_FACTOR) * share)

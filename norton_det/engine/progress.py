@@ -90,7 +90,7 @@ class ProgressLog:
         logger.info("  ".join(parts))
 
 
-def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, float]], None]:
+def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, float | None]], None]:
     """Return a function that adds the figures of an epoch, given with its number as ``epoch``, to TensorBoard's log.
 
     Args:
@@ -106,10 +106,10 @@ def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, fl
         raise UsageError("--tensorboard: package tensorboard is missing; pip install norton-det[tensorboard]") from None
     writer = SummaryWriter(str(folder), purge_step=first)
 
-    def add(figures: Mapping[str, float]) -> None:
+    def add(figures: Mapping[str, float | None]) -> None:
         for name, value in figures.items():
-            if name != "epoch":
-                writer.add_scalar(name, value, int(figures["epoch"]))
+            if name != "epoch" and value is not None:
+                writer.add_scalar(name, value, figures["epoch"])
         writer.flush()
 
     return add

@@ -47,6 +47,11 @@ class TrainingState:
     loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def network(self) -> nn.Module:
+        """What is evaluated and kept: the model, or its moving average."""
+        return self.model if self.ema is None else self.ema.module
+
     def save(self, folder: str | Path, args: Mapping[str, Any], *, numbered: bool = True) -> None:
         """Write ``checkpoint.pth``; keys are those of torchvision's scripts.
 
@@ -96,6 +101,8 @@ class TrainingState:
             self.schedule.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError) as error:
             raise DataError(f"{path}: its optimizer or lr_scheduler is another one: {error}") from None
+        # torch warns of a schedule that steps before its optimizer: the run that is gone on with did step.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
         if self.scaler is not None and content["scaler"] is not None:
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:

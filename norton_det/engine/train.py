@@ -1,89 +1,178 @@
-"""The training loop of detectors."""
+"""The training loop, one for all that is trained; what a network is trained for is a :class:`Task`."""
 
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR
+from torch.nn.parallel import DistributedDataParallel
 
+from norton_det.engine.distributed import gather, rank, sum_over_processes
+from norton_det.engine.optim import warm_up
 from norton_det.engine.progress import ProgressLog
-
-_WARMUP_FACTOR = 1e-3
-_WARMUP_ITERATIONS = 1000
+from norton_det.engine.state import TrainingState
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss became infinite or NaN; the message gives its parts and the images of the batch."""
 
 
+class SizedBatches(Protocol):
+    """Batches, and how many there are."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Any: ...
+
+
+class Task(Protocol):
+    """What a network is trained for."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    @property
+    def best(self) -> str:
+        """Name of the figure of :meth:`evaluate` by which the best epoch is chosen; the higher the better."""
+
+    def training(self, epoch: int, start: int, /) -> SizedBatches:
+        """Return the batches of an epoch from number ``start`` on."""
+
+    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        """Return the parts of the loss, scalars by name, the same names for every batch."""
+
+    def describe(self, batch: Any) -> str:
+        """Return words on which images a batch has, or ""."""
+
+    def evaluate(self, network: nn.Module) -> dict[str, float | None]:
+        """Return figures by name, the same in all processes; None where there is nothing to measure."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a network is trained, apart from optimizer and schedule.
+
+    Attributes:
+        accumulate: batches whose mean gradient makes one update.
+        clip_grad_norm: bound on the norm of the gradient, or None.
+        amp: mixed precision: float16 on a GPU, bfloat16 on the CPU.
+        ema_steps: updates from one of the moving average to the next.
+        ema_warmup_epochs: first epochs, in which the average is a copy.
+        warm_up: in the first epoch the learning rate rises from 0.1 %, as in torchvision's detection script.
+        schedule_by: the learning rate changes by "epoch" or by "iteration" (update).
+        seed: of all that is random in the network and in mixing.
+        print_freq: iterations between log lines.
+    """
+
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    amp: bool = False
+    ema_steps: int = 32
+    ema_warmup_epochs: int = 0
+    warm_up: bool = False
+    schedule_by: str = "epoch"
+    seed: int = 0
+    print_freq: int = 10
+
+
 def train_one_epoch(
     model: nn.Module,
-    optimizer: Optimizer,
-    batches: Iterable[tuple[list[Tensor], list[dict[str, Any]]]],
-    device: torch.device,
-    epoch: int,
-    *,
-    print_freq: int = 20,
-    scaler: torch.amp.GradScaler | None = None,
-) -> dict[str, float]:
-    """Train a torchvision detector for one epoch; in the first one the learning rate rises linearly from 0.1 %.
+    state: TrainingState,
+    batches: SizedBatches,
+    task: Task,
+    options: TrainOptions,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train for the rest of the epoch that ``state`` is in.
+
+    What is random follows from the seed, the position and the process alone, so that a run goes on exactly.
 
     Args:
-        model: maps images and targets to a dict of losses.
-        optimizer: of its parameters.
-        batches: lists of images (3, H, W) and of targets, with a length.
-        device: where the model is.
-        epoch: number of the epoch, from 0.
-        print_freq: iterations between log lines.
-        scaler: trains in mixed precision with it.
+        model: the network of ``state``, or what trains it in several processes.
+        state: what is trained; ``step`` and ``loss`` advance with each batch.
+        batches: those from ``state.step`` on.
+        task: what for.
+        options: how.
+        stop: asked after each batch whether to leave the rest for later, which is done after an update.
 
     Returns:
-        The mean of each loss, and of their sum as ``loss``.
+        Whether the epoch is complete.
 
     Raises:
-        NonFiniteLossError: the loss is infinite or NaN. The weights are those before the batch.
+        NonFiniteLossError: the loss is infinite or NaN in a process; it is raised in all. The weights are those before
+            the batch.
     """
     model.train()
-    log = ProgressLog(f"Epoch: [{epoch}]", print_freq)
-    warmup = _warmup(optimizer, len(batches)) if epoch == 0 else None  # type: ignore[arg-type]
-    losses: dict[str, Tensor] = {}
-    for images, targets in log.follow(batches):
-        precision = torch.autocast(device.type) if scaler is not None else nullcontext()
-        with precision:
-            losses = model([image.to(device) for image in images], [_to(target, device) for target in targets])
-            loss = torch.stack(list(losses.values())).sum()
-        _check_finite(loss, losses, targets)
-        optimizer.zero_grad()
-        if scaler is not None:
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-        else:
-            loss.backward()
-            optimizer.step()
-        log.update(lr=optimizer.param_groups[0]["lr"], loss=loss.item(), **{k: v.item() for k, v in losses.items()})
-        if warmup is not None:
-            warmup.step()
-    return {name: meter.mean for name, meter in log.meters.items() if name != "lr"}
+    epoch, steps = state.epoch + 1, state.step + len(batches)
+    log = ProgressLog(f"Epoch: [{epoch}]", options.print_freq)
+    for batch in log.follow(batches, state.step):
+        torch.manual_seed(hash((options.seed, epoch, state.step, rank())))  # a hash of integers never changes
+        first = state.step - state.step % options.accumulate
+        size = min(options.accumulate, steps - first)
+        last = state.step == first + size - 1
+        if options.warm_up and epoch == 0:
+            warm_up(state.optimizer, first // options.accumulate, math.ceil(steps / options.accumulate))
+        with nullcontext() if last else _own_gradient(model):
+            with torch.autocast(task.device.type, enabled=options.amp):
+                parts = task.losses(model, batch)
+                loss = torch.stack(list(parts.values())).sum()
+            means, asked = _agree(parts, stop())
+            value = sum(means.values())
+            if not math.isfinite(value):
+                _refuse(value, parts, task.describe(batch), f"batch {state.step} of epoch {epoch}")
+            _scaler(state).scale(loss / size).backward()
+        if last:
+            _update(state, options)
+        state.step += 1
+        state.loss += value
+        log.update(lr=state.optimizer.param_groups[0]["lr"], loss=value)
+        log.update(**{name: mean for name, mean in means.items() if name != "loss"})
+        if last and options.schedule_by == "iteration":
+            state.schedule.step()
+        if last and asked:
+            break
+    return state.step == steps
 
 
-def _warmup(optimizer: Optimizer, batches: int) -> LinearLR | None:
-    iterations = min(_WARMUP_ITERATIONS, batches - 1)
-    if iterations < 1:
-        return None
-    return LinearLR(optimizer, start_factor=_WARMUP_FACTOR, total_iters=iterations)
+def _own_gradient(model: nn.Module) -> AbstractContextManager[None]:
+    """Let a process add to its own gradient: those of all are averaged with the last batch of an update."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _to(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in target.items()}
+def _agree(parts: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], bool]:
+    """Return the processes' mean losses and whether any is to stop: none may be left waiting for another."""
+    values = torch.stack([part.detach().double() for part in parts.values()])
+    own = torch.cat([values, values.new_tensor([1, stop])])
+    *totals, count, asked = sum_over_processes(own).tolist()
+    return {name: total / count for name, total in zip(parts, totals, strict=True)}, asked > 0
 
 
-def _check_finite(loss: Tensor, losses: Mapping[str, Tensor], targets: list[dict[str, Any]]) -> None:
-    if not math.isfinite(loss.item()):
-        parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-        images = ", ".join(str(target.get("image_id")) for target in targets)
-        raise NonFiniteLossError(f"loss is {loss.item()} ({parts}) on images {images}")
+def _refuse(value: float, parts: Mapping[str, Tensor], images: str, place: str) -> NoReturn:
+    """Raise the same error in all processes, with what those say whose loss it is."""
+    text = ", ".join(f"{name} {part.item():g}" for name, part in parts.items()) + (images and f" on {images}")
+    finite = all(math.isfinite(part.item()) for part in parts.values())
+    told = gather((finite, text))
+    texts = [text for finite, text in told if not finite] or [text for _, text in told]
+    raise NonFiniteLossError(f"loss is {value} in {place}: {'; '.join(texts)}")
+
+
+def _scaler(state: TrainingState) -> torch.amp.GradScaler:
+    return state.scaler or torch.amp.GradScaler(enabled=False)
+
+
+def _update(state: TrainingState, options: TrainOptions) -> None:
+    """Take one step of the optimizer, and of the average where its turn has come; the gradient is used up."""
+    scaler = _scaler(state)
+    if options.clip_grad_norm is not None:
+        scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_grad_norm)
+    scaler.step(state.optimizer)
+    scaler.update()
+    state.optimizer.zero_grad()
+    if state.ema is not None and state.step // options.accumulate % options.ema_steps == 0:
+        if state.epoch + 1 < options.ema_warmup_epochs:
+            state.ema.n_averaged.zero_()  # the next update copies
+        state.ema.update_parameters(state.model)
