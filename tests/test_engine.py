@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from torch import nn
 
 from norton_det.checkpoint import write_atomically
@@ -15,6 +16,7 @@ from norton_det.engine import (
     evaluate_results,
     format_metrics,
     kinds_of,
+    predict,
     to_results,
 )
 from norton_det.engine.optim import make_optimizer, make_schedule
@@ -129,3 +131,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: pytest.LogCaptureFixture) -> None:
+    net, _ = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=60, **{**TINY, "box_score_thresh": 0.5})
+    batches = [([torch.rand(3, 64, 64)], [{"image_id": 3}])]
+    results = predict(net, batches, torch.device("cpu"))
+    assert results
+    assert all(0 < result["score"] <= 0.5 for result in results)
+    assert net.roi_heads.score_thresh == 0.5
+    assert "nothing was found with a score above 0.5" in caplog.text
+    caplog.clear()
+    net.roi_heads.score_thresh = 0.0
+    assert predict(net, batches, torch.device("cpu")) == results
+    assert caplog.text == ""

@@ -1,5 +1,6 @@
 """Running detectors: over a data set, or on one image."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from norton_det.engine.distributed import gather
 from norton_det.engine.progress import ProgressLog
 from norton_det.engine.results import CROPS, MASK_THRESHOLD, Result, full_masks, has_masks, masks_as_crops, to_results
+
+DetectionBatches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
+logger = logging.getLogger(__name__)
 
 
 def kinds_of(model: nn.Module) -> list[str]:
@@ -25,20 +29,39 @@ def kinds_of(model: nn.Module) -> list[str]:
 @torch.inference_mode()
 def predict(
     model: nn.Module,
-    batches: Iterable[tuple[list[Tensor], list[dict[str, Any]]]],
+    batches: DetectionBatches,
     device: torch.device,
     *,
     print_freq: int = 100,
 ) -> list[Result]:
     """Run a detector over images and return COCO results, those of all processes in the order of the images' ids.
 
+    A detector whose training has only begun may find nothing at all above its score threshold. It is then run once more
+    without it: the figures show what there is, and the results are some that other COCO programs can read (pycocotools
+    cannot load an empty list).
+
     Args:
         model: maps a list of images (3, H, W) to a list of predictions; it is left in evaluation mode.
         batches: lists of images and of targets, of which only ``image_id`` is looked at; each process has its part.
+            They may be gone through twice.
         device: where the model is.
         print_freq: iterations between log lines.
     """
     model.eval()
+    results = _results(model, batches, device, print_freq)
+    heads: Any = getattr(model, "roi_heads", None)
+    bound = getattr(heads, "score_thresh", 0.0)
+    if results or not bound > 0:
+        return results
+    logger.warning("nothing was found with a score above %g: what has a lower score is evaluated", bound)
+    heads.score_thresh = 0.0
+    try:
+        return _results(model, batches, device, print_freq)
+    finally:
+        heads.score_thresh = bound
+
+
+def _results(model: nn.Module, batches: DetectionBatches, device: torch.device, print_freq: int) -> list[Result]:
     results: list[Result] = []
     with masks_as_crops(model):
         for images, targets in ProgressLog("Test:", print_freq).follow(batches):
