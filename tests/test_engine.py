@@ -134,13 +134,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: pytest.LogCaptureFixture) -> None:
-    net, _ = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=60, **{**TINY, "box_score_thresh": 0.5})
+    net, _ = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=60, **{**TINY, "box_score_thresh": 0.9999})
     batches = [([torch.rand(3, 64, 64)], [{"image_id": 3}])]
     results = predict(net, batches, torch.device("cpu"))
     assert results
-    assert all(0 < result["score"] <= 0.5 for result in results)
-    assert net.roi_heads.score_thresh == 0.5
-    assert "nothing was found with a score above 0.5" in caplog.text
+    assert all(0 < result["score"] <= 0.9999 for result in results)
+    assert net.roi_heads.score_thresh == 0.9999
+    assert "nothing was found with a score above 0.9999" in caplog.text
     caplog.clear()
     net.roi_heads.score_thresh = 0.0
     assert predict(net, batches, torch.device("cpu")) == results
