@@ -1,6 +1,11 @@
 """What the tests share."""
 
 import importlib.util
+import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +33,31 @@ def tool(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(TOOLS.parent),
+    "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums depend on how many add them
+}
+
+
+def start(*words: object, **environment: str) -> subprocess.Popen[str]:
+    """Start Python in a process of its own."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True)
+
+
+class AtLine(logging.Handler):
+    """Sends this process SIGTERM when a line is logged."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self.line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self.line):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)

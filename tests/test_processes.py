@@ -4,31 +4,18 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOOLS, tool
+from conftest import TOOLS, AtLine, start, tool
 from gloo_process import train
 
 import norton_det as nd
 from norton_det.cli import EXIT_TERMINATED
 from norton_det.engine.termination import catch_sigterm
 from norton_det.weights import read_state_dict
-
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(TOOLS.parent),
-    "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums depend on how many add them
-}
-
-
-def start(*words: object, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, *map(str, words)]
-    return subprocess.Popen(command, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True)
 
 
 def recipe(classes: Path, net: Path, out: Path) -> list[str]:
@@ -59,18 +46,6 @@ def assert_same_outcome(ours: Path, theirs: Path) -> None:
     for name in ("last.safetensors", "best.safetensors"):
         mine, other = read_state_dict(ours / name), read_state_dict(theirs / name)
         assert all(torch.equal(mine[key], other[key]) for key in other), name
-
-
-class AtLine(logging.Handler):
-    """Sends this process SIGTERM when a line is logged."""
-
-    def __init__(self, line: str) -> None:
-        super().__init__()
-        self.line = line
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith(self.line):
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_sigterm_ends_a_run_after_its_batch_and_it_goes_on_exactly(
