@@ -67,7 +67,7 @@ def write_coco(root: Path, annotations: list[dict], images: int = 2) -> Path:
     return root
 
 
-def test_training_leaves_out_what_it_cannot_use(tmp_path: Path) -> None:
+def test_training_leaves_out_what_it_cannot_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     crowd = {"iscrowd": 1, "segmentation": {"size": [10, 20], "counts": [0, 50, 150]}}
     folder = write_coco(
         tmp_path,
@@ -78,15 +78,18 @@ def test_training_leaves_out_what_it_cannot_use(tmp_path: Path) -> None:
             {"bbox": [25, 2, 3, 3]},
             {"bbox": [0, 0, 20, 10], **crowd},
             {"bbox": [0, 0, 5, 5], "image_id": 2, **crowd},
+            {"bbox": [3, 12, 5, 5], "image_id": 3},
         ],
+        images=3,
     )
     train = CocoDataset(folder, "train", train=True, masks=True)
     assert (len(train), train.num_classes) == (1, 8)
+    assert "instances_train2017.json: 3 objects whose box has no area are left out of training" in caplog.text
     image, target = train[0]
     assert image.shape == (3, 10, 20)  # grey becomes RGB
     assert target["boxes"].tolist() == [[1, 1, 5, 5], [18, 2, 20, 7]]
     assert {len(target[name]) for name in ("boxes", "labels", "masks", "area", "iscrowd")} == {2}
-    assert len(CocoDataset(folder, "train")) == 2
+    assert len(CocoDataset(folder, "train")) == 3
 
 
 def test_missing_and_damaged_data(tmp_path: Path) -> None:
