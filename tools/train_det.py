@@ -147,7 +147,8 @@ def main(argv: Sequence[str]) -> None:
         images = args.batch_size * world_size() * args.accumulate
         if args.lr == "auto":
             args.lr = _LR_OF_AN_IMAGE * images
-            logger.info("--lr auto: %g for %d images an update", args.lr, images)
+            if is_main():
+                logger.info("--lr auto: %g for %d images an update", args.lr, images)
         train, val = _images(args)
         model, spec = _detector(args, train)
         set_form(model, args.form)

@@ -62,7 +62,6 @@ def fit(
             start = time.monotonic()
             batches = task.training(state.epoch + 1, state.step)
             complete = train_one_epoch(model, state, batches, task, options, terminated)
-            seconds = time.monotonic() - start
             if is_main():
                 state.save(folder, args, numbered=False)
             if any_process(terminated(), task.device):
@@ -70,7 +69,7 @@ def fit(
                 raise TerminatedError(f"stopped at {place}; go on with --resume {Path(folder) / 'checkpoint.pth'}")
             if complete:
                 due = (state.epoch + 2) % eval_every == 0 or state.epoch + 2 == epochs
-                _finish_epoch(state, task, options, Path(folder), seconds, evaluated=due)
+                _finish_epoch(state, task, options, Path(folder), time.monotonic() - start, evaluated=due)
                 if is_main():
                     state.save(folder, args, numbered=numbered)
                     if on_epoch is not None:

@@ -53,6 +53,7 @@ class ProgressLog:
     def __init__(self, header: str, print_freq: int) -> None:
         self.header, self.print_freq = header, print_freq
         self.meters: dict[str, Meter] = {}
+        self.lr: float | None = None  # told as it is, where there is one
 
     def update(self, **values: float) -> None:
         """Add values to the meters of these names."""
@@ -84,6 +85,8 @@ class ProgressLog:
     def _log(self, i: int, total: int, timer: Meter, data: Meter) -> None:
         eta = _clock(timer.mean * (total - i - 1))
         parts = [f"{self.header}  [{i:{len(str(total))}d}/{total}]", f"eta: {eta}"]
+        if self.lr is not None:
+            parts.append(f"lr: {self.lr:.6f}")
         parts += [f"{name}: {meter}" for name, meter in {**self.meters, "time": timer, "data": data}.items()]
         if torch.cuda.is_available():
             parts.append(f"max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}")

@@ -96,7 +96,7 @@ def train_one_epoch(
         batches: those from ``state.step`` on.
         task: what for.
         options: how.
-        stop: asked after each batch whether to leave the rest for later, which is done after an update.
+        stop: asked in each batch whether to leave the rest for later, which is done after an update.
 
     Returns:
         Whether the epoch is complete.
@@ -110,31 +110,31 @@ def train_one_epoch(
     log = ProgressLog(f"Epoch: [{epoch}]", options.print_freq)
     for batch in log.follow(batches, state.step):
         torch.manual_seed(hash((options.seed, epoch, state.step, rank())))  # a hash of integers never changes
-        first = state.step - state.step % options.accumulate
-        size = min(options.accumulate, steps - first)
-        last = state.step == first + size - 1
+        size, last = _update_of(state.step, steps, options.accumulate)
         if options.warm_up and epoch == 0:
-            warm_up(state.optimizer, first // options.accumulate, math.ceil(steps / options.accumulate))
+            warm_up(state.optimizer, state.step // options.accumulate, math.ceil(steps / options.accumulate))
         with nullcontext() if last else _own_gradient(model):
             with torch.autocast(task.device.type, enabled=options.amp):
                 parts = task.losses(model, batch)
-                loss = torch.stack(list(parts.values())).sum()
             means, asked = _agree(parts, stop())
-            value = sum(means.values())
-            if not math.isfinite(value):
-                _refuse(value, parts, task.describe(batch), f"batch {state.step} of epoch {epoch}")
-            _scaler(state).scale(loss / size).backward()
+            if not math.isfinite(sum(means.values())):
+                _refuse(parts, task.describe(batch), f"batch {state.step} of epoch {epoch}")
+            _scaler(state).scale(torch.stack(list(parts.values())).sum() / size).backward()
         if last:
             _update(state, options)
-        state.step += 1
-        state.loss += value
-        log.update(lr=state.optimizer.param_groups[0]["lr"], loss=value)
-        log.update(**{name: mean for name, mean in means.items() if name != "loss"})
+        _record(state, log, means)
         if last and options.schedule_by == "iteration":
             state.schedule.step()
         if last and asked:
             break
     return state.step == steps
+
+
+def _update_of(step: int, steps: int, accumulate: int) -> tuple[int, bool]:
+    """Return how many batches make the update to which a batch belongs, and whether it is the last of them."""
+    first = step - step % accumulate
+    size = min(accumulate, steps - first)
+    return size, step == first + size - 1
 
 
 def _own_gradient(model: nn.Module) -> AbstractContextManager[None]:
@@ -150,13 +150,20 @@ def _agree(parts: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], b
     return {name: total / count for name, total in zip(parts, totals, strict=True)}, asked > 0
 
 
-def _refuse(value: float, parts: Mapping[str, Tensor], images: str, place: str) -> NoReturn:
+def _refuse(parts: Mapping[str, Tensor], images: str, place: str) -> NoReturn:
     """Raise the same error in all processes, with what those say whose loss it is."""
+    loss = sum(part.item() for part in parts.values())
     text = ", ".join(f"{name} {part.item():g}" for name, part in parts.items()) + (images and f" on {images}")
-    finite = all(math.isfinite(part.item()) for part in parts.values())
-    told = gather((finite, text))
-    texts = [text for finite, text in told if not finite] or [text for _, text in told]
-    raise NonFiniteLossError(f"loss is {value} in {place}: {'; '.join(texts)}")
+    told = gather((loss, text))
+    wrong = [(loss, text) for loss, text in told if not math.isfinite(loss)] or told
+    raise NonFiniteLossError(f"loss is {wrong[0][0]} in {place}: {'; '.join(text for _, text in wrong)}")
+
+
+def _record(state: TrainingState, log: ProgressLog, means: Mapping[str, float]) -> None:
+    state.step += 1
+    state.loss += sum(means.values())
+    log.lr = state.optimizer.param_groups[0]["lr"]
+    log.update(**{"loss": sum(means.values()), **means})
 
 
 def _scaler(state: TrainingState) -> torch.amp.GradScaler:
