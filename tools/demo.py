@@ -36,6 +36,16 @@ SMALL_IMAGES = {
 }
 SIZE = 128
 SHOWN = 8
+COLUMNS = (
+    "detector",
+    "AP",
+    "AP50",
+    "MACs at 800x800",
+    "parameters",
+    "file, MB",
+    f"ms at {SIZE}x{SIZE}",
+    "ms, deployed",
+)
 
 
 @command
@@ -114,15 +124,28 @@ def _compare(folders: dict[str, Path], data: Path, out: Path) -> None:
         megabytes = (folder / "detector.safetensors").stat().st_size / 1e6
         rows.append([name, metrics["AP"], metrics["AP50"], cost.macs, cost.params, megabytes])
     images = [val[i][0] for i in range(min(SHOWN, len(val)))]
-    seconds = time_alternating({name: _forward(net, images[:1]) for name, net in models.items()}, repeats=30, warmup=5)
+    runs = {name: _forward(net, images[:1]) for name, net in models.items()}
+    runs |= {f"{name}, deployed": _forward(nd.deploy(net, images[:1]), images[:1]) for name, net in models.items()}
+    seconds = time_alternating(runs, repeats=30, warmup=5)
+    times = {name: f"{1e3 * median(values):.1f}" for name, values in seconds.items()}
     cells = [
-        (name, f"{ap:.3f}", f"{ap50:.3f}", human(macs), human(params), f"{size:.1f}", f"{1e3 * median(times):.1f}")
-        for (name, ap, ap50, macs, params, size), times in zip(rows, seconds.values(), strict=True)
+        (
+            name,
+            f"{ap:.3f}",
+            f"{ap50:.3f}",
+            human(macs),
+            human(params),
+            f"{size:.1f}",
+            times[name],
+            times[f"{name}, deployed"],
+        )
+        for name, ap, ap50, macs, params, size in rows
     ]
     print()
-    print(table(("detector", "AP", "AP50", "MACs at 800x800", "parameters", "file, MB", f"ms at {SIZE}x{SIZE}"), cells))
-    ratio = median(a / b for a, b in zip(seconds["dense"], seconds["compressed"], strict=True))
-    print(f"\nDense takes {ratio:.2f} times as long as compressed here (median of 30 pairs, neither deployed).")
+    print(table(COLUMNS, cells))
+    pairs = zip(seconds["dense, deployed"], seconds["compressed, deployed"], strict=True)
+    ratio = median(a / b for a, b in pairs)
+    print(f"\nDense takes {ratio:.2f} times as long as compressed here (median of 30 pairs, both deployed).")
     _draw(models, images, out / "detections.png")
 
 
