@@ -103,7 +103,7 @@ class TrainingState:
             raise DataError(f"{path}: its optimizer or lr_scheduler is another one: {error}") from None
         # torch warns of a schedule that steps before its optimizer: the run that is gone on with did step.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
-        if self.scaler is not None and content["scaler"] is not None:
+        if self.scaler is not None and content["scaler"]:  # that of a run without mixed precision is empty
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
             if content["model_ema"] is None:
