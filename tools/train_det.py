@@ -77,12 +77,12 @@ def _add_torchvisions(add: Any) -> None:
     add("-b", "--batch-size", default=2, type=int, help="images a batch in each process")
     add("--epochs", default=26, type=int, metavar="N", help="number of epochs in all")
     add("-j", "--workers", default=4, type=int, metavar="N", help="processes that load data")
-    add("--opt", default="sgd", help="sgd, sgd_nesterov, rmsprop or adamw")
+    add("--opt", default="sgd", type=str.lower, help="sgd, sgd_nesterov, rmsprop or adamw")
     add("--lr", default=0.02, type=rate_or_auto, help="initial learning rate, or auto")
     add("--momentum", default=0.9, type=float, metavar="M")
     add("--wd", "--weight-decay", default=1e-4, type=float, metavar="W", dest="weight_decay")
     add("--norm-weight-decay", type=float, help="weight decay of normalisation layers (default: --wd)")
-    add("--lr-scheduler", default="multisteplr", help="multisteplr or cosineannealinglr, among others")
+    add("--lr-scheduler", default="multisteplr", type=str.lower, help="multisteplr or cosineannealinglr, or others")
     add("--lr-step-size", default=8, type=int, help="epochs of steplr")
     add("--lr-steps", default=[16, 22], nargs="+", type=int, help="epochs of multisteplr")
     add("--lr-gamma", default=0.1, type=float, help="factor by which the rate falls")
@@ -125,14 +125,8 @@ def _add_ours(add: Any) -> None:
     add("--min-size", type=int, help="length to which an image's shorter side is scaled (default: 800)")
     add("--max-size", type=int, help="bound on the longer side (default: 1333)")
     add("--norm-layer", help="of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: as torchvision)")
-    add(
-        "--model-kwargs",
-        default="{}",
-        type=json_object,
-        metavar="JSON",
-        help="further arguments of the detector, as "
-        '\'{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}\'',
-    )
+    example = '{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}'
+    add("--model-kwargs", default="{}", type=json_object, metavar="JSON", help=f"more of the detector, as {example}")
     add("--seed", default=0, type=int, help="of weights, order and augmentation")
 
 
@@ -182,6 +176,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
     """Return the images to train on and those to evaluate on."""
+    if is_main() and (args.use_v2 or args.backend != "pil"):
+        logger.info("images are decoded by PIL, then transformed as tensors by transforms v2, whatever --backend says")
     masks = args.model.startswith("mask") or args.use_copypaste
     train = CocoDataset(args.data_path, "train", args.dataset, train=True, masks=masks)
     train.transform = Augment(args.data_augmentation, train.keypoint_names)
