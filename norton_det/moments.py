@@ -1,7 +1,6 @@
 """Second moments of what a layer is given and of what it is to put out."""
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +27,7 @@ class Moments:
     def __init__(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
         self.layer, self.generator = layer, generator
         self.halves: list[_Sums] = []
+        self.origin: list[Tensor] = []  # about which sums are taken: far from it, single precision would cancel
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add images: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
@@ -36,13 +36,16 @@ class Moments:
             places = torch.randperm(patches.shape[2], generator=self.generator)[:POSITIONS].to(x.device)
             patches = patches[:, :, places]
             wanted = outputs.flatten(2)[:, :, places] if outputs.dim() > 2 else outputs.unsqueeze(2)
+            self.origin = self.origin or [part.mean((0, 2), keepdim=True) for part in (patches, wanted)]
+            patches, wanted = patches - self.origin[0], wanted - self.origin[1]
             new = [_sums(patches[half::2], wanted[half::2]) for half in (0, 1)]
             self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of x (D,) and y (O,), float64 on the CPU."""
         total = self.halves[0].plus(self.halves[1])
-        return total.x / total.count, total.y / total.count
+        x, y = (part.flatten().to("cpu", torch.float64) for part in self.origin)
+        return x + total.x / total.samples, y + total.y / total.samples
 
     def regression(self, prior: Tensor) -> Regression:
         """Return the problem of y from x, each about its mean: a shift of the output is free.
@@ -56,10 +59,11 @@ class Moments:
         return replace(total, ridge=best_ridge(*(half.regression(prior) for half in self.halves)))
 
 
-class _Sums(NamedTuple):
+@dataclass(frozen=True)
+class _Sums:
     """Sums over samples, float64 on the CPU."""
 
-    count: int
+    samples: int
     x: Tensor
     y: Tensor
     xx: Tensor
@@ -67,10 +71,10 @@ class _Sums(NamedTuple):
     yy: Tensor
 
     def plus(self, other: "_Sums") -> "_Sums":
-        return _Sums(*(a + b for a, b in zip(self, other, strict=True)))
+        return _Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def regression(self, prior: Tensor) -> Regression:
-        n = max(self.count, 1)
+        n = max(self.samples, 1)
         x, y = self.x / n, self.y / n
         power = (self.yy / n - y.square()).clamp(min=0)
         return Regression(prior, self.xx / n - x.outer(x), self.yx / n - y.outer(x), power)
