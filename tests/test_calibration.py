@@ -1,6 +1,7 @@
 """Calibration: fits that keep a layer's output, two networks in lockstep, and both in whole networks."""
 
 import copy
+import json
 import threading
 from pathlib import Path
 
@@ -273,3 +274,16 @@ def test_tools(classes: Path, small_net: Path, tmp_path: Path, capsys: pytest.Ca
     ):
         assert tool("compress").main([*words, *wrong]) == code
         assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_accuracy_tool(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, _ = nd.prune(ARCHITECTURES["resnet56_cifar"].build(3), "resnet56_cifar", "[0.]*30")
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    words = ["--arch", "resnet56_cifar", "--weights", str(tmp_path / "net.pt"), "--data-path", str(classes)]
+    words += ["--calibration-images", "4", "--json", str(tmp_path / "rows.json"), "--settings"]
+    assert tool("accuracy").main([*words, "0:[0.9]*3+[0.9]*27"]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["setting"] for row in rows] == ["dense", "0:[0.9]*3+[0.9]*27"]
+    assert all(0 <= rows[1][key] <= 100 for key in ("plain", "calibrated"))
+    assert tool("accuracy").main([*words, "two"]) == 2
+    assert "--settings 'two': expected a rank" in capsys.readouterr().err
