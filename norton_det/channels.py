@@ -99,12 +99,12 @@ def narrow_network(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]
     """
     for layer in plan.layers:
         if layer.writes in kept or not kept.keys().isdisjoint(layer.reads):
-            inputs = _positions(layer.reads, plan.widths, kept)
+            inputs = positions(layer.reads, plan.widths, kept)
             narrow(net.get_submodule(layer.name), inputs, kept.get(layer.writes or ""))
 
 
-def _positions(groups: Iterable[str], widths: Mapping[str, int], kept: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the kept positions in the concatenation of ``groups``, or None where all are."""
+def positions(groups: Iterable[str], widths: Mapping[str, int], kept: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which channels of the concatenation of ``groups`` are kept, int64 (C',), or None where all are."""
     parts: list[Tensor] = []
     offset = 0
     groups = tuple(groups)

@@ -13,6 +13,7 @@ from torchvision.models import WeightsEnum
 from tqdm import tqdm
 
 from norton_det.build import check_described, conv_of, describe
+from norton_det.calibration import Images, calibrate
 from norton_det.channels import ChannelMap, narrow_network
 from norton_det.criteria import CRITERIA, Filters
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
@@ -33,6 +34,7 @@ def compress(
     criterion: str = "pabs",
     decomposition: str = "cp",
     num_classes: int | None = None,
+    calibration: Images | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Compress a network: decompose its filters, then prune whole filters.
@@ -48,6 +50,9 @@ def compress(
             judged by norm where the criterion needs factors.
         decomposition: registered name.
         num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
+        calibration: unlabelled images on which what is left is refitted to the network's own outputs, layer by layer
+            (:func:`norton_det.calibration.calibrate`); a few hundred. Classifiers: (N, 3, H, W), normalised; detectors:
+            a list of (3, H, W) between 0 and 1.
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
 
     Returns:
@@ -63,7 +68,8 @@ def compress(
         net, source = initial_network(arch, model, num_classes=num_classes, seed=seed)
     else:
         raise UsageError("arch is a Spec; expected the network that it describes as model")
-    spec = _described(net, arch)
+    original = net
+    spec = before = _described(net, arch)
     spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
     # What can be refused is refused before the work begins.
     widths = None if rates is None else kept_widths(spec, rates)
@@ -73,11 +79,20 @@ def compress(
         net, spec = decompose(net, spec, rank, method=decomposition, seed=seed)
     if rates is not None:
         net, spec = prune(net, spec, rates, criterion=criterion, seed=seed)
-    return (copy.deepcopy(net) if net is model else net), spec
+    net = copy.deepcopy(net) if net is model else net
+    if calibration is not None and net is not original:
+        spec = _calibrated(net, spec, original, before, calibration, seed)
+    return net, spec
 
 
 def decompose(
-    model: nn.Module, arch: str | Spec, rank: int | Mapping[str, int], *, method: str = "cp", seed: int = 0
+    model: nn.Module,
+    arch: str | Spec,
+    rank: int | Mapping[str, int],
+    *,
+    method: str = "cp",
+    calibration: Images | None = None,
+    seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Replace convolutions by decomposed ones.
 
@@ -89,6 +104,7 @@ def decompose(
         arch: registered name of its architecture, or its spec.
         rank: one for all, or by layer.
         method: registered name of the decomposition.
+        calibration: images for a fit that keeps the outputs, as in :func:`compress`.
         seed: of the fit's random starts.
 
     Returns:
@@ -117,12 +133,15 @@ def decompose(
         net.set_submodule(name, fitted)
     step = {"method": method, "seed": seed, "layers": report, "skipped": skipped}
     logger.info("%d layers decomposed, %d left dense", len(ranks), len(skipped))
-    return net, replace(
+    decomposed = replace(
         spec,
         ranks={**spec.ranks, **ranks},
         decomposition=method,
         provenance={**spec.provenance, "decompose": step},
     )
+    if calibration is not None:
+        decomposed = _calibrated(net, decomposed, model, spec, calibration, seed)
+    return net, decomposed
 
 
 def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
@@ -139,7 +158,13 @@ def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
 
 
 def prune(
-    model: nn.Module, arch: str | Spec, rates: str | Sequence[float], *, criterion: str = "pabs", seed: int = 0
+    model: nn.Module,
+    arch: str | Spec,
+    rates: str | Sequence[float],
+    *,
+    criterion: str = "pabs",
+    calibration: Images | None = None,
+    seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Remove whole filters, and all that read or accompany them.
 
@@ -151,6 +176,7 @@ def prune(
         arch: registered name of its architecture, or its spec.
         rates: in the publication's notation or as numbers, in the architecture's order; more than needed may be given.
         criterion: registered name.
+        calibration: images on which the layers that are left make up for what is gone, as in :func:`compress`.
         seed: of the criterion ``random``.
 
     Returns:
@@ -179,12 +205,28 @@ def prune(
     }
     text = rates if isinstance(rates, str) else list(rates)
     step = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
-    return net, replace(
+    pruned = replace(
         spec,
         widths={**spec.widths, **widths},
         kept={**spec.kept, **original},
         provenance={**spec.provenance, "prune": step},
     )
+    if calibration is not None:
+        pruned = _calibrated(net, pruned, model, spec, calibration, seed)
+    return net, pruned
+
+
+def _calibrated(net: nn.Module, spec: Spec, reference: nn.Module, before: Spec, images: Images, seed: int) -> Spec:
+    """Calibrate ``net`` in place, and return its spec with a word on it."""
+    plan = current_plan(before)
+    kept = {}
+    for group, width in spec.widths.items():
+        if width < plan.widths[group]:
+            own = list(before.kept.get(group, range(plan.widths[group])))
+            kept[group] = torch.tensor([own.index(channel) for channel in spec.kept[group]])
+    layers = calibrate(net, reference, plan, kept, images, seed=seed)
+    step = {"images": len(images), "seed": seed, "layers": layers}
+    return replace(spec, provenance={**spec.provenance, "calibrate": step})
 
 
 def _filters(module: nn.Module) -> Filters | None:

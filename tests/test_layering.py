@@ -11,12 +11,12 @@ PACKAGE = Path(norton_det.__file__).parent
 # From left to right; a module may import what stands to its left (or, in a folder of its own, beside it).
 ORDER = [
     {"errors"},
-    {"spec", "registry", "timing", "results", "labels", "checks"},
-    {"channels"},
+    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep"},
+    {"channels", "moments"},
     {"decompositions", "criteria", "models"},
     {"weights"},
     {"build"},
-    {"setting"},
+    {"setting", "calibration"},
     {"compress"},
     {"folding"},
     {"checkpoint", "complexity", "deploy"},

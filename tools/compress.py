@@ -15,9 +15,10 @@ from torch import nn
 
 import norton_det as nd
 from norton_det.checkpoint import has_spec
-from norton_det.cli import Parser, command, human, parse_with_config, table
+from norton_det.cli import Parser, check_counts, command, human, parse_with_config, table
 from norton_det.complexity import Complexity
 from norton_det.criteria import CRITERIA
+from norton_det.data.unlabelled import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
@@ -36,6 +37,12 @@ def _parser() -> Parser:
     parser.add_argument("--criterion", default="pabs", help=f"one of: {', '.join(CRITERIA)} (default: pabs)")
     parser.add_argument("--decomposition", default="cp", help=f"one of: {', '.join(DECOMPOSITIONS)} (default: cp)")
     parser.add_argument("--num-classes", type=int, help="(default: those of the weights)")
+    parser.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="class folders or a COCO folder: refit what is left to the network's outputs on training images",
+    )
+    parser.add_argument("--calibration-images", default=1024, type=int, help="how many of them (default: 1024)")
     parser.add_argument("--seed", default=0, type=int, help="(default: 0)")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
     return parser
@@ -51,6 +58,9 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(f"--output {args.output}: expected a name that ends with .safetensors")
     if not Path(args.output).parent.is_dir():
         raise UsageError(f"--output {args.output}: folder {Path(args.output).parent} does not exist")
+    check_counts(args, calibration_images=1)
+    _ = ARCHITECTURES[args.arch]
+    images = args.calibrate and read_unlabelled(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
     model, arch = _source(args)
     net, spec = nd.compress(
         model,
@@ -60,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
         criterion=args.criterion,
         decomposition=args.decomposition,
         num_classes=args.num_classes,
+        calibration=images,
         seed=args.seed,
     )
     nd.save(net, spec, args.output)
@@ -81,13 +92,18 @@ def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.
 def _report(before: Complexity, after: Complexity, provenance: Any) -> str:
     fits = provenance.get("decompose", {}).get("layers", {})
     skipped = provenance.get("decompose", {}).get("skipped", {})
+    outputs = provenance.get("calibrate", {}).get("layers", {})
     rows = []
     for old, new in zip(before.layers, after.layers, strict=True):
         fit = fits.get(new.name)
         note = f"rank {fit['rank']}" if fit else skipped.get(new.name, "")
-        error = (f"{fit['nmse']:.4f}", f"{fit['cancellation']:.2f}") if fit else ("", "")
+        error = [f"{fit['nmse']:.4f}", f"{fit['cancellation']:.2f}"] if fit else ["", ""]
+        if outputs:
+            errors = outputs.get(new.name)
+            error += [f"{errors[key]:.4f}" if errors else "" for key in ("plain", "fitted")]
         rows.append((new.name, *error, human(old.macs), human(new.macs), human(old.params), human(new.params), note))
-    header = ("layer", "NMSE", "cancel", "MACs", "-> MACs", "params", "-> params", "")
+    fitted = ("output error", "-> output error") if outputs else ()
+    header = ("layer", "NMSE", "cancel", *fitted, "MACs", "-> MACs", "params", "-> params", "")
     size = "x".join(map(str, after.image_size))
     totals = [
         _total(f"MACs (conv + linear, {size})", before.macs, after.macs),

@@ -80,7 +80,7 @@ def cp_decompose(
     if basis is not None:
         a = basis @ a
     factors = CPFactors(*(w.new_zeros(out, n, rank) for n in (inputs, kh, kw)))
-    for full, part in zip(factors, _share_norm(a, b, c, norm[alive]), strict=True):
+    for full, part in zip(factors, share_norm(a, b, c, norm[alive]), strict=True):
         full[alive] = part
     return factors
 
@@ -204,7 +204,7 @@ def _unit(factor: Tensor, fallback: Tensor | None = None) -> Tensor:
     return unit if fallback is None else torch.where(norm > 0, unit, fallback)
 
 
-def _share_norm(a: Tensor, b: Tensor, c: Tensor, norm: Tensor) -> tuple[Tensor, ...]:
+def share_norm(a: Tensor, b: Tensor, c: Tensor, norm: Tensor) -> tuple[Tensor, ...]:
     """Order terms by falling norm, and let a, b and c carry equal parts of it (b and c come with unit columns)."""
     size = a.norm(dim=1)
     order = size.argsort(dim=1, descending=True, stable=True).unsqueeze(1)

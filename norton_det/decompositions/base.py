@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from norton_det.registry import Registry
+from norton_det.regression import Regression
 
 
 class Decomposition(nn.Module, ABC):
@@ -26,6 +27,13 @@ class Decomposition(nn.Module, ABC):
     @abstractmethod
     def from_conv(cls, conv: nn.Conv2d, rank: int, *, seed: int = 0) -> Self:
         """Return the block fitted to the filters of ``conv``, which stays as it is."""
+
+    @abstractmethod
+    def refit(self, regression: Regression, *, seed: int = 0) -> None:
+        """Bring the output of each filter, of D = I * Kh * Kw weights, nearer to what is wanted, never farther from it.
+
+        The bias stays: both sides of the regression are about their means.
+        """
 
     @abstractmethod
     def to_dense(self) -> nn.Conv2d:

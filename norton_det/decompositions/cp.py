@@ -1,5 +1,7 @@
 """The CP block: a convolution whose every filter is a sum of R separable terms."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Self, get_args
 
 import torch
@@ -8,8 +10,10 @@ from torch import Tensor, nn
 
 from norton_det.channels import narrow, select_
 from norton_det.decompositions.als import CPFactors, cp_decompose
+from norton_det.decompositions.aware import fit_output
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
 from norton_det.errors import UsageError
+from norton_det.regression import Regression
 
 Form = Literal["factored", "merged", "dense"]
 """How a CP block is computed: three convolutions and a sum; a 1x1 and one grouped k x k convolution; one dense one."""
@@ -153,13 +157,21 @@ class CPConv2d(Decomposition):
         """
         block = cls.like(conv, rank)
         factors = cp_decompose(conv.weight, rank, seed=seed)
-        with torch.no_grad():
-            block.pointwise.weight.copy_(factors.a.mT.flatten(0, 1)[:, :, None, None])
-            block.vertical.weight.copy_(factors.b.mT.flatten(0, 1)[:, None, :, None])
-            block.horizontal.weight.copy_(factors.c.mT.flatten(0, 1)[:, None, None, :])
-            if block.bias is not None and conv.bias is not None:
+        block._write(factors)
+        if block.bias is not None and conv.bias is not None:
+            with torch.no_grad():
                 block.bias.copy_(conv.bias)
         return block.train(conv.training)
+
+    def refit(self, regression: Regression, *, seed: int = 0) -> None:
+        """Bring the output of each filter nearer to what is wanted; see :func:`fit_output`."""
+        self._write(fit_output(regression, self.factors(), seed=seed))
+
+    @torch.no_grad()
+    def _write(self, factors: CPFactors) -> None:
+        self.pointwise.weight.copy_(factors.a.mT.flatten(0, 1)[:, :, None, None])
+        self.vertical.weight.copy_(factors.b.mT.flatten(0, 1)[:, None, :, None])
+        self.horizontal.weight.copy_(factors.c.mT.flatten(0, 1)[:, None, None, :])
 
     def factors(self) -> CPFactors:
         """Return the factor matrices as float64: (O, I, R), (O, Kh, R), (O, Kw, R)."""
@@ -216,6 +228,18 @@ def set_form(net: nn.Module, form: Form) -> None:
     for module in net.modules():
         if isinstance(module, CPConv2d):
             module.form = form
+
+
+@contextmanager
+def in_form(net: nn.Module, form: Form) -> Iterator[None]:
+    """Let the CP blocks in ``net`` be computed in one form for a while."""
+    forms = {module: module.form for module in net.modules() if isinstance(module, CPConv2d)}
+    set_form(net, form)
+    try:
+        yield
+    finally:
+        for module, own in forms.items():
+            module.form = own
 
 
 @narrow.register

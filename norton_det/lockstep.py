@@ -1,0 +1,107 @@
+"""Two networks in lockstep: one runs in a thread and waits at each of its layers until the other has come as far."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Run = Callable[[nn.Module], Any]
+"""Runs a network on the images."""
+
+
+class Seen(NamedTuple):
+    """What a layer was given, and what it made of it."""
+
+    name: str
+    inputs: Tensor
+    output: Tensor
+
+
+class _StoppedError(Exception):
+    """Ends a forward pass of which the rest is not needed."""
+
+
+@contextmanager
+def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterator[Seen]]:
+    """Run a network in a thread, from one of its layers to the next as they are asked for.
+
+    Nothing is stored: in memory is what a forward pass holds at that layer.
+
+    Args:
+        net: the network, in evaluation mode.
+        names: the layers at which it waits.
+        run: what it is run on.
+
+    Yields:
+        The layers in the order of computation; an error in the network is raised where the next one is asked for.
+    """
+    results: SimpleQueue[Seen | Exception | None] = SimpleQueue()
+    go_on: SimpleQueue[bool] = SimpleQueue()
+
+    def wait_at(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            results.put(Seen(name, args[0], output))
+            if not go_on.get():
+                raise _StoppedError
+
+        return hook
+
+    def work() -> None:
+        try:
+            with torch.no_grad():
+                run(net)
+            results.put(None)
+        except _StoppedError:
+            pass
+        except Exception as error:
+            results.put(error)
+
+    def layers() -> Iterator[Seen]:
+        while (seen := results.get()) is not None:
+            if isinstance(seen, Exception):
+                raise seen
+            yield seen
+            seen = None  # its tensors may be freed while the next layer is computed
+            go_on.put(True)
+
+    handles = [net.get_submodule(name).register_forward_hook(wait_at(name)) for name in names]
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield layers()
+    finally:
+        go_on.put(False)
+        thread.join()
+        for handle in handles:
+            handle.remove()
+
+
+def visit(net: nn.Module, before: Mapping[str, Callable[[Tensor], None]], run: Run) -> None:
+    """Run a network and call ``before[name]`` with the input of each of these layers, which may change the layer.
+
+    What comes after the last of them is not computed.
+    """
+    left = set(before)
+
+    def call(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            before[name](args[0])
+            left.discard(name)
+            if not left:
+                raise _StoppedError
+
+        return hook
+
+    handles = [net.get_submodule(name).register_forward_pre_hook(call(name)) for name in before]
+    try:
+        with torch.no_grad():
+            run(net)
+    except _StoppedError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
