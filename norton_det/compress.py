@@ -72,9 +72,7 @@ def compress(
     spec = before = _described(net, arch)
     spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
     # What can be refused is refused before the work begins.
-    widths = None if rates is None else kept_widths(spec, rates)
-    if widths is not None:
-        _ = CRITERIA[criterion]
+    _ = CRITERIA[criterion], DECOMPOSITIONS[decomposition], None if rates is None else kept_widths(spec, rates)
     if rank is not None:
         net, spec = decompose(net, spec, rank, method=decomposition, seed=seed)
     if rates is not None:

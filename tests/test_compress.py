@@ -192,6 +192,8 @@ def test_exact_rank_keeps_the_function() -> None:
             "unknown architecture 'resnet51'; expected one of: .*resnet50, resnet56_cifar, vgg16_bn_cifar",
         ),
         ({"criterion": "best", "rates": "[0.1]*30"}, "unknown criterion 'best'"),
+        ({"criterion": "best"}, "unknown criterion 'best'; expected one of: csa, norm, pabs, random, vbd"),
+        ({"decomposition": "svd"}, "unknown decomposition 'svd'"),
         ({"decomposition": "svd", "rank": 1}, "unknown decomposition 'svd'; expected one of: cp"),
         ({"rank": 0}, "rank is 0; expected at least 1"),
         ({"rank": {"conv9": 1}}, "'conv9' is no such layer in resnet56_cifar"),
