@@ -94,6 +94,14 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def parse_setting(text: str) -> tuple[int | None, str | None]:
+    """Return the rank and the rates of a setting: "2" or "7:[0.]+[0.18]*29"; None where there is none (rank 0)."""
+    rank, _, rates = text.partition(":")
+    if not rank.isdigit():
+        raise UsageError(f"--settings {text!r}: expected a rank, or a rank and rates as 7:[0.]+[0.18]*29")
+    return int(rank) or None, rates or None
+
+
 def rate_or_auto(text: str) -> float | str:
     """Return the learning rate that an argument is, or "auto"; a ``type`` for ``add_argument``."""
     try:

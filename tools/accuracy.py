@@ -16,7 +16,7 @@ import torch
 
 import norton_det as nd
 from norton_det.checkpoint import write_json
-from norton_det.cli import Parser, check_counts, command, table
+from norton_det.cli import Parser, check_counts, command, parse_setting, table
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.images import dataset_for, read_images
 from norton_det.data.unlabelled import read_unlabelled
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     check_counts(args, calibration_images=1, holdout=0)
     if args.arch not in CLASSIFIERS:
         raise UsageError(f"--arch {args.arch}: expected one of: {', '.join(CLASSIFIERS)}")
-    settings = [_setting(text) for text in args.settings]
+    settings = [parse_setting(text) for text in args.settings]
     dense, _ = initial_network(args.arch, args.weights)
     dataset = dataset_for(ARCHITECTURES[args.arch].image_size)
     images = read_images(dataset, args.data_path, "train" if args.holdout else "val")
@@ -75,13 +75,6 @@ def main(argv: Sequence[str]) -> None:
     print(table(("setting", "top-1 plain", "calibrated"), shown))
     if args.json:
         write_json(args.json, {"images": len(images), "calibration_images": len(calibration), "rows": rows})
-
-
-def _setting(text: str) -> tuple[int | None, str | None]:
-    rank, _, rates = text.partition(":")
-    if not rank.isdigit():
-        raise UsageError(f"--settings {text!r}: expected a rank, or a rank and rates as 7:[0.]+[0.18]*29")
-    return int(rank) or None, rates or None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""The main job on generated data: train a detector, compress it, fine-tune it, compare the two.
+"""The main job on generated data: train a detector, compress it, fine-tune it, compare them.
 
-Every step is a command that can be run by itself; it is printed before it runs.
+Every step is a command that can be run by itself; it is printed before it runs. A setting is a rank, or a rank and
+pruning rates: 4 or 1:[0.]+[0.1]*2 (rank 0 decomposes nothing).
+
+Example:
+  --output masks --model maskrcnn_cpresnet50_fpn --epochs 5 --settings 4 "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
 """
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -19,8 +24,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
 import norton_det as nd
-from norton_det.checkpoint import write_atomically
-from norton_det.cli import Parser, command, human, table
+from norton_det.checkpoint import write_atomically, write_json
+from norton_det.cli import Parser, check_counts, command, human, parse_setting, table
 from norton_det.data import CocoDataset
 from norton_det.data.shapes import CLASSES
 from norton_det.engine import Legend, detect, draw_detections, side_by_side
@@ -34,119 +39,157 @@ SMALL_IMAGES = {
     **{f"rpn_{when}_nms_top_n_{mode}": 100 for when in ("pre", "post") for mode in ("train", "test")},
     "box_batch_size_per_image": 64,
 }
-SIZE = 128
 SHOWN = 8
-COLUMNS = (
-    "detector",
-    "AP",
-    "AP50",
-    "MACs at 800x800",
-    "parameters",
-    "file, MB",
-    f"ms at {SIZE}x{SIZE}",
-    "ms, deployed",
-)
+REPEATS = 10
+SETTING = "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
+LINES = {"keypoints": ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
+BOX_LINES = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
+
+
+def _parser() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--output", required=True, metavar="DIR", help="folder to make for data, checkpoints and the picture")
+    add("--model", default="fasterrcnn_cpresnet50_fpn", help="(default: fasterrcnn_cpresnet50_fpn)")
+    add("--train", default=400, type=int, help="training images (default: 400)")
+    add("--val", default=100, type=int, help="held-out images (default: 100)")
+    add("--epochs", default=3, type=int, help="of training the dense detector (default: 3)")
+    add("--finetune-epochs", default=2, type=int, help="of fine-tuning a compressed one (default: 2)")
+    add("--settings", default=[SETTING], nargs="+", metavar="RANK[:RATES]", help=f"(default: {SETTING}, published)")
+    add("--size", default=128, type=int, help="side of the images in pixels (default: 128)")
+    add("--batch-size", default=4, type=int, help="(default: 4)")
+    add("--device", default="cpu", help="(default: cpu)")
+    add("--amp", action="store_true", help="train in mixed precision")
+    return parser
 
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, run the steps and print the comparison."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--output", required=True, metavar="DIR", help="folder to make for data, checkpoints and the picture")
-    add("--train", default=400, type=int, help="training images (default: 400)")
-    add("--val", default=100, type=int, help="held-out images (default: 100)")
-    add("--epochs", default=3, type=int, help="of training the dense detector (default: 3)")
-    add("--finetune-epochs", default=2, type=int, help="of fine-tuning the compressed one (default: 2)")
-    add("--rank", default=1, type=int, help="(default: 1)")
-    add("--rates", default="[0.]+[0.1]*2+[0.4]*5+[0.75]*12", help="(default: those of the published 0.92G ResNet-50)")
-    args = parser.parse_args(argv)
+    """Parse the arguments, run the steps, print and write the comparison."""
+    args = _parser().parse_args(argv)
+    check_counts(args, train=1, val=1, epochs=1, finetune_epochs=1, batch_size=1)
+    settings = [parse_setting(text) for text in args.settings]
     out = Path(args.output)
     if out.exists():
         raise UsageError(f"--output {out}: exists already; expected a new folder")
     out.mkdir(parents=True)
-    data, dense, compressed, tuned = out / "shapes", out / "dense", out / "compressed.safetensors", out / "finetuned"
+    data = out / "shapes"
+    _run("make_shapes", output=data, train=args.train, val=args.val, size=args.size)
+    rows = [_detector("dense", out / "dense", data, args)]
+    for text, (rank, rates) in zip(args.settings, settings, strict=True):
+        folder = out / f"setting{len(rows)}"
+        compressed = f"{folder}.safetensors"
+        flags = {"rank": rank, "rates": rates, "output": compressed}
+        weights = out / "dense" / "checkpoint.pth"
+        step = _run("compress", arch=args.model, weights=weights, **flags)
+        rows.append(_detector(text, folder, data, args, compressed))
+        rows[-1]["steps"].insert(0, step)
+    models = {row["setting"]: nd.load(row["folder"] / "checkpoint.pth")[0] for row in rows}
+    images = [CocoDataset(data, "val")[i][0].to(args.device) for i in range(min(SHOWN, args.val))]
+    _time({name: net.to(args.device) for name, net in models.items()}, images[:1], rows)
+    _report(rows, args, out / "report.json")
+    _draw(models, images, out / "detections.png")
 
-    _run("make_shapes", output=data, train=args.train, val=args.val, size=SIZE)
-    common = {"data_path": data, "model": "fasterrcnn_cpresnet50_fpn", "device": "cpu", "batch_size": 4, "workers": 2}
-    common |= {
-        "min_size": SIZE,
-        "max_size": SIZE,
+
+def _detector(
+    setting: str, folder: Path, data: Path, args: argparse.Namespace, compressed: str | None = None
+) -> dict[str, Any]:
+    """Train, or fine-tune what is compressed, and evaluate; return what the report says of it."""
+    epochs = args.finetune_epochs if compressed else args.epochs
+    kind = {"data_path": data, "dataset": "coco_kp" if args.model.startswith("keypoint") else "coco"}
+    flags = {
+        **kind,
+        "model": args.model,
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "workers": 2,
+        "min_size": args.size,
+        "max_size": args.size,
         "model_kwargs": json.dumps(SMALL_IMAGES),
         "print_freq": 20,
         "opt": "adamw",
         "lr": 3e-4,
+        "lr_steps": max(epochs - 1, 1),
+        "epochs": epochs,
+        "eval_every": epochs,
+        "amp": args.amp,
     }
-    _run("train_det", **common, lr_steps=args.epochs - 1, epochs=args.epochs, output_dir=dense)
-    _run(
-        "compress",
-        arch="fasterrcnn_cpresnet50_fpn",
-        weights=dense / "checkpoint.pth",
-        rank=args.rank,
-        rates=args.rates,
-        output=compressed,
-    )
-    tuning = {"weights": compressed, "norm_layer": "BatchNorm2d", "trainable_backbone_layers": 5}
-    _run(
-        "train_det",
-        **common,
-        **tuning,
-        lr_steps=args.finetune_epochs - 1,
-        epochs=args.finetune_epochs,
-        output_dir=tuned,
-    )
-    for folder in (dense, tuned):
-        _run("eval_det", checkpoint=folder / "checkpoint.pth", data_path=data, workers=2, output_dir=folder)
-    _compare({"dense": dense, "compressed": tuned}, data, out)
+    if compressed:
+        flags |= {"weights": compressed, "norm_layer": "BatchNorm2d", "trainable_backbone_layers": 5}
+    checkpoint = folder / "checkpoint.pth"
+    steps = [
+        _run("train_det", **flags, output_dir=folder),
+        _run("eval_det", checkpoint=checkpoint, **kind, device=args.device, workers=2, output_dir=folder),
+    ]
+    net, spec = nd.load(checkpoint)
+    file = folder / "detector.safetensors"
+    nd.save(net, spec, file)
+    cost = nd.count_complexity(spec)
+    return {
+        "setting": setting,
+        "folder": folder,
+        "metrics": json.loads((folder / "metrics.json").read_text()),
+        "macs": cost.macs,
+        "params": cost.params,
+        "megabytes": file.stat().st_size / 1e6,
+        "steps": steps,
+    }
 
 
-def _run(tool: str, **flags: Any) -> None:
+def _run(tool: str, **flags: Any) -> dict[str, Any]:
+    """Run a tool and return its command and the seconds that it took."""
     words = [f"tools/{tool}.py"]
     for name, value in flags.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    print(f"\n$ python {shlex.join(words)}", flush=True)
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    line = f"python {shlex.join(words)}"
+    print(f"\n$ {line}", flush=True)
     start = time.time()
     subprocess.run([sys.executable, TOOLS / f"{tool}.py", *words[1:]], check=True)
-    print(f"({time.time() - start:.0f} s)", flush=True)
+    seconds = time.time() - start
+    print(f"({seconds:.0f} s)", flush=True)
+    return {"command": line, "seconds": seconds}
 
 
-def _compare(folders: dict[str, Path], data: Path, out: Path) -> None:
-    """Print the table of both detectors and draw what they find."""
-    val = CocoDataset(data, "val")
-    models = {}
-    rows = []
-    for name, folder in folders.items():
-        net, spec = nd.load(folder / "checkpoint.pth")
-        models[name] = net
-        nd.save(net, spec, folder / "detector.safetensors")
-        metrics = json.loads((folder / "metrics.json").read_text())["bbox"]
-        cost = nd.count_complexity(spec)
-        megabytes = (folder / "detector.safetensors").stat().st_size / 1e6
-        rows.append([name, metrics["AP"], metrics["AP50"], cost.macs, cost.params, megabytes])
-    images = [val[i][0] for i in range(min(SHOWN, len(val)))]
-    runs = {name: _forward(net, images[:1]) for name, net in models.items()}
-    runs |= {f"{name}, deployed": _forward(nd.deploy(net, images[:1]), images[:1]) for name, net in models.items()}
-    seconds = time_alternating(runs, repeats=30, warmup=5)
-    times = {name: f"{1e3 * median(values):.1f}" for name, values in seconds.items()}
-    cells = [
+def _time(models: dict[str, nn.Module], images: list[Tensor], rows: list[dict[str, Any]]) -> None:
+    """Add the times of one image to the rows: as trained, deployed, and the dense one's over it, both deployed."""
+    runs = {name: _forward(net, images) for name, net in models.items()}
+    runs |= {f"{name}, deployed": _forward(nd.deploy(net, images), images) for name, net in models.items()}
+    seconds = time_alternating(runs, repeats=REPEATS, warmup=2)
+    for row in rows:
+        name = row["setting"]
+        pairs = zip(seconds["dense, deployed"], seconds[f"{name}, deployed"], strict=True)
+        row |= {
+            "milliseconds": 1e3 * median(seconds[name]),
+            "milliseconds_deployed": 1e3 * median(seconds[f"{name}, deployed"]),
+            "speedup": median(a / b for a, b in pairs),
+        }
+
+
+def _report(rows: list[dict[str, Any]], args: argparse.Namespace, path: Path) -> None:
+    """Print the tables, and write all of it."""
+    for kind in rows[0]["metrics"]:
+        lines = LINES.get(kind, BOX_LINES)
+        cells = [(row["setting"], *(f"{row['metrics'][kind][line]:.3f}" for line in lines)) for row in rows]
+        print(f"\n{table((kind, *lines), cells)}")
+    costs = [
         (
-            name,
-            f"{ap:.3f}",
-            f"{ap50:.3f}",
-            human(macs),
-            human(params),
-            f"{size:.1f}",
-            times[name],
-            times[f"{name}, deployed"],
+            row["setting"],
+            human(row["macs"]),
+            human(row["params"]),
+            *(f"{row[name]:.1f}" for name in ("megabytes", "milliseconds", "milliseconds_deployed")),
+            f"{sum(step['seconds'] for step in row['steps']) / 60:.1f}",
         )
-        for name, ap, ap50, macs, params, size in rows
+        for row in rows
     ]
-    print()
-    print(table(COLUMNS, cells))
-    pairs = zip(seconds["dense, deployed"], seconds["compressed, deployed"], strict=True)
-    ratio = median(a / b for a, b in pairs)
-    print(f"\nDense takes {ratio:.2f} times as long as compressed here (median of 30 pairs, both deployed).")
-    _draw(models, images, out / "detections.png")
+    size = f"{args.size}x{args.size}"
+    header = ("cost", "MACs at 800x800", "parameters", "file, MB", f"ms at {size}", "ms, deployed", "minutes")
+    print(f"\n{table(header, costs)}")
+    for row in rows[1:]:
+        print(f"\nDense takes {row['speedup']:.2f} times as long as {row['setting']} here ({REPEATS} pairs, both deployed).")
+    kept = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
+    write_json(path, {**{name: value for name, value in vars(args).items() if name != "output"}, "rows": kept})
+    print(f"{path}: the figures and commands")
 
 
 def _forward(net: nn.Module, images: list[Tensor]) -> Any:
@@ -163,7 +206,7 @@ def _draw(models: dict[str, nn.Module], images: list[Tensor], path: Path) -> Non
         side_by_side({name: draw_detections(image, detect(net, image), legend) for name, net in models.items()})
         for image in images
     ]
-    write_atomically(path, to_pil_image(make_grid(pairs, nrow=2)).save)
+    write_atomically(path, to_pil_image(make_grid(pairs, nrow=2 if len(models) == 2 else 1)).save)
     print(f"{path}: detections with a score above 0.5, {' and '.join(models)} side by side")
 
 
