@@ -186,9 +186,10 @@ def _report(rows: list[dict[str, Any]], args: argparse.Namespace, path: Path) ->
     header = ("cost", "MACs at 800x800", "parameters", "file, MB", f"ms at {size}", "ms, deployed", "minutes")
     print(f"\n{table(header, costs)}")
     for row in rows[1:]:
-        print(f"\nDense takes {row['speedup']:.2f} times as long as {row['setting']} here ({REPEATS} pairs, both deployed).")
+        print(f"\nDense takes {row['speedup']:.2f} times as long as {row['setting']} ({REPEATS} pairs, both deployed).")
     kept = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
-    write_json(path, {**{name: value for name, value in vars(args).items() if name != "output"}, "rows": kept})
+    title = f"{args.model}: {args.train} generated images of {size}, {args.val} held-out ones"
+    write_json(path, {"title": title, "rows": kept})
     print(f"{path}: the figures and commands")
 
 

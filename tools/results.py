@@ -1,13 +1,15 @@
 """Write the page of results: each config's costs beside the published ones, and what was measured here."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.checkpoint import write_atomically
+from norton_det.checks import read_json
 from norton_det.cli import Parser, command, human
 from norton_det.complexity import count_complexity
 from norton_det.config import read_config
@@ -39,7 +41,16 @@ on CIFAR-10, and compare only with that of the dense network in the same table.
 {measured}
 
 {commands}
+
+## Detectors, dense and compressed
+
+*Setting*: rank, and pruning rates if there are any. AP and AR are COCO's, on the held-out images that the commands make
+or name; MACs are at 800x800 with 1000 proposals; minutes are those of all the commands of a row.
+
+{detectors}
 """
+_LINES = {"keypoints": ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
+_BOX_LINES = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
 @command
@@ -50,7 +61,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--measured", default=str(ROOT / "docs" / "measured.json"), metavar="FILE", help="measured rows"
     )
+    parser.add_argument(
+        "--detectors", default=str(ROOT / "docs" / "detectors"), metavar="DIR", help="reports of demo.py"
+    )
     args = parser.parse_args(argv)
+    reports = [read_json(file, dict, "a report of demo.py") for file in sorted(Path(args.detectors).glob("*.json"))]
     rows = read_measured(args.measured)
     files = sorted((ROOT / "configs").glob("*/*.yaml"))
     configs = [_config_row(file) for file in tqdm(files, desc="count", unit="config", disable=None, leave=False)]
@@ -58,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
         configs=_markdown(COSTS, configs),
         measured=_markdown(MEASURED, [_measured_row(row, rows) for row in rows]),
         commands="\n\n".join(f"{row.network}, {row.label}:\n\n```sh\n{row.command}\n```" for row in rows),
+        detectors="\n\n".join(map(_report, reports)),
     )
     write_atomically(args.output, lambda name: Path(name).write_text(page))
     print(f"written: {args.output}")
@@ -94,6 +110,34 @@ def _measured_row(row: MeasuredRow, rows: Sequence[MeasuredRow]) -> list[str]:
         *("" if value is None else f"{value:g}" for value in (row.epochs, row.minutes)),
         row.note,
     ]
+
+
+def _report(report: Mapping[str, Any]) -> str:
+    """Return the section of one detector: a table for each kind of figures, the costs, the commands."""
+    rows = report["rows"]
+    parts = [f"### {report['title']}"]
+    for kind in rows[0]["metrics"]:
+        lines = _LINES.get(kind, _BOX_LINES)
+        cells = [[_name(row), *(f"{row['metrics'][kind][line]:.3f}" for line in lines)] for row in rows]
+        parts.append(_markdown((kind, *lines), cells))
+    costs = [
+        [
+            _name(row),
+            human(row["macs"]),
+            f"{row['params']:,}",
+            f"{sum(step['seconds'] for step in row['steps']) / 60:.1f}",
+        ]
+        for row in rows
+    ]
+    parts.append(_markdown(("setting", "MACs", "parameters", "minutes"), costs))
+    parts += [report["note"]] if report.get("note") else []
+    steps = [step for row in rows for step in row["steps"]]
+    commands = "\n".join(f"{step['command']}  # {step['seconds'] / 60:.1f} min" for step in steps)
+    return "\n\n".join([*parts, f"```sh\n{commands}\n```"])
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return DENSE if row["setting"] == DENSE else f"`{row['setting']}`"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
