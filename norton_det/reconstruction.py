@@ -118,7 +118,7 @@ def _distance(net: nn.Module, task: Distilled, unlabelled: "_Unlabelled") -> flo
     net.eval()
     parts = torch.arange(min(_COMPARED, len(unlabelled.images))).split(unlabelled.batching.batch_size)
     distances = [len(part) * task.losses(net, unlabelled.batch(part))["loss_teacher"].item() for part in parts]
-    return sum(distances) / sum(map(len, parts))
+    return max(sum(distances) / sum(map(len, parts)), 0.0)  # rounding: nothing is nearer than the same
 
 
 @dataclass(frozen=True)

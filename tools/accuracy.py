@@ -40,7 +40,7 @@ def _parser() -> Parser:
     add("--settings", required=True, nargs="+", metavar="RANK[:RATES]")
     add("--calibration-images", default=1024, type=int, help="(default: 1024)")
     add("--reconstruct", default=0, type=int, metavar="EPOCHS", help="as in compress.py (default: 0, not done)")
-    add("--reconstruct-images", default=50_000, type=int, help="(default: 50000)")
+    add("--reconstruct-images", default=1024, type=int, help="(default: 1024)")
     add("--batch-size", default=128, type=int, help="images an update of --reconstruct (default: 128)")
     add("--lr", default=1e-3, type=float, help="learning rate of --reconstruct at first (default: 0.001)")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")

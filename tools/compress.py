@@ -51,7 +51,9 @@ def _parser() -> Parser:
         metavar="EPOCHS",
         help="then train to imitate the network's outputs, without labels, on images of --calibrate (default: 0)",
     )
-    parser.add_argument("--reconstruct-images", default=50_000, type=int, help="how many of them (default: 50000)")
+    parser.add_argument(
+        "--reconstruct-images", default=1024, type=int, help="how many of them, all in memory (default: 1024)"
+    )
     parser.add_argument("--batch-size", default=128, type=int, help="images an update of --reconstruct (default: 128)")
     parser.add_argument("--amp", action="store_true", help="mixed precision in --reconstruct")
     parser.add_argument("--seed", default=0, type=int, help="(default: 0)")
