@@ -8,6 +8,7 @@ from norton_det.compress import compress, decompose, prune
 from norton_det.decompositions import CPConv2d
 from norton_det.deploy import deploy
 from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
+from norton_det.reconstruction import reconstruct
 from norton_det.results import published
 from norton_det.spec import Spec
 
@@ -27,6 +28,7 @@ __all__ = [
     "maskrcnn_cpresnet50_fpn",
     "prune",
     "published",
+    "reconstruct",
     "resnet56_cifar",
     "resnet110_cifar",
     "save",

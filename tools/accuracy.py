@@ -1,4 +1,4 @@
-"""Accuracy of compressed classifiers without any fine-tuning: as they are, and calibrated on unlabelled images.
+"""Accuracy of compressed classifiers without labels: as they are, calibrated, and with --reconstruct trained.
 
 A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing).
 
@@ -9,12 +9,14 @@ Example:
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 import norton_det as nd
+from norton_det.calibration import Images
 from norton_det.checkpoint import write_json
 from norton_det.cli import Parser, check_counts, command, parse_setting, table
 from norton_det.data.batching import Batching, hold_out
@@ -26,6 +28,8 @@ from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.weights import initial_network
 
+WAYS = ("plain", "calibrated", "reconstructed")
+
 
 def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,7 +39,12 @@ def _parser() -> Parser:
     add("--data-path", required=True, metavar="DIR", help="folder with the splits; calibration is on train/")
     add("--settings", required=True, nargs="+", metavar="RANK[:RATES]")
     add("--calibration-images", default=1024, type=int, help="(default: 1024)")
-    add("--holdout", default=0, type=int, metavar="N", help="evaluate on the N training images that are held out")
+    add("--reconstruct", default=0, type=int, metavar="EPOCHS", help="as in compress.py (default: 0, not done)")
+    add("--reconstruct-images", default=1024, type=int, help="(default: 1024)")
+    add("--batch-size", default=128, type=int, help="images an update of --reconstruct (default: 128)")
+    add("--lr", default=1e-3, type=float, help="learning rate of --reconstruct at first (default: 0.001)")
+    add("--amp", action="store_true", help="mixed precision in --reconstruct")
+    add("--holdout", default=0, type=int, metavar="N", help="evaluate on N training images that are left out")
     add("--seed", default=0, type=int, help="(default: 0)")
     add("--json", metavar="FILE", help="file to write the rows to")
     return parser
@@ -43,9 +52,9 @@ def _parser() -> Parser:
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, compress and evaluate each setting twice, print the table."""
+    """Parse the arguments, compress and evaluate each setting in each way, print the table."""
     args = _parser().parse_args(argv)
-    check_counts(args, calibration_images=1, holdout=0)
+    check_counts(args, calibration_images=1, holdout=0, reconstruct=0, reconstruct_images=1, batch_size=1)
     if args.arch not in CLASSIFIERS:
         raise UsageError(f"--arch {args.arch}: expected one of: {', '.join(CLASSIFIERS)}")
     settings = [parse_setting(text) for text in args.settings]
@@ -53,28 +62,45 @@ def main(argv: Sequence[str]) -> None:
     dataset = dataset_for(ARCHITECTURES[args.arch].image_size)
     images = read_images(dataset, args.data_path, "train" if args.holdout else "val")
     images = images.subset(hold_out(len(images), args.holdout)[1]) if args.holdout else images
-    calibration = read_unlabelled(args.data_path, args.arch, args.calibration_images, seed=args.seed)
+    count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
+    unlabelled = read_unlabelled(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
 
-    def top1(net: torch.nn.Module) -> float:
+    def top1(net: nn.Module) -> float:
         with in_form(net, "dense"):
             return evaluate(net, images.evaluation(Batching(250)), torch.device("cpu")).top1
 
     rows: list[dict[str, Any]] = [{"setting": "dense", "plain": top1(dense)}]
     print(f"dense: {rows[0]['plain']:.2f}", flush=True)
     for text, (rank, rates) in zip(args.settings, settings, strict=True):
-        options: dict[str, Any] = {"arch": args.arch, "rank": rank, "rates": rates, "seed": args.seed}
-        plain, _ = nd.compress(dense, **options)
-        start = time.perf_counter()
-        calibrated, _ = nd.compress(dense, **options, calibration=calibration)
-        seconds = time.perf_counter() - start
-        rows.append({"setting": text, "plain": top1(plain), "calibrated": top1(calibrated), "seconds": seconds})
-        print(f"{text}: plain {rows[-1]['plain']:.2f}, calibrated {rows[-1]['calibrated']:.2f}", flush=True)
-    shown = [
-        [row["setting"], *(f"{row[key]:.2f}" if key in row else "" for key in ("plain", "calibrated"))] for row in rows
-    ]
-    print(table(("setting", "top-1 plain", "calibrated"), shown))
+        rows.append({"setting": text})
+        for way, seconds, net in _ways(args, dense, rank, rates, unlabelled):
+            rows[-1] |= {way: top1(net), f"{way}_seconds": seconds}
+            print(f"{text}: {way} {rows[-1][way]:.2f} ({seconds:.0f} s)", flush=True)
+    ways = [way for way in WAYS if way in rows[-1]]
+    shown = [[row["setting"], *(f"{row[way]:.2f}" if way in row else "" for way in ways)] for row in rows]
+    print(table(("top-1 in percent", *ways), shown))
     if args.json:
-        write_json(args.json, {"images": len(images), "calibration_images": len(calibration), "rows": rows})
+        figures = {"images": len(images), "unlabelled": len(unlabelled), "arguments": vars(args), "rows": rows}
+        write_json(args.json, figures)
+
+
+def _ways(
+    args: argparse.Namespace, dense: nn.Module, rank: int | None, rates: str | None, unlabelled: Images
+) -> Iterator[tuple[str, float, nn.Module]]:
+    """Yield the networks of a setting by :data:`WAYS`, and the seconds that its last step took."""
+    options: dict[str, Any] = {"arch": args.arch, "rank": rank, "rates": rates, "seed": args.seed}
+    begin = time.perf_counter()
+    net, _ = nd.compress(dense, **options)
+    yield WAYS[0], time.perf_counter() - begin, net
+    begin = time.perf_counter()
+    net, spec = nd.compress(dense, **options, calibration=unlabelled[: args.calibration_images])
+    yield WAYS[1], time.perf_counter() - begin, net
+    if args.reconstruct:
+        begin = time.perf_counter()
+        training = {"epochs": args.reconstruct, "batch_size": args.batch_size, "lr": args.lr, "amp": args.amp}
+        images = unlabelled[: args.reconstruct_images]
+        net, _ = nd.reconstruct(net, spec, dense, images, **training, seed=args.seed)
+        yield WAYS[2], time.perf_counter() - begin, net
 
 
 if __name__ == "__main__":

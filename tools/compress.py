@@ -22,6 +22,7 @@ from norton_det.data.unlabelled import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
+from norton_det.weights import initial_network
 
 
 def _parser() -> Parser:
@@ -43,6 +44,18 @@ def _parser() -> Parser:
         help="class folders or a COCO folder: refit what is left to the network's outputs on training images",
     )
     parser.add_argument("--calibration-images", default=1024, type=int, help="how many of them (default: 1024)")
+    parser.add_argument(
+        "--reconstruct",
+        default=0,
+        type=int,
+        metavar="EPOCHS",
+        help="then train to imitate the network's outputs, without labels, on images of --calibrate (default: 0)",
+    )
+    parser.add_argument(
+        "--reconstruct-images", default=1024, type=int, help="how many of them, all in memory (default: 1024)"
+    )
+    parser.add_argument("--batch-size", default=128, type=int, help="images an update of --reconstruct (default: 128)")
+    parser.add_argument("--amp", action="store_true", help="mixed precision in --reconstruct")
     parser.add_argument("--seed", default=0, type=int, help="(default: 0)")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
     return parser
@@ -58,9 +71,12 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(f"--output {args.output}: expected a name that ends with .safetensors")
     if not Path(args.output).parent.is_dir():
         raise UsageError(f"--output {args.output}: folder {Path(args.output).parent} does not exist")
-    check_counts(args, calibration_images=1)
+    check_counts(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
+    if args.reconstruct and not args.calibrate:
+        raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
     _ = ARCHITECTURES[args.arch]
-    images = args.calibrate and read_unlabelled(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
+    count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
+    images = args.calibrate and read_unlabelled(args.calibrate, args.arch, count, seed=args.seed)
     model, arch = _source(args)
     net, spec = nd.compress(
         model,
@@ -70,9 +86,13 @@ def main(argv: Sequence[str]) -> None:
         criterion=args.criterion,
         decomposition=args.decomposition,
         num_classes=args.num_classes,
-        calibration=images,
+        calibration=images[: args.calibration_images] if args.calibrate else None,
         seed=args.seed,
     )
+    if args.reconstruct:
+        images = images[: args.reconstruct_images]
+        options = {"epochs": args.reconstruct, "batch_size": args.batch_size, "amp": args.amp, "seed": args.seed}
+        net, spec = nd.reconstruct(net, spec, _dense(args), images, **options)
     nd.save(net, spec, args.output)
     before = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
     print(_report(nd.count_complexity(before), nd.count_complexity(spec), spec.provenance))
@@ -87,6 +107,14 @@ def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.
     if spec.arch != args.arch:
         raise UsageError(f"--weights {args.weights}: is a {spec.arch}; --arch is {args.arch}")
     return net, spec
+
+
+def _dense(args: argparse.Namespace) -> nn.Module:
+    """Return the network that was compressed."""
+    model, _ = _source(args)
+    if isinstance(model, nn.Module):
+        return model
+    return initial_network(args.arch, model, num_classes=args.num_classes, seed=args.seed)[0]
 
 
 def _report(before: Complexity, after: Complexity, provenance: Any) -> str:

@@ -29,12 +29,13 @@ from norton_det.data.images import ImageSet, dataset_for, read_images
 from norton_det.decompositions import set_form
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.classify import Classification, evaluate
+from norton_det.engine.distill import by_logits, load_teacher
 from norton_det.engine.distributed import is_main, processes, rank, world_size
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.engine.progress import tensorboard_log
 from norton_det.engine.state import TrainingState
-from norton_det.engine.train import TrainOptions
+from norton_det.engine.train import Task, TrainOptions
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.spec import Spec
@@ -98,6 +99,9 @@ def _add_training(add: Any) -> None:
     add("--lr-gamma", default=0.1, type=float)
     add("--lr-min", default=0.0, type=float)
     add("--clip-grad-norm", type=float)
+    add("--teacher", help="network to imitate: compressed file, state-dict file, or torchvision's name")
+    add("--teacher-weight", default=0.9, type=float, help="of the teacher in the loss; the labels have the rest")
+    add("--teacher-temperature", default=4.0, type=float, help="by which the logits of both are divided")
     add("--model-ema", action="store_true", help="evaluate and write a moving average of the network")
     add("--model-ema-steps", default=32, type=int)
     add("--model-ema-decay", default=0.99998, type=float)
@@ -129,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
         train, val = _images(args, arch)
         model, spec = _network(args, arch, train.classes)
         set_form(model, args.form)
-        model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+        model.to(device).to(memory_format=_memory_format(args))
         train, val = train.to(device), val.to(device)
         batching = Batching(args.batch_size, args.seed, rank(), world_size())
         if args.test_only:
@@ -147,6 +151,10 @@ def _check(args: argparse.Namespace) -> None:
     check_device(args.device)
     if args.sync_bn and not args.device.startswith("cuda"):
         raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
+
+
+def _memory_format(args: argparse.Namespace) -> torch.memory_format:
+    return torch.channels_last if args.channels_last else torch.preserve_format
 
 
 def _architecture(args: argparse.Namespace) -> str:
@@ -206,8 +214,7 @@ def _train(
         tell_changes(args, content["args"], free=_FREE)
     if not args.holdout:
         logger.info("best.safetensors is chosen on the images that are reported on: report last.safetensors")
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    task = Classification(
+    task: Task = Classification(
         lambda epoch, start: train.training(batching, epoch, start),
         lambda: val.evaluation(batching),
         device,
@@ -217,6 +224,10 @@ def _train(
         cutmix_alpha=args.cutmix_alpha,
         amp=args.amp,
     )
+    if args.teacher:
+        teacher = load_teacher(args.teacher, spec).to(memory_format=_memory_format(args))
+        task = by_logits(task, teacher, weight=args.teacher_weight, temperature=args.teacher_temperature)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     fit(
         state,
         task,

@@ -34,9 +34,10 @@ from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, 
 from norton_det.data.copypaste import copy_paste
 from norton_det.decompositions import set_form
 from norton_det.detection import freeze_backbone, make_detector
-from norton_det.engine import CocoEvaluator, Detection, TrainingState, TrainOptions, format_metrics, kinds_of
+from norton_det.engine import CocoEvaluator, Detection, Task, TrainingState, TrainOptions, format_metrics, kinds_of
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.detection import as_they_are, keep_losses_finite
+from norton_det.engine.distill import by_features, load_teacher
 from norton_det.engine.distributed import is_main, processes, rank, world_size
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
@@ -117,6 +118,8 @@ def _add_compression(add: Any) -> None:
 def _add_ours(add: Any) -> None:
     add("--accumulate", default=1, type=int, metavar="N", help="batches whose mean gradient makes one update")
     add("--clip-grad-norm", type=float, help="bound on the norm of the gradient")
+    add("--teacher", help="detector whose feature pyramid is imitated: a file, or the name of torchvision's")
+    add("--teacher-weight", default=1.0, type=float, help="of that error in the loss")
     add("--model-ema", action="store_true", help="evaluate and keep a moving average of the network")
     add("--model-ema-steps", default=32, type=int, help="updates from one of the average to the next")
     add("--model-ema-decay", default=0.99998, type=float)
@@ -243,6 +246,8 @@ def _task(
 
 
 def _train(args: argparse.Namespace, model: nn.Module, spec: Spec, task: Detection, ema_images: int) -> None:
+    teacher = args.teacher and load_teacher(args.teacher, spec)
+    goal: Task = by_features(task, teacher, weight=args.teacher_weight) if teacher else task
     optimizer = make_optimizer(
         model,
         args.opt,
@@ -280,7 +285,7 @@ def _train(args: argparse.Namespace, model: nn.Module, spec: Spec, task: Detecti
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     fit(
         state,
-        task,
+        goal,
         options,
         epochs=args.epochs,
         folder=args.output_dir,
