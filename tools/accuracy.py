@@ -1,6 +1,7 @@
 """Accuracy of compressed classifiers without any fine-tuning: as they are, and calibrated on unlabelled images.
 
-A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing).
+A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing). There may be a
+rank for each layer: [0]*19+[5]*36:[0.]*30.
 
 Example:
   --arch resnet56_cifar --weights resnet56.pt --data-path cifar10 --settings 1 2 3 "7:[0.]+[0.18]*29" --json rows.json
@@ -16,7 +17,7 @@ import torch
 
 import norton_det as nd
 from norton_det.checkpoint import write_json
-from norton_det.cli import Parser, check_counts, command, table
+from norton_det.cli import Parser, check_counts, command, rank_or_ranks, table
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.images import dataset_for, read_images
 from norton_det.data.unlabelled import read_unlabelled
@@ -77,11 +78,11 @@ def main(argv: Sequence[str]) -> None:
         write_json(args.json, {"images": len(images), "calibration_images": len(calibration), "rows": rows})
 
 
-def _setting(text: str) -> tuple[int | None, str | None]:
+def _setting(text: str) -> tuple[int | str | None, str | None]:
     rank, _, rates = text.partition(":")
-    if not rank.isdigit():
+    if not (rank.isdigit() or rank.startswith("[")):
         raise UsageError(f"--settings {text!r}: expected a rank, or a rank and rates as 7:[0.]+[0.18]*29")
-    return int(rank) or None, rates or None
+    return rank_or_ranks(rank) or None, rates or None
 
 
 if __name__ == "__main__":
