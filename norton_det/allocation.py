@@ -5,8 +5,9 @@ a network costs is exact. From the dense network, the choice that saves most of 
 change is made again and again; then single choices are taken back where the rest, made again, changes less.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from norton_det.spec import Rank, Spec, format_ranks, format_rates
 
 MEASURED = 256
 """Images on which choices are measured, at most."""
-_ROUNDS = 30  # of taking choices back
+_ROUNDS = 5  # of taking each choice back
 _TINY = 1e-12
 
 
@@ -82,13 +83,13 @@ def best_within(budget: Budget, arch: str, measured: Sensitivity, *, decompositi
     """
     search = _Search(budget, arch, measured, decomposition)
     best = search.descend(_State({}, {}))
-    bar = tqdm(range(_ROUNDS), desc="allocate", unit="round", disable=None, leave=False)
-    for _ in bar:
-        tried = (search.descend(start) for start in search.taken_back(best))
-        better = min(tried, key=search.change, default=best)
-        if search.change(better) >= search.change(best) - _TINY:
+    for _ in tqdm(range(_ROUNDS), desc="allocate", unit="round", disable=None, leave=False):
+        before = search.change(best)
+        for choice in [*best.ranks, *best.levels]:
+            tried = search.descend(search.taken_back(best, choice))
+            best = min(best, tried, key=search.change)
+        if search.change(best) >= before:
             break
-        best = better
     return search.allocation(best)
 
 
@@ -140,19 +141,22 @@ class _Search:
             over = {name: max(0.0, getattr(costs, name)[0] - target) for name, target in self.targets.items()}
             if not any(over.values()):
                 return state
-            best, best_worth = state, 0.0
-            for moved, change, savings in self._moves(state, costs):
+            best, best_worth = None, 0.0
+            for move, change, savings in self._moves(state, costs):
+                # It ends: what is gained is never more than by what the sum of the costs' shares falls.
                 gain = sum(min(over[name], savings[name]) / target for name, target in self.targets.items())
                 worth = gain / max(change, _TINY)
                 if gain > 0 and worth > best_worth:
-                    best, best_worth = moved, worth
-            if best is state:
+                    best, best_worth = move, worth
+            if best is None:
                 reached = ", ".join(f"{name} {int(getattr(costs, name)[0]):,}" for name in self.targets)
                 wanted = " and ".join(f"{name} {target:,.0f}" for name, target in self.targets.items())
                 raise UsageError(f"{self.arch}: no allocation within {wanted}; the nearest that was reached: {reached}")
-            state = best
+            state = best()
 
-    def _moves(self, state: _State, costs: Costs) -> Iterator[tuple[_State, float, dict[str, float]]]:
+    def _moves(
+        self, state: _State, costs: Costs
+    ) -> Iterator[tuple[Callable[[], _State], float, dict[str, float]]]:
         """Yield each single choice more, how much more the output changes with it, and what it saves."""
         after = self.costs(state, self.steps)
         saved = {name: (getattr(costs, name)[0] - getattr(after, name)).tolist() for name in self.targets}
@@ -160,26 +164,24 @@ class _Search:
             own = state.levels.get(rate, 0)
             if level > own:
                 change = self.rates[rate][level] - self.rates[rate][own]
-                yield state.with_level(rate, level), change, {name: saved[name][i] for name in saved}
+                yield partial(state.with_level, rate, level), change, {name: saved[name][i] for name in saved}
         widths = {group: int(width) for group, width in widths_at(self.spec, self.rates_of(state)).items()}
         for layer, ranks in self.ranks.items():
             rank = state.ranks.get(layer)
             macs, params = zip(*self.model.of_layer(layer, [rank, *ranks], widths), strict=True)
             for i, other in enumerate(ranks, start=1):
                 savings = {name: (params[0] - params[i] if name == "params" else macs[0] - macs[i]) for name in saved}
-                yield state.with_rank(layer, other), ranks[other] - ranks[rank], savings
+                yield partial(state.with_rank, layer, other), ranks[other] - ranks[rank], savings
 
-    def taken_back(self, state: _State) -> Iterator[_State]:
-        """Yield the state with one choice moved towards the dense network by a step."""
-        for layer, rank in state.ranks.items():
-            ranks = self.ranks[layer]
-            milder = [other for other in ranks if ranks[other] < ranks[rank]]
-            if milder:
-                yield state.with_rank(layer, max(milder, key=lambda other: self.ranks[layer][other]))
-        for rate, level in state.levels.items():
-            milder_levels = [other for other in self.rates[rate] if other < level]
-            if milder_levels:
-                yield state.with_level(rate, max(milder_levels))
+    def taken_back(self, state: _State, choice: str | int) -> _State:
+        """Return the state with one choice, a layer's or a rate's, moved towards the dense network by a step."""
+        if isinstance(choice, int):
+            level = state.levels[choice]
+            return state.with_level(choice, max((own for own in self.rates[choice] if own < level), default=0))
+        ranks = self.ranks[choice]
+        change = ranks[state.ranks.get(choice)]
+        milder = [rank for rank in ranks if ranks[rank] < change]
+        return state.with_rank(choice, max(milder, key=lambda rank: ranks[rank], default=None))
 
     def allocation(self, state: _State) -> Allocation:
         """Return the state as a setting."""
