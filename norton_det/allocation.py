@@ -154,9 +154,7 @@ class _Search:
                 raise UsageError(f"{self.arch}: no allocation within {wanted}; the nearest that was reached: {reached}")
             state = best()
 
-    def _moves(
-        self, state: _State, costs: Costs
-    ) -> Iterator[tuple[Callable[[], _State], float, dict[str, float]]]:
+    def _moves(self, state: _State, costs: Costs) -> Iterator[tuple[Callable[[], _State], float, dict[str, float]]]:
         """Yield each single choice more, how much more the output changes with it, and what it saves."""
         after = self.costs(state, self.steps)
         saved = {name: (getattr(costs, name)[0] - getattr(after, name)).tolist() for name in self.targets}

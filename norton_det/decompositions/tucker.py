@@ -2,9 +2,9 @@
 
 ``W[o, i, p] = sum_st V[o, t] G[t, s, p] U[i, s]`` for the places p of the kernel: a 1x1 convolution I -> r1 (U), a
 k x k core r1 -> r2 (G) and a 1x1 r2 -> O (V) (Kim et al., "Compression of Deep Convolutional Neural Networks for Fast
-and Low Power Mobile Applications", arXiv:1511.06530). The factors are found by higher-order orthogonal iteration (De Lathauwer,
-De Moor, Vandewalle, "On the best rank-1 and rank-(R1, ..., RN) approximation of higher-order tensors", 2000), and to
-keep the layer's output by alternating least squares in the metric of its inputs.
+and Low Power Mobile Applications", arXiv:1511.06530). The factors are found by higher-order orthogonal iteration (De
+Lathauwer, De Moor, Vandewalle, "On the best rank-1 and rank-(R1, ..., RN) approximation of higher-order tensors",
+2000), and to keep the layer's output by alternating least squares in the metric of its inputs.
 """
 
 from collections.abc import Callable
