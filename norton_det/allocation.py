@@ -68,7 +68,7 @@ def allocate(
 
     Raises:
         UsageError: an unknown name, a network that is compressed already, no image, a budget that is empty or too
-            small; the message gives the least that is reachable.
+            small; the message gives what was reached.
     """
     budget.targets()
     measured = measure(net, arch, images[:MEASURED], decomposition=decomposition, criterion=criterion, seed=seed)
