@@ -85,7 +85,8 @@ def best_within(budget: Budget, arch: str, measured: Sensitivity, *, decompositi
     best = search.descend(_State({}, {}))
     for _ in tqdm(range(_ROUNDS), desc="allocate", unit="round", disable=None, leave=False):
         before = search.change(best)
-        for choice in [*best.ranks, *best.levels]:
+        choices: list[str | int] = [*best.ranks, *best.levels]
+        for choice in choices:
             tried = search.descend(search.taken_back(best, choice))
             best = min(best, tried, key=search.change)
         if search.change(best) >= before:
@@ -115,7 +116,7 @@ class _Search:
         self.targets = budget.targets()
         self.layers = decomposable_layers(build(self.spec, "meta"), self.spec)[0]
         self.ranks: dict[str, dict[Rank | None, float]]
-        self.ranks = {layer: {None: 0.0, **ranks} for layer, ranks in measured.ranks.items()}
+        self.ranks = {layer: {None: 0.0} | dict(ranks) for layer, ranks in measured.ranks.items()}
         self.rates = {rate: {0: 0.0, **levels} for rate, levels in measured.rates.items()}
         self.steps = [(rate, level) for rate, levels in self.rates.items() for level in levels]
 
@@ -187,6 +188,8 @@ class _Search:
         return Allocation(
             format_ranks([state.ranks.get(layer, 0) for layer in self.layers]),
             format_rates(self.rates_of(state).tolist()),
-            *(int(cost[0]) for cost in costs),
+            int(costs.macs[0]),
+            int(costs.macs_published[0]),
+            int(costs.params[0]),
             self.change(state),
         )

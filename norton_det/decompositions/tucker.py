@@ -72,7 +72,7 @@ class TuckerConv2d(Decomposition):
         geometry: dict[str, Any] = {
             name: getattr(conv, name) for name in ("stride", "padding", "dilation", "padding_mode")
         }
-        self.core = nn.Conv2d(*self.rank, kernel_size=_size(conv), **geometry, **options)
+        self.core = nn.Conv2d(self.rank[0], self.rank[1], _size(conv), **geometry, **options)
         self.expand = nn.Conv2d(self.rank[1], conv.out_channels, 1, **options)
         self.bias = None if conv.bias is None else nn.Parameter(torch.zeros_like(conv.bias))
 
@@ -195,7 +195,8 @@ def tucker_decompose(weight: Tensor, rank: tuple[int, int]) -> TuckerFactors:
 
 def _leading(matrix: Tensor, count: int) -> Tensor:
     """Return the leading left singular vectors, (N, count)."""
-    return torch.linalg.eigh(matrix @ matrix.mT).eigenvectors[:, -count:].flip(1)
+    vectors: Tensor = torch.linalg.eigh(matrix @ matrix.mT).eigenvectors
+    return vectors[:, -count:].flip(1)
 
 
 def fit_output(regression: Regression, start: TuckerFactors, sweeps: int = SWEEPS) -> TuckerFactors:
