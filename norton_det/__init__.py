@@ -5,7 +5,8 @@ from norton_det.checkpoint import load, save
 from norton_det.classifiers import cpresnet50, densenet40_cifar, resnet56_cifar, resnet110_cifar, vgg16_bn_cifar
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress, decompose, prune
-from norton_det.decompositions import CPConv2d
+from norton_det.cost import Budget
+from norton_det.decompositions import CPConv2d, TuckerConv2d
 from norton_det.deploy import deploy
 from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
 from norton_det.reconstruction import reconstruct
@@ -13,8 +14,10 @@ from norton_det.results import published
 from norton_det.spec import Spec
 
 __all__ = [
+    "Budget",
     "CPConv2d",
     "Spec",
+    "TuckerConv2d",
     "build",
     "compress",
     "count_complexity",

@@ -12,9 +12,11 @@ import torch
 
 from norton_det.config import Config, read_config
 from norton_det.errors import DataError, TerminatedError, UsageError
+from norton_det.spec import parse_ranks
 
 logger = logging.getLogger(__name__)
 
+_SETTING = ("arch", "dataset", "rank", "rates", "criterion", "decomposition")
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
 EXIT_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
@@ -77,7 +79,7 @@ def parse_with_config(
         flags = {action.dest for action in parser._actions}
         if recipe and (unknown := sorted(set(config.recipe) - flags)):
             raise DataError(f"{path}: recipe has {unknown[0]!r}, which is no flag of {parser.prog}")
-        named = {name: getattr(config, name) for name in ("arch", "dataset", "rank", "rates", "criterion")}
+        named = {name: getattr(config, name) for name in _SETTING}
         known = {name: value for name, value in {"model": config.arch, **named}.items() if name in flags}
         parser.set_defaults(**known, **(config.recipe if recipe else {}))
     return parser.parse_args(argv), config
@@ -94,12 +96,12 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def parse_setting(text: str) -> tuple[int | None, str | None]:
-    """Return the rank and the rates of a setting: "2" or "7:[0.]+[0.18]*29"; None where there is none (rank 0)."""
+def parse_setting(text: str) -> tuple[int | str | None, str | None]:
+    """Return the rank (or ranks) and the rates of a setting: "2" or "7:[0.]+[0.18]*29"; None where there is none."""
     rank, _, rates = text.partition(":")
-    if not rank.isdigit():
+    if not (rank.isdigit() or rank.startswith("[")):
         raise UsageError(f"--settings {text!r}: expected a rank, or a rank and rates as 7:[0.]+[0.18]*29")
-    return int(rank) or None, rates or None
+    return int(rank) or None if rank.isdigit() else rank, rates or None
 
 
 def rate_or_auto(text: str) -> float | str:
@@ -108,6 +110,17 @@ def rate_or_auto(text: str) -> float | str:
         return text if text == "auto" else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
+
+
+def rank_or_ranks(text: str) -> int | str:
+    """Return the rank that an argument is, or ranks like [2]*9+[3]*18 as text; a ``type`` for ``add_argument``."""
+    if text.isdigit():
+        return int(text)
+    try:
+        parse_ranks(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def check_counts(args: argparse.Namespace, **least: int) -> None:

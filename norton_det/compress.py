@@ -2,8 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from tqdm import tqdm
 
+from norton_det.allocation import allocate
 from norton_det.build import check_described, conv_of, describe
 from norton_det.calibration import Images, calibrate
-from norton_det.channels import ChannelMap, narrow_network
-from norton_det.criteria import CRITERIA, Filters
+from norton_det.channels import narrow_network
+from norton_det.cost import Budget
+from norton_det.criteria import CRITERIA
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import DataError, UsageError
-from norton_det.setting import chosen_layers, current_plan, kept_widths
+from norton_det.selection import select_channels
+from norton_det.setting import Ranks, chosen_layers, current_plan, kept_widths
 from norton_det.spec import Spec
 from norton_det.weights import initial_network
 
@@ -29,12 +32,13 @@ def compress(
     model: nn.Module | str | Path | WeightsEnum | None,
     *,
     arch: str | Spec,
-    rank: int | Mapping[str, int] | None = None,
+    rank: Ranks | None = None,
     rates: str | Sequence[float] | None = None,
     criterion: str = "pabs",
     decomposition: str = "cp",
     num_classes: int | None = None,
     calibration: Images | None = None,
+    budget: Budget | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Compress a network: decompose its filters, then prune whole filters.
@@ -43,7 +47,8 @@ def compress(
         model: the network, which stays as it is; or where its weights come from: a state-dict file, torchvision's
             weights or their name, None for seeded random ones.
         arch: registered name of the architecture of a dense ``model``, or the spec of one compressed before.
-        rank: of every k x k convolution, or by layer; None decomposes nothing.
+        rank: of every k x k convolution, of each in the network's order ("[2]*9+[3]*18", 0 leaves it dense), or by
+            layer; None decomposes nothing.
         rates: what share of the filters goes, in the publication's notation or as numbers, in the architecture's order;
             None prunes nothing.
         criterion: which filters stay (pabs, csa, vbd, norm, random). Groups written by a layer without factors are
@@ -53,13 +58,16 @@ def compress(
         calibration: unlabelled images on which what is left is refitted to the network's own outputs, layer by layer
             (:func:`norton_det.calibration.calibrate`); a few hundred. Classifiers: (N, 3, H, W), normalised; detectors:
             a list of (3, H, W) between 0 and 1.
+        budget: the most that the result may cost, in place of ``rank`` and ``rates``: both are then chosen, layer by
+            layer, on the images of ``calibration`` (:func:`norton_det.allocation.allocate`).
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
 
     Returns:
         The compressed network (same class, same training mode) and its spec.
 
     Raises:
-        UsageError: an unknown name, a wrong rank or rate, a list of rates that is too short.
+        UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short; a budget that
+            cannot be met, or without ``calibration``, or with a rank or rates.
         DataError: a weights file that is damaged or does not fit, weights that are not finite.
     """
     if isinstance(model, nn.Module):
@@ -72,6 +80,16 @@ def compress(
     spec = before = _described(net, arch)
     spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
     # What can be refused is refused before the work begins.
+    if budget is not None:
+        if rank is not None or rates is not None or calibration is None:
+            raise UsageError(
+                "a budget takes the place of rank and rates, and needs calibration images to choose them on"
+            )
+        found = allocate(
+            net, spec.arch, budget, calibration, decomposition=decomposition, criterion=criterion, seed=seed
+        )
+        rank, rates = found.rank, found.rates
+        spec = replace(spec, provenance={**spec.provenance, "allocate": asdict(found)})
     _ = CRITERIA[criterion], DECOMPOSITIONS[decomposition], None if rates is None else kept_widths(spec, rates)
     if rank is not None:
         net, spec = decompose(net, spec, rank, method=decomposition, seed=seed)
@@ -86,7 +104,7 @@ def compress(
 def decompose(
     model: nn.Module,
     arch: str | Spec,
-    rank: int | Mapping[str, int],
+    rank: Ranks,
     *,
     method: str = "cp",
     calibration: Images | None = None,
@@ -100,7 +118,7 @@ def decompose(
     Args:
         model: the network, which stays as it is.
         arch: registered name of its architecture, or its spec.
-        rank: one for all, or by layer.
+        rank: one for all, or of each layer, as in :func:`compress`.
         method: registered name of the decomposition.
         calibration: images for a fit that keeps the outputs, as in :func:`compress`.
         seed: of the fit's random starts.
@@ -109,7 +127,7 @@ def decompose(
         The network with decomposed layers, and its spec.
 
     Raises:
-        UsageError: an unknown name or layer, rank below 1, a grouped convolution named.
+        UsageError: an unknown name or layer, rank below 1, too few ranks, a grouped convolution named.
         DataError: weights that are not finite; the message names layer and filters.
     """
     spec = _described(model, arch)
@@ -118,6 +136,7 @@ def decompose(
         raise UsageError(
             f"layers are decomposed by {spec.decomposition!r} already; expected method={spec.decomposition!r}"
         )
+    spec = replace(spec, decomposition=method)
     ranks, skipped = chosen_layers(model, spec, rank)
     net = copy.deepcopy(model)
     report: dict[str, Any] = {}
@@ -134,7 +153,6 @@ def decompose(
     decomposed = replace(
         spec,
         ranks={**spec.ranks, **ranks},
-        decomposition=method,
         provenance={**spec.provenance, "decompose": step},
     )
     if calibration is not None:
@@ -186,17 +204,14 @@ def prune(
     spec = _described(model, arch)
     plan = current_plan(spec)
     widths = {group: width for group, width in kept_widths(spec, rates).items() if width < plan.widths[group]}
-    wanted = CRITERIA[criterion]
+    _ = CRITERIA[criterion]
     net = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     kept: dict[str, Tensor] = {}
     used: dict[str, str] = {}
     for group, width in tqdm(widths.items(), desc="prune", unit="group", disable=None, leave=False):
-        writers = [_filters(net.get_submodule(name)) for name in plan.writers(group)]
-        filters = [writer for writer in writers if writer is not None]
-        fits = not wanted.needs_factors or all(f.factors is not None for f in filters)
-        used[group] = criterion if fits else "norm"
-        kept[group] = CRITERIA[used[group]].select(filters, width, generator)
+        writers = [net.get_submodule(name) for name in plan.writers(group)]
+        kept[group], used[group] = select_channels(writers, width, criterion, generator)
     narrow_network(net, plan, kept)
     original = {
         group: [spec.kept[group][c] for c in k] if group in spec.kept else k.tolist() for group, k in kept.items()
@@ -225,15 +240,6 @@ def _calibrated(net: nn.Module, spec: Spec, reference: nn.Module, before: Spec, 
     layers = calibrate(net, reference, plan, kept, images, seed=seed)
     step = {"images": len(images), "seed": seed, "layers": layers}
     return replace(spec, provenance={**spec.provenance, "calibrate": step})
-
-
-def _filters(module: nn.Module) -> Filters | None:
-    if isinstance(module, ChannelMap):
-        return None
-    if isinstance(module, Decomposition):
-        return Filters(module.to_dense().weight, module.factors())
-    assert isinstance(module.weight, Tensor)
-    return Filters(module.weight)
 
 
 def _described(net: nn.Module, arch: str | Spec) -> Spec:

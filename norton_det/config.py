@@ -16,9 +16,10 @@ from norton_det.spec import Spec
 _TYPES: dict[str, tuple[type, ...]] = {
     "arch": (str,),
     "dataset": (str,),
-    "rank": (int,),
+    "rank": (int, str),
     "rates": (str,),
     "criterion": (str,),
+    "decomposition": (str,),
     "reconstructed": (str,),
     "recipe": (Mapping, str),
     "published": (Mapping,),
@@ -33,9 +34,10 @@ class Config:
     Attributes:
         arch: registered name of the architecture.
         dataset: name of the data set that the row is about: cifar10, imagenet, coco or coco_kp.
-        rank: of every k x k convolution; None decomposes nothing.
+        rank: of every k x k convolution, or of each as text ("[2]*9+[3]*18"); None decomposes nothing.
         rates: what share of the filters goes, in the publication's notation; None prunes nothing.
         criterion: which filters stay.
+        decomposition: registered name.
         recipe: the fine-tuning: values of the training tool's flags, by their names with underscores. In the file it
             may be the name of another one, relative to it, that holds them: rows share a recipe.
         published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
@@ -44,9 +46,10 @@ class Config:
 
     arch: str
     dataset: str
-    rank: int | None = None
+    rank: int | str | None = None
     rates: str | None = None
     criterion: str = "pabs"
+    decomposition: str = "cp"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Any] = field(default_factory=dict)
     reconstructed: str | None = None
@@ -57,7 +60,7 @@ class Config:
         Raises:
             UsageError: an unknown architecture, a wrong rank or rate.
         """
-        return spec_of_setting(self.arch, self.rank, self.rates)
+        return spec_of_setting(self.arch, self.rank, self.rates, decomposition=self.decomposition)
 
 
 def read_config(path: str | Path) -> Config:
@@ -85,6 +88,16 @@ def read_config(path: str | Path) -> Config:
     except UsageError as error:
         raise DataError(f"{path}: {error}") from None
     return config
+
+
+def write_config(config: Config, path: str | Path) -> None:
+    """Write a config as :func:`read_config` reads it, without the fields that have their default."""
+    import yaml
+
+    empty = Config(config.arch, config.dataset)
+    values = {f.name: getattr(config, f.name) for f in fields(Config)}
+    own = {name: value for name, value in values.items() if name in _REQUIRED or value != getattr(empty, name)}
+    Path(path).write_text(yaml.safe_dump(own, sort_keys=False, width=1000))
 
 
 def _read_mapping(path: Path, what: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 :func:`norton_det.count_complexity` counts one network by running it; a search looks at a million.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,8 +21,10 @@ from norton_det.complexity import (
     RCNNAtFixedProposals,
     count_complexity,
 )
+from norton_det.decompositions import DECOMPOSITIONS, Decomposition
+from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.spec import Spec
+from norton_det.spec import Rank, Spec
 
 Array = NDArray[np.int64]
 
@@ -33,6 +35,38 @@ class Costs(NamedTuple):
     macs: Any
     macs_published: Any
     params: Any
+
+
+CONVENTIONS = {"plain": "macs", "published": "macs_published"}
+"""Ways to count MACs, and the field of the costs."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a network may cost, at the architecture's image size.
+
+    Attributes:
+        macs: multiply-accumulates; None: any number.
+        params: parameters; None: any number.
+        convention: how MACs are counted: "plain" (convolutions and linear layers) or "published" (and batch norms).
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    convention: str = "plain"
+
+    def targets(self) -> dict[str, float]:
+        """Return field of :class:`Costs` -> the most it may be.
+
+        Raises:
+            UsageError: nothing is bounded, or an unknown convention.
+        """
+        if self.macs is None and self.params is None:
+            raise UsageError("no target; expected MACs, parameters or both")
+        if self.convention not in CONVENTIONS:
+            raise UsageError(f"unknown convention {self.convention!r}; expected one of: {', '.join(CONVENTIONS)}")
+        bounds = {CONVENTIONS[self.convention]: self.macs, "params": self.params}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
 @dataclass(frozen=True)
@@ -50,17 +84,18 @@ class _LayerCost:
     norm_params: int | None
     """Parameters of a channel for a batch norm, None for another layer."""
 
-    def at(self, width_in: Array | int, width_out: Array | int, rank: Array | int | None) -> tuple[Any, Any, Any]:
+    def at(
+        self, width_in: Array | int, width_out: Array | int, rank: Any, block: type[Decomposition]
+    ) -> tuple[Any, Any, Any]:
         """Return MACs, batch-norm output elements and parameters."""
         if self.norm_params is not None:
             return 0, width_in * self.outputs[0] * self.outputs[1], width_in * self.norm_params
-        (kh, kw), (h, w), (ho, wo) = self.kernel, self.inputs, self.outputs
+        (kh, kw), (ho, wo) = self.kernel, self.outputs
         bias = width_out * self.bias
         if rank is None:
             return width_in * width_out * kh * kw * ho * wo, 0, width_in * width_out * kh * kw + bias
-        terms = width_out * rank
-        macs = terms * (width_in * h * w + kh * ho * w + kw * ho * wo)
-        return macs, 0, terms * (width_in + kh + kw) + bias
+        macs, weights = block.cost(width_in, width_out, self.kernel, self.inputs, self.outputs, rank)
+        return macs, 0, weights + bias
 
 
 class CostModel:
@@ -68,37 +103,50 @@ class CostModel:
 
     Args:
         arch: registered name. Its dense network is run to see sizes, and counted once.
+        decomposition: registered name, of the layers that have a rank.
 
     Raises:
-        UsageError: an unknown architecture.
+        UsageError: an unknown architecture or decomposition.
     """
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, decomposition: str = "cp") -> None:
+        self.block = DECOMPOSITIONS[decomposition]
         self.plan = ARCHITECTURES[arch].plan
         dense = Spec(arch, ARCHITECTURES[arch].num_classes)
         self._layers = _measure(build(dense), self.plan.layers, ARCHITECTURES[arch].image_size)
         counted = count_complexity(dense)
+        self._by_name = {cost.layer.name: cost for cost in self._layers}
         # What the plan does not name (a detector's FPN and heads) costs the same at all widths.
         self._rest = Costs(0, 0, 0)
         own = self.at({}, {})
         self._rest = Costs(*(getattr(counted, name) - int(getattr(own, name)) for name in Costs._fields))
 
-    def at(self, ranks: Mapping[str, Array | int], widths: Mapping[str, Array | int]) -> Costs:
+    def at(self, ranks: Mapping[str, Any], widths: Mapping[str, Array | int]) -> Costs:
         """Return the costs.
 
         Args:
-            ranks: layer -> rank, of any shape that broadcasts; layers not named are dense.
+            ranks: layer -> rank, numbers or arrays that broadcast; layers not named are dense.
             widths: channel group -> width, likewise; groups not named are whole.
         """
         all_widths = {**self.plan.widths, **widths}
         macs, norm_outputs, params = 0, 0, 0
         for cost in self._layers:
-            reads = sum((all_widths[group] for group in cost.layer.reads), 0) if cost.layer.reads else 3
-            writes = all_widths[cost.layer.writes] if cost.layer.writes else cost.fixed_outputs
-            more = cost.at(reads, writes, ranks.get(cost.layer.name))
+            more = cost.at(*_widths(cost, all_widths), ranks.get(cost.layer.name), self.block)
             macs, norm_outputs, params = macs + more[0], norm_outputs + more[1], params + more[2]
         total = Costs(macs, macs + PUBLISHED_PER_NORM_OUTPUT * norm_outputs, params)
         return Costs(*(a + b for a, b in zip(total, self._rest, strict=True)))
+
+    def of_layer(self, name: str, ranks: Sequence[Rank | None], widths: Mapping[str, int]) -> list[tuple[int, int]]:
+        """Return multiply-accumulates and parameters of one convolution at each of some ranks; None: dense."""
+        cost = self._by_name[name]
+        reads, writes = _widths(cost, {**self.plan.widths, **widths})
+        found = [cost.at(reads, writes, rank, self.block) for rank in ranks]
+        return [(int(macs), int(params)) for macs, _, params in found]
+
+
+def _widths(cost: _LayerCost, widths: Mapping[str, Any]) -> tuple[Any, Any]:
+    reads = sum((widths[group] for group in cost.layer.reads), 0) if cost.layer.reads else 3
+    return reads, widths[cost.layer.writes] if cost.layer.writes else cost.fixed_outputs
 
 
 def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[_LayerCost]:

@@ -1,7 +1,7 @@
 """Deployment: the fastest equal form of a network for inference, on the machine at hand.
 
-Batch norms are folded into the convolutions before them; each CP block becomes the one of its equal forms that is
-fastest on the shapes that an example gives it; the memory format is the one in which the whole is fastest. Fewer
+Batch norms are folded into the convolutions before them; each decomposed layer becomes the one of its equal forms that
+is fastest on the shapes that an example gives it; the memory format is the one in which the whole is fastest. Fewer
 multiply-accumulates are not always less time, so all of this is measured.
 """
 
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.decompositions import CPConv2d
-from norton_det.decompositions.forms import EXPANSIONS, expand
+from norton_det.decompositions import Decomposition
+from norton_det.decompositions.forms import expand, forms_of
 from norton_det.errors import UsageError
 from norton_det.folding import fold_norms
 from norton_det.timing import time_alternating
@@ -32,7 +32,7 @@ FORMATS: dict[str, torch.memory_format] = {
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """The form that one CP block was given.
+    """The form that one decomposed layer was given.
 
     Attributes:
         name: of the block.
@@ -50,7 +50,7 @@ class Deployment:
     """What :func:`deploy` did to a network.
 
     Attributes:
-        blocks: the CP blocks and their forms, in the network's order.
+        blocks: the decomposed layers and their forms, in the network's order.
         memory_format: of the parameters: "contiguous" or "channels_last".
         folded: batch norms that are gone, by the layer into which each was folded.
         milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
@@ -73,7 +73,7 @@ def deploy(
     """Return an equal network for inference that is as fast as its equal forms allow here.
 
     Args:
-        model: a classifier, a detector, or any network with CP blocks or batch norms in it; it stays as it is.
+        model: a classifier, a detector, or any network with decomposed layers or batch norms in it; it stays as it is.
         example_inputs: what the network is to be fast for: a tuple of its arguments, or the only one (a batch (N, 3, H,
             W), or for a detector a list of images (3, H, W)).
         repeats: timed runs of each form and of the whole.
@@ -110,11 +110,11 @@ def deploy(
 
 
 def _inputs_of_blocks(net: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[tuple[int, ...]]]:
-    """Return the shapes of the inputs that each CP block gets."""
+    """Return the shapes of the inputs that each block gets."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     handles = []
     for name, module in net.named_modules():
-        if isinstance(module, CPConv2d):
+        if isinstance(module, Decomposition):
 
             def note(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 shapes.setdefault(name, []).append(tuple(args[0].shape))
@@ -134,8 +134,8 @@ def _choose_forms(
     choices = []
     for name, shapes in inputs.items():
         block = net.get_submodule(name)
-        assert isinstance(block, CPConv2d)
-        key = (repr(block.to_dense()), block.rank, tuple(shapes))
+        assert isinstance(block, Decomposition)
+        key = (repr(block), repr(block.to_dense()), tuple(shapes))
         if key not in known:
             known[key] = _time_forms(block, shapes, memory_format, repeats)
         choices.append(BlockChoice(name, known[key], min(known[key], key=lambda form: known[key][form])))
@@ -143,15 +143,15 @@ def _choose_forms(
 
 
 def _time_forms(
-    block: CPConv2d, shapes: list[tuple[int, ...]], memory_format: torch.memory_format, repeats: int
+    block: Decomposition, shapes: list[tuple[int, ...]], memory_format: torch.memory_format, repeats: int
 ) -> dict[str, float]:
     """Return the median milliseconds of each form on inputs of these shapes."""
-    weight = block.pointwise.weight
+    weight = next(block.parameters())
     images = [
         torch.randn(shape, device=weight.device, dtype=weight.dtype).contiguous(memory_format=memory_format)
         for shape in shapes
     ]
-    forms = {form: expand(block, form).to(memory_format=memory_format) for form in EXPANSIONS}
+    forms = {form: expand(block, form).to(memory_format=memory_format) for form in forms_of(block)}
 
     def run(module: nn.Module) -> Any:
         def once() -> None:
@@ -170,7 +170,7 @@ def _with_forms(net: nn.Module, choices: list[BlockChoice]) -> nn.Module:
     changed = copy.deepcopy(net)
     for choice in choices:
         block = changed.get_submodule(choice.name)
-        assert isinstance(block, CPConv2d)
+        assert isinstance(block, Decomposition)
         changed.set_submodule(choice.name, expand(block, choice.form))
     return changed
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from norton_det.channels import NORMS
-from norton_det.decompositions import CPConv2d
+from norton_det.decompositions import Decomposition
 
 
 @singledispatch
@@ -39,8 +39,8 @@ def _(layer: Any, scale: Tensor, shift: Tensor) -> bool:
 
 
 @scale_outputs.register
-def _(layer: CPConv2d, scale: Tensor, shift: Tensor) -> bool:
-    layer.horizontal.weight = _scaled(layer.horizontal.weight, scale.repeat_interleave(layer.rank))
+def _(layer: Decomposition, scale: Tensor, shift: Tensor) -> bool:
+    layer.scale_filters(scale)
     layer.bias = _shifted(layer.bias, scale, shift)
     return True
 

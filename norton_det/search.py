@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from norton_det.build import build
-from norton_det.cost import CostModel, Costs
+from norton_det.cost import Budget, CostModel, Costs
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.setting import chosen_layers, widths_at
@@ -22,8 +22,6 @@ RANKS = tuple(range(1, 9))
 """Ranks below that of an exact decomposition of a 3x3 convolution."""
 _RATES = np.arange(0, 96) / 100
 _PER_FORM = 3  # candidates that are kept of each rank and k
-CONVENTIONS = {"plain": "macs", "published": "macs_published"}
-"""Ways to count MACs, and the field of the costs."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,7 @@ def search(
         UsageError: an unknown architecture or convention, no target, a rank below 1; or targets that cannot be met
             together: the message gives the nearest reachable costs.
     """
-    if target_macs is None and target_params is None:
-        raise UsageError("no target; expected target_macs, target_params or both")
-    if convention not in CONVENTIONS:
-        raise UsageError(f"unknown convention {convention!r}; expected one of: {', '.join(CONVENTIONS)}")
-    targets = {CONVENTIONS[convention]: target_macs, "params": target_params}
-    budget = {name: target for name, target in targets.items() if target is not None}
+    budget = Budget(target_macs, target_params, convention).targets()
     found: dict[tuple[int, int], Candidate] = {}
     nearest: Candidate | None = None
     for candidate in _best_of_each_form(arch, budget, RANKS if rank is None else (rank,)):

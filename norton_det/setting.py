@@ -13,14 +13,18 @@ from torch import nn
 
 from norton_det.build import build, conv_of
 from norton_det.channels import ChannelPlan
+from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.spec import Spec, check_rate, parse_rates
+from norton_det.spec import Rank, Spec, check_rate, is_rank, parse_ranks, parse_rates
+
+Ranks = Rank | str | Mapping[str, Rank]
+"""One rank for all layers, one for each in the network's order ("[2]*9+[3]*18", 0: dense), or by the layer's name."""
 
 
 def spec_of_setting(
     arch: str,
-    rank: int | None = None,
+    rank: Ranks | None = None,
     rates: str | Sequence[float] | None = None,
     *,
     num_classes: int | None = None,
@@ -30,13 +34,13 @@ def spec_of_setting(
 
     Args:
         arch: registered name of the architecture.
-        rank: of every k x k convolution; None decomposes nothing.
+        rank: of every k x k convolution, or of each (:data:`Ranks`); None decomposes nothing.
         rates: in the publication's notation or as numbers; None prunes nothing.
         num_classes: None is the architecture's default.
         decomposition: registered name.
 
     Raises:
-        UsageError: an unknown name, a wrong rank or rate, a list of rates that is too short.
+        UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short.
     """
     spec = Spec(arch, num_classes or ARCHITECTURES[arch].num_classes, decomposition=decomposition)
     full = current_plan(spec).widths
@@ -97,25 +101,51 @@ def widths_at(spec: Spec, rates: NDArray[np.float64]) -> dict[str, NDArray[np.in
     return widths
 
 
-def chosen_layers(net: nn.Module, spec: Spec, rank: int | Mapping[str, int]) -> tuple[dict[str, int], dict[str, str]]:
+def chosen_layers(net: nn.Module, spec: Spec, rank: Ranks) -> tuple[dict[str, Rank], dict[str, str]]:
     """Return the rank of each layer to decompose, and why the other convolutions of the plan are left.
 
     Args:
         net: the network of ``spec``, on any device.
         spec: what it is.
-        rank: one for all k x k convolutions of the plan but those that the architecture keeps dense, or by layer.
+        rank: one for all k x k convolutions of the plan but those that the architecture keeps dense, a list of theirs
+            in the order of the plan, or by layer.
 
     Raises:
-        UsageError: rank below 1, a named layer that is no convolution.
+        UsageError: rank below 1 or of the wrong kind, too few ranks, a named layer that is no convolution.
     """
-    if isinstance(rank, Mapping):
-        for name in rank:
-            conv_of(net, name, spec.arch)
-        return dict(rank), {}
-    if rank < 1:
+    block = DECOMPOSITIONS[spec.decomposition]
+    if isinstance(rank, Mapping):  # by name also what is kept dense otherwise
+        return {name: _rank_of(block, conv_of(net, name, spec.arch), name, own) for name, own in rank.items()}, {}
+    layers, skipped = decomposable_layers(net, spec)
+    ranks = parse_ranks(rank) if isinstance(rank, str) else [_at_least_1(rank)] * len(layers)
+    if len(ranks) < len(layers):
+        raise UsageError(f"rank has {len(ranks)} values; {spec.arch} takes {len(layers)}: {', '.join(layers)}")
+    chosen = {}
+    for name, own in zip(layers, ranks, strict=False):
+        if own == 0:
+            skipped[name] = "rank 0"
+        else:
+            chosen[name] = _rank_of(block, conv_of(net, name, spec.arch), name, own)
+    return chosen, skipped
+
+
+def _rank_of(block: type[Decomposition], conv: nn.Conv2d, name: str, rank: Rank) -> Rank:
+    try:
+        return block.rank_for(conv, rank)
+    except UsageError as error:
+        raise UsageError(f"layer {name!r}: {error}") from None
+
+
+def _at_least_1(rank: Rank) -> Rank:
+    if not is_rank(rank):
         raise UsageError(f"rank is {rank}; expected at least 1")
+    return rank
+
+
+def decomposable_layers(net: nn.Module, spec: Spec) -> tuple[list[str], dict[str, str]]:
+    """Return the convolutions that one rank for all is for, and why each of the others is left."""
     architecture = ARCHITECTURES[spec.arch]
-    chosen: dict[str, int] = {}
+    chosen: list[str] = []
     skipped: dict[str, str] = {}
     for layer in architecture.plan.layers:
         module = net.get_submodule(layer.name)
@@ -123,7 +153,7 @@ def chosen_layers(net: nn.Module, spec: Spec, rank: int | Mapping[str, int]) -> 
             if reason := _why_not(module) or architecture.kept_dense.get(layer.name):
                 skipped[layer.name] = reason
             else:
-                chosen[layer.name] = rank
+                chosen.append(layer.name)
     return chosen, skipped
 
 

@@ -1,15 +1,19 @@
-"""What a compressed network is: a standard architecture plus a small, readable spec; and the notation of rates."""
+"""What a compressed network is: a standard architecture plus a small, readable spec; ranks and rates as text."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from norton_det.errors import DataError, UsageError
 
+Rank = int | tuple[int, int]
+"""Of one layer: the number of terms of CP; of Tucker-2 the channels before and after the core, one number for both."""
+T = TypeVar("T")
 _TERM = re.compile(r"\[([^\[\]]*)\](?:\*(\d+))?")
+_RANK = re.compile(r"(\d+)(?:x(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Spec:
 
     arch: str
     num_classes: int
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    ranks: Mapping[str, Rank] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     decomposition: str = "cp"
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
@@ -48,9 +52,12 @@ class Spec:
         _expect(_is_count(self.num_classes), "num_classes", self.num_classes, "a positive integer")
         for name in ("ranks", "widths", "kept", "options", "provenance"):
             _expect(isinstance(getattr(self, name), Mapping), name, getattr(self, name), "a mapping")
-        for name in ("ranks", "widths"):
-            for key, value in getattr(self, name).items():
-                _expect(_is_count(value), f"{name}[{key!r}]", value, "a positive integer")
+        for key, value in self.widths.items():
+            _expect(_is_count(value), f"widths[{key!r}]", value, "a positive integer")
+        ranks = {key: tuple(value) if isinstance(value, list) else value for key, value in self.ranks.items()}
+        for key, rank in ranks.items():
+            _expect(is_rank(rank), f"ranks[{key!r}]", rank, "a positive integer or two of them")
+        object.__setattr__(self, "ranks", ranks)  # JSON has no tuples
         for group, channels in self.kept.items():
             ascending = all(_is_count(c + 1) for c in channels) and list(channels) == sorted(set(channels))
             _expect(ascending, f"kept[{group!r}]", channels, "distinct channel numbers in ascending order")
@@ -98,6 +105,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def is_rank(value: object) -> bool:
+    """Tell whether ``value`` is a rank: a positive integer or a pair of them."""
+    return _is_count(value) or (isinstance(value, tuple) and len(value) == 2 and all(_is_count(v) for v in value))
+
+
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise DataError(f"spec field {name} is {value!r}; expected {expected}")
@@ -111,31 +123,57 @@ def parse_rates(text: str) -> list[float]:
     Raises:
         UsageError: the text is malformed or a rate lies outside 0 <= rate < 1.
     """
-    rates: list[float] = []
+    return _parse(text, "rates", "0.1", _rate)
+
+
+def parse_ranks(text: str) -> list[Rank]:
+    """Read a rank for each layer in the notation of the rates: ``"[0]+[2]*9+[3]*18"``; 0 leaves a layer dense.
+
+    Tucker-2 may have two ranks: ``"[8x12]*9"``.
+
+    Raises:
+        UsageError: the text is malformed or a rank is no number.
+    """
+    return _parse(text, "rank", "2", _rank)
+
+
+def _parse(text: str, what: str, example: str, read: Callable[[str, str], T]) -> list[T]:
+    values: list[T] = []
     position = 0
     text = "".join(text.split())
+    where = f"{what} {text!r}"
     while True:
         term = _TERM.match(text, position)
         if term is None:
             raise UsageError(
-                f"rates {text!r}: expected a term like [0.1] or [0.1]*5 at character {position + 1}, "
+                f"{where}: expected a term like [{example}] or [{example}]*5 at character {position + 1}, "
                 f"got {text[position : position + 10]!r}"
             )
-        rates += [_rate(number, text) for number in term[1].split(",")] * int(term[2] or 1)
+        values += [read(number, where) for number in term[1].split(",")] * int(term[2] or 1)
         position = term.end()
         if position == len(text):
-            return rates
+            return values
         if text[position] != "+":
-            raise UsageError(f"rates {text!r}: expected + at character {position + 1}, got {text[position]!r}")
+            raise UsageError(f"{where}: expected + at character {position + 1}, got {text[position]!r}")
         position += 1
 
 
-def _rate(number: str, text: str) -> float:
+def _rate(number: str, where: str) -> float:
     try:
         rate = float(number)
     except ValueError:
-        raise UsageError(f"rates {text!r}: {number!r} is no number") from None
-    return check_rate(rate, f"rates {text!r}")
+        raise UsageError(f"{where}: {number!r} is no number") from None
+    return check_rate(rate, where)
+
+
+def _rank(number: str, where: str) -> Rank:
+    match = _RANK.fullmatch(number)
+    rank: Rank = -1
+    if match is not None:
+        rank = (int(match[1]), int(match[2])) if match[2] else int(match[1])
+    if rank != 0 and not is_rank(rank):
+        raise UsageError(f"{where}: {number!r} is no rank; expected a number like 2, or two like 8x12")
+    return rank
 
 
 def check_rate(rate: float, where: str) -> float:
@@ -151,9 +189,14 @@ def check_rate(rate: float, where: str) -> float:
 
 def format_rates(rates: Sequence[float]) -> str:
     """Write rates in the publication's notation, equal neighbours as one term; :func:`parse_rates` reads it back."""
-    terms = []
-    for rate, run in groupby(rates):
-        count = len(list(run))
-        number = f"{rate:.12g}" if rate else "0."
-        terms.append(f"[{number}]" + (f"*{count}" if count > 1 else ""))
-    return "+".join(terms)
+    return _format([f"{rate:.12g}" if rate else "0." for rate in rates])
+
+
+def format_ranks(ranks: Sequence[Rank]) -> str:
+    """Write ranks as :func:`parse_ranks` reads them, equal neighbours as one term."""
+    return _format([f"{rank[0]}x{rank[1]}" if isinstance(rank, tuple) else str(rank) for rank in ranks])
+
+
+def _format(values: Sequence[str]) -> str:
+    runs = [(value, len(list(run))) for value, run in groupby(values)]
+    return "+".join(f"[{value}]" + (f"*{count}" if count > 1 else "") for value, count in runs)

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions import als
+from norton_det.decompositions import CPConv2d, als, set_form
 from norton_det.decompositions.als import CPFactors, cp_decompose
-from norton_det.decompositions.cp import CPConv2d, Form, set_form
 from norton_det.errors import DataError, UsageError
 
 
@@ -55,7 +54,7 @@ def test_block_equals_convolution_with_reconstructed_kernel(geometry: dict, rank
 
 @pytest.mark.parametrize("form", ["merged", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: Form) -> None:
+def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: str) -> None:
     block = CPConv2d.from_conv(nn.Conv2d(5, 7, **geometry, dtype=torch.float64), 2)
     x = torch.randn(2, 5, 13, 11, dtype=torch.float64, requires_grad=True)
     inputs = [x, *block.parameters()]

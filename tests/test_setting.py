@@ -42,3 +42,14 @@ def test_a_setting_without_anything_is_the_dense_network() -> None:
     assert spec_of_setting("resnet50") == Spec("resnet50", 1000)
     assert spec_of_setting("resnet50", 1, "[0.]*20").widths == {}
     assert len(spec_of_setting("resnet50", 3).ranks) == 16
+
+
+def test_a_rank_for_each_layer() -> None:
+    spec = spec_of_setting("resnet56_cifar", "[0]+[2]*18+[3]*35+[1, 7]")
+    assert len(spec.ranks) == 54
+    assert [spec.ranks[name] for name in ("layer1.0.conv1", "layer2.0.conv1", "layer3.8.conv2")] == [2, 3, 1]
+    assert "conv1" not in spec.ranks
+    with pytest.raises(UsageError, match=r"rank has 2 values; resnet56_cifar takes 55: conv1, layer1\.0\.conv1"):
+        spec_of_setting("resnet56_cifar", "[2]*2")
+    with pytest.raises(UsageError, match=r"layer 'conv1': rank is \(2, 3\); expected one number"):
+        spec_of_setting("resnet56_cifar", "[2x3]*55")

@@ -6,7 +6,7 @@ import pytest
 
 from norton_det.errors import DataError, UsageError
 from norton_det.registry import Registry
-from norton_det.spec import Spec, format_rates, parse_rates
+from norton_det.spec import Spec, format_ranks, format_rates, parse_ranks, parse_rates
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_spec_survives_json() -> None:
     spec = Spec(
         "resnet50",
         10,
-        ranks={"layer1.0.conv2": 2},
+        ranks={"layer1.0.conv2": 2, "layer1.1.conv2": (3, 4)},
         widths={"layer1": 3},
         kept={"layer1": (0, 4, 9)},
         options={"min_size": [64]},
@@ -55,6 +55,7 @@ def test_spec_survives_json() -> None:
     )
     again = Spec.from_json(spec.to_json())
     assert json.loads(again.to_json()) == json.loads(spec.to_json())
+    assert again.ranks == spec.ranks
     assert again.provenance == spec.provenance
 
 
@@ -68,6 +69,11 @@ def test_spec_survives_json() -> None:
         ('{"arch": "a", "num_classes": 0}', "num_classes is 0; expected a positive integer"),
         ('{"arch": "a", "num_classes": true}', "num_classes is True"),
         ('{"arch": "a", "num_classes": 2, "ranks": {"x": 1.5}}', r"ranks\['x'\] is 1.5"),
+        ('{"arch": "a", "num_classes": 2, "ranks": {"x": [2, 0]}}', r"ranks\['x'\] is \(2, 0\)"),
+        (
+            '{"arch": "a", "num_classes": 2, "ranks": {"x": 0}}',
+            r"ranks\['x'\] is 0; expected a positive integer or two",
+        ),
         ('{"arch": "a", "num_classes": 2, "widths": []}', "widths is \\[\\]; expected a mapping"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 2}, "kept": {"g": [3, 1]}}', "ascending order"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 3}, "kept": {"g": [1, 3]}}', r"2 channels"),
@@ -97,3 +103,14 @@ def test_registry() -> None:
 @pytest.mark.parametrize("text", ["[0.]", "[0.]+[0.1]*2+[0.4]*5+[0.75]*12", "[0.5]*3+[0.]+[0.5]"])
 def test_rates_are_written_as_they_are_read(text: str) -> None:
     assert format_rates(parse_rates(text)) == text
+
+
+@pytest.mark.parametrize("text", ["[2]", "[0]*3+[2]*9+[8x12]+[3]*18"])
+def test_ranks_are_written_as_they_are_read(text: str) -> None:
+    assert format_ranks(parse_ranks(text)) == text
+
+
+@pytest.mark.parametrize("number", ["1.5", "-1", "8x", "8x0", "x", ""])
+def test_malformed_ranks_are_named(number: str) -> None:
+    with pytest.raises(UsageError, match=rf"rank .*: '{number}' is no rank; expected a number like 2"):
+        parse_ranks(f"[2]+[{number}]")

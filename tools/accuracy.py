@@ -1,6 +1,7 @@
 """Accuracy of compressed classifiers without labels: as they are, calibrated, and with --reconstruct trained.
 
-A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing).
+A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing). There may be a
+rank for each layer: [0]*19+[5]*36:[0.]*30.
 
 Example:
   --arch resnet56_cifar --weights resnet56.pt --data-path cifar10 --settings 1 2 3 "7:[0.]+[0.18]*29" --json rows.json
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _ways(
-    args: argparse.Namespace, dense: nn.Module, rank: int | None, rates: str | None, unlabelled: Images
+    args: argparse.Namespace, dense: nn.Module, rank: int | str | None, rates: str | None, unlabelled: Images
 ) -> Iterator[tuple[str, float, nn.Module]]:
     """Yield the networks of a setting by :data:`WAYS`, and the seconds that its last step took."""
     options: dict[str, Any] = {"arch": args.arch, "rank": rank, "rates": rates, "seed": args.seed}

@@ -15,7 +15,7 @@ from torch import nn
 
 import norton_det as nd
 from norton_det.checkpoint import has_spec
-from norton_det.cli import Parser, check_counts, command, human, parse_with_config, table
+from norton_det.cli import Parser, check_counts, command, human, parse_with_config, rank_or_ranks, table
 from norton_det.complexity import Complexity
 from norton_det.criteria import CRITERIA
 from norton_det.data.unlabelled import read_unlabelled
@@ -33,7 +33,11 @@ def _parser() -> Parser:
         help="state-dict file, training checkpoint, compressed file, or the name of "
         "torchvision's weights (default: seeded random)",
     )
-    parser.add_argument("--rank", type=int, help="of the k x k convolutions (default: they are not decomposed)")
+    parser.add_argument(
+        "--rank",
+        type=rank_or_ranks,
+        help='of the k x k convolutions, or of each as "[0]+[2]*9+[3]*18", 0: dense (default: they are not decomposed)',
+    )
     parser.add_argument("--rates", help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)')
     parser.add_argument("--criterion", default="pabs", help=f"one of: {', '.join(CRITERIA)} (default: pabs)")
     parser.add_argument("--decomposition", default="cp", help=f"one of: {', '.join(DECOMPOSITIONS)} (default: cp)")

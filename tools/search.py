@@ -1,23 +1,36 @@
-"""Find a rank and pruning rates that meet a budget of MACs, parameters or both: within 1 % below, never above.
+r"""Find a setting that meets a budget of MACs, parameters or both, never above it.
 
-Example:
+A rank and rates of the published form, within 1 % below; or with --allocate a rank for each layer and a rate for each
+channel group, chosen on unlabelled images for the least change of the network's output, and written as a config.
+
+Examples:
   --arch resnet50 --target-macs 2.32e9 --target-params 14.51e6
+  --arch resnet56_cifar --target-macs 73.22e6 --convention published --target-params 0.44e6 \
+      --allocate --weights resnet56.pt --calibrate cifar10 --output resnet56_allocated.yaml
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import norton_det  # noqa: F401  # the detectors are registered on import
-from norton_det.cli import Parser, command, human, table
-from norton_det.models import ARCHITECTURES
-from norton_det.search import CONVENTIONS, search
+from norton_det.allocation import MEASURED, allocate
+from norton_det.cli import Parser, check_counts, command, human, table
+from norton_det.config import Config, write_config
+from norton_det.cost import CONVENTIONS, Budget
+from norton_det.criteria import CRITERIA
+from norton_det.data.unlabelled import read_unlabelled
+from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.search import search
+from norton_det.weights import initial_network
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, search and print."""
+def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--arch", required=True, help=f"one of: {', '.join(ARCHITECTURES)}")
@@ -26,8 +39,25 @@ def main(argv: Sequence[str]) -> None:
     add("--rank", type=int, metavar="R", help="the only rank to look at (default: 1 to 8)")
     add("--convention", default="plain", help=f"how MACs are counted: {' or '.join(CONVENTIONS)} (default: plain)")
     add("--top", default=10, type=int, metavar="N", help="number of candidates to print (default: 10)")
-    add("--json", action="store_true", help="print a JSON list")
-    args = parser.parse_args(argv)
+    add("--json", action="store_true", help="print JSON")
+    add("--allocate", action="store_true", help="a rank for each layer and a rate for each group, for these weights")
+    add("--weights", help="with --allocate: state-dict file, or the name of torchvision's weights")
+    add("--calibrate", metavar="DIR", help="with --allocate: class folders or a COCO folder; its training images serve")
+    add("--calibration-images", default=MEASURED, type=int, help=f"how many of them (default: {MEASURED})")
+    add("--decomposition", default="cp", help=f"with --allocate: one of: {', '.join(DECOMPOSITIONS)} (default: cp)")
+    add("--criterion", default="pabs", help=f"with --allocate: one of: {', '.join(CRITERIA)} (default: pabs)")
+    add("--seed", default=0, type=int, help="(default: 0)")
+    add("--output", metavar="FILE", help="with --allocate: config to write (.yaml)")
+    return parser
+
+
+@command
+def main(argv: Sequence[str]) -> None:
+    """Parse the arguments, search or allocate, and print."""
+    args = _parser().parse_args(argv)
+    if args.allocate:
+        _allocate(args)
+        return
     found = search(
         args.arch,
         target_macs=args.target_macs,
@@ -45,6 +75,38 @@ def main(argv: Sequence[str]) -> None:
         for c in found
     ]
     print(table(("rates", "rank", "MACs", "published convention", "parameters", "below the target"), rows))
+
+
+def _allocate(args: argparse.Namespace) -> None:
+    check_counts(args, calibration_images=1)
+    for name in ("weights", "calibrate"):
+        if getattr(args, name) is None:
+            raise UsageError(f"--allocate needs --{name}: what is cut is chosen for these weights, on training images")
+    if args.output and not Path(args.output).absolute().parent.is_dir():
+        raise UsageError(f"--output {args.output}: folder {Path(args.output).parent} does not exist")
+    budget = Budget(args.target_macs, args.target_params, args.convention)
+    budget.targets()
+    net, _ = initial_network(args.arch, args.weights)
+    images = read_unlabelled(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
+    options = {"decomposition": args.decomposition, "criterion": args.criterion}
+    found = allocate(net, args.arch, budget, images, **options, seed=args.seed)
+    if args.output:
+        write_config(Config(args.arch, _dataset(args.arch), found.rank, found.rates, **options), args.output)
+    if args.json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    print(f"rank: {found.rank}\nrates: {found.rates}")
+    header = ("MACs", "published convention", "parameters", "change of the output")
+    row = (human(found.macs), human(found.macs_published), human(found.params), f"{100 * found.change:.1f} %")
+    print(table(header, [row]))
+    if args.output:
+        print(f"written: {args.output}")
+
+
+def _dataset(arch: str) -> str:
+    if arch not in CLASSIFIERS:
+        return "coco_kp" if arch.startswith("keypoint") else "coco"
+    return "cifar10" if ARCHITECTURES[arch].image_size == 32 else "imagenet"
 
 
 if __name__ == "__main__":

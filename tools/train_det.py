@@ -25,6 +25,7 @@ from norton_det.cli import (
     command,
     json_object,
     parse_with_config,
+    rank_or_ranks,
     rate_or_auto,
     tell_changes,
 )
@@ -32,7 +33,7 @@ from norton_det.compress import compress
 from norton_det.criteria import CRITERIA
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.copypaste import copy_paste
-from norton_det.decompositions import set_form
+from norton_det.decompositions import DECOMPOSITIONS, set_form
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import CocoEvaluator, Detection, Task, TrainingState, TrainOptions, format_metrics, kinds_of
 from norton_det.engine.average import adjusted_decay, moving_average
@@ -58,7 +59,8 @@ BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
 _FREE = {"backend", "config", "data_path", "device", "dist_url", "eval_every", "model", "output_dir", "print_freq"}
 _FREE |= {"resume", "start_epoch", "tensorboard", "test_only", "use_v2", "weights", "weights_backbone", "workers"}
-_FREE |= {"criterion", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates", "world_size"}
+_FREE |= {"criterion", "decomposition", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates"}
+_FREE |= {"world_size"}
 
 
 def get_args_parser() -> Parser:
@@ -109,9 +111,10 @@ def _add_torchvisions(add: Any) -> None:
 
 
 def _add_compression(add: Any) -> None:
-    add("-dr", "--rank", type=int, help="of the backbone's k x k convolutions (default: they are not decomposed)")
+    add("-dr", "--rank", type=rank_or_ranks, help='of the backbone\'s k x k convolutions, or of each as "[1]*8+[2]*8"')
     add("-cpr", "--rates", "--compress_rate", help='pruning rates, as "[0.]+[0.1]*2" (default: nothing is pruned)')
     add("--criterion", default="pabs", help=f"of pruning, one of: {', '.join(CRITERIA)}")
+    add("--decomposition", default="cp", help=f"one of: {', '.join(DECOMPOSITIONS)} (default: cp)")
     add("--form", default="factored", help="how CP blocks are computed: factored, merged or dense (same parameters)")
 
 
@@ -222,7 +225,8 @@ def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Modu
     if spec.ranks or spec.widths:
         logger.warning("%s: is compressed already; --rank and --rates are not looked at", trained)
         return model, spec
-    return compress(model, arch=spec, rank=args.rank, rates=args.rates, criterion=args.criterion, seed=args.seed)
+    names = ("rank", "rates", "criterion", "decomposition", "seed")
+    return compress(model, arch=spec, **{name: getattr(args, name) for name in names})
 
 
 def _task(

@@ -21,7 +21,7 @@ _CHUNK = 2**26  # numbers in the largest intermediate result, 0.5 GB
 _TINY = 1e-300
 
 
-def fit_output(regression: Regression, start: CPFactors, *, seed: int = 0) -> CPFactors:
+def fit_output(regression: Regression, start: CPFactors, *, seed: int = 0, sweeps: int = SWEEPS) -> CPFactors:
     """Return CP factors with which each filter's output comes nearer to what is wanted.
 
     Two starts are improved: the given one, and the decomposition in the metric of the channels alone. The best of all
@@ -31,11 +31,12 @@ def fit_output(regression: Regression, start: CPFactors, *, seed: int = 0) -> CP
         regression: of the O filters, with D = I * Kh * Kw.
         start: the factors so far.
         seed: of the second start.
+        sweeps: alternations from each start.
     """
     target, metric = regression.solution(), regression.metric
     best, error = start, regression.error(start.reconstruct().flatten(1))
     for begin in (start, _channel_start(target, metric, start, seed)):
-        fitted = _sweeps(target, metric, begin)
+        fitted = _sweeps(target, metric, begin, sweeps)
         new = regression.error(fitted.reconstruct().flatten(1))
         better = new < error  # false for NaN
         best = CPFactors(*(torch.where(better.view(-1, 1, 1), f, b) for f, b in zip(fitted, best, strict=True)))
@@ -46,22 +47,23 @@ def fit_output(regression: Regression, start: CPFactors, *, seed: int = 0) -> CP
 def _channel_start(target: Tensor, metric: Tensor, like: CPFactors, seed: int) -> CPFactors:
     """Decompose in the metric's mean over the kernel's positions, which acts on channels alone."""
     inputs, kh, kw = (factor.shape[1] for factor in like)
-    root = torch.linalg.cholesky(_over_channels(metric, inputs))
+    root = torch.linalg.cholesky(over_channels(metric, inputs))
     mixed = (root.mT @ target.view(-1, inputs, kh * kw)).unflatten(2, (kh, kw))
     factors = cp_decompose(mixed, like.a.shape[2], seed=seed)
     return factors._replace(a=torch.linalg.solve_triangular(root.mT, factors.a, upper=True))
 
 
-def _over_channels(metric: Tensor, inputs: int) -> Tensor:
+def over_channels(metric: Tensor, inputs: int) -> Tensor:
+    """Return the mean over the kernel's places of a metric (D, D), of shape (I, I)."""
     return metric.view(inputs, -1, inputs, metric.shape[0] // inputs).diagonal(dim1=1, dim2=3).mean(2)
 
 
-def _sweeps(target: Tensor, metric: Tensor, start: CPFactors) -> CPFactors:
+def _sweeps(target: Tensor, metric: Tensor, start: CPFactors, sweeps: int) -> CPFactors:
     inputs, kh, kw = (factor.shape[1] for factor in start)
     wanted = (target @ metric).view(-1, inputs, kh * kw)
     solve_a = _SolveA(metric, wanted)
     a, b, c = _on_a(*start)
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         b, c = _solve_bc(metric, wanted, *_on_a(a, b, c))
         a, b, c = _on_a(a, b, c)
         a = solve_a(a, b, c)
@@ -83,11 +85,10 @@ class _SolveA:
     """
 
     def __init__(self, metric: Tensor, wanted: Tensor) -> None:
-        inputs, places = wanted.shape[1:]
-        channels = _over_channels(metric, inputs)
-        over_places = metric.view(inputs, places, inputs, places).diagonal(dim1=0, dim2=2).sum(2)
+        inputs = wanted.shape[1]
+        channels = over_channels(metric, inputs)
         self.metric, self.wanted = metric, wanted
-        self.places = over_places / channels.trace()
+        self.places = over_places(metric, inputs) * inputs / channels.trace()
         self.channels = torch.linalg.cholesky(channels)
         self.ridge = _TERM_RIDGE * metric.diagonal().mean()
 
@@ -118,6 +119,12 @@ class _SolveA:
         by_channel = residual.movedim(1, 0).reshape(inputs, out * rank)
         mixed = torch.cholesky_solve(by_channel, self.channels).view(inputs, out, rank)
         return torch.cholesky_solve(mixed.permute(1, 2, 0), root).mT
+
+
+def over_places(metric: Tensor, inputs: int) -> Tensor:
+    """Return the mean over the input channels of a metric (D, D), of shape (Kh * Kw, Kh * Kw)."""
+    places = metric.shape[0] // inputs
+    return metric.view(inputs, places, inputs, places).diagonal(dim1=0, dim2=2).mean(2)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -1,8 +1,6 @@
 """The CP block: a convolution whose every filter is a sum of R separable terms."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +8,11 @@ from torch import Tensor, nn
 
 from norton_det.channels import narrow, select_
 from norton_det.decompositions.als import CPFactors, cp_decompose
-from norton_det.decompositions.aware import fit_output
-from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
+from norton_det.decompositions.aware import SWEEPS, fit_output
+from norton_det.decompositions.base import DECOMPOSITIONS, FORMS, Decomposition, Size
 from norton_det.errors import UsageError
 from norton_det.regression import Regression
-
-Form = Literal["factored", "merged", "dense"]
-"""How a CP block is computed: three convolutions and a sum; a 1x1 and one grouped k x k convolution; one dense one."""
+from norton_det.spec import Rank
 
 
 class CPConv2d(Decomposition):
@@ -26,8 +22,8 @@ class CPConv2d(Decomposition):
     (c) and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of
     ``nn.Conv2d``, but for ``groups``.
 
-    The same function, with the same parameters and gradients, can be computed in three forms (see :data:`Form` and
-    :func:`set_form`). Fewer multiply-accumulates are not always less time.
+    The same function, with the same parameters and gradients, can be computed in three forms (see :attr:`forms` and
+    :func:`norton_det.decompositions.set_form`). Fewer multiply-accumulates are not always less time.
 
     Args:
         in_channels: I.
@@ -45,6 +41,10 @@ class CPConv2d(Decomposition):
     Raises:
         UsageError: rank below 1.
     """
+
+    rank: int
+    forms: ClassVar[tuple[str, ...]] = FORMS
+    """Three convolutions and a sum; a 1x1 and one grouped k x k convolution; one dense one."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class CPConv2d(Decomposition):
         vertical_padding, horizontal_padding = _split_padding(padding)
         terms = out_channels * rank
         self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank
-        self.form: Form = "factored"
+        self.form = "factored"
         self.pointwise = nn.Conv2d(in_channels, terms, 1, bias=False, device=device, dtype=dtype)
         self.vertical = nn.Conv2d(
             terms, terms, (kh, 1), (sh, 1), vertical_padding, (dh, 1), terms, False, padding_mode, device, dtype
@@ -123,7 +123,31 @@ class CPConv2d(Decomposition):
             nn.init.zeros_(self.bias)
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, rank: int) -> Self:
+    def rank_for(cls, conv: nn.Conv2d, rank: Rank) -> int:
+        """Return ``rank``.
+
+        Raises:
+            UsageError: it is not one positive number.
+        """
+        if not isinstance(rank, int) or rank < 1:
+            raise UsageError(f"rank is {rank}; expected one number of at least 1 for a CP block")
+        return rank
+
+    @classmethod
+    def choices(cls, conv: nn.Conv2d) -> list[Rank]:
+        """Return 1 to 8, or to what is below an exact decomposition."""
+        kh, kw = _pair(conv.kernel_size)
+        return list(range(1, min(9, kh * kw)))
+
+    @staticmethod
+    def cost(width_in: Any, width_out: Any, kernel: Size, inputs: Size, outputs: Size, rank: Any) -> tuple[Any, Any]:
+        """Return multiply-accumulates and weights; the vertical convolution strides before the horizontal one."""
+        (kh, kw), (h, w), (ho, wo) = kernel, inputs, outputs
+        terms = width_out * rank
+        return terms * (width_in * h * w + kh * ho * w + kw * ho * wo), terms * (width_in + kh + kw)
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, rank: Rank) -> Self:
         """Return an unfitted block with the geometry, bias, device and dtype of ``conv``.
 
         Raises:
@@ -135,7 +159,7 @@ class CPConv2d(Decomposition):
             conv.in_channels,
             conv.out_channels,
             _pair(conv.kernel_size),
-            rank,
+            cls.rank_for(conv, rank),
             _pair(conv.stride),
             conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
             _pair(conv.dilation),
@@ -146,7 +170,7 @@ class CPConv2d(Decomposition):
         )
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, rank: int, *, seed: int = 0) -> Self:
+    def from_conv(cls, conv: nn.Conv2d, rank: Rank, *, seed: int = 0) -> Self:
         """Return the block with the best rank-R approximation found for each filter of ``conv``.
 
         The fit is in float64 on the CPU, whatever the dtype and device of ``conv``; see :func:`cp_decompose`.
@@ -156,16 +180,21 @@ class CPConv2d(Decomposition):
             DataError: weights that are not finite; the message names the filters.
         """
         block = cls.like(conv, rank)
-        factors = cp_decompose(conv.weight, rank, seed=seed)
+        factors = cp_decompose(conv.weight, block.rank, seed=seed)
         block._write(factors)
         if block.bias is not None and conv.bias is not None:
             with torch.no_grad():
                 block.bias.copy_(conv.bias)
         return block.train(conv.training)
 
-    def refit(self, regression: Regression, *, seed: int = 0) -> None:
+    @torch.no_grad()
+    def scale_filters(self, scale: Tensor) -> None:
+        """Multiply each filter by a number."""
+        self.horizontal.weight.mul_(scale.to(self.horizontal.weight).repeat_interleave(self.rank).view(-1, 1, 1, 1))
+
+    def refit(self, regression: Regression, *, seed: int = 0, sweeps: int | None = None) -> None:
         """Bring the output of each filter nearer to what is wanted; see :func:`fit_output`."""
-        self._write(fit_output(regression, self.factors(), seed=seed))
+        self._write(fit_output(regression, self.factors(), seed=seed, sweeps=sweeps or SWEEPS))
 
     @torch.no_grad()
     def _write(self, factors: CPFactors) -> None:
@@ -215,31 +244,6 @@ class CPConv2d(Decomposition):
 
 
 DECOMPOSITIONS.register("cp", CPConv2d)
-
-
-def set_form(net: nn.Module, form: Form) -> None:
-    """Let every CP block in ``net`` be computed in one form (see :data:`Form`); parameters stay as they are.
-
-    Raises:
-        UsageError: an unknown form.
-    """
-    if form not in get_args(Form):
-        raise UsageError(f"unknown form {form!r}; expected one of: {', '.join(get_args(Form))}")
-    for module in net.modules():
-        if isinstance(module, CPConv2d):
-            module.form = form
-
-
-@contextmanager
-def in_form(net: nn.Module, form: Form) -> Iterator[None]:
-    """Let the CP blocks in ``net`` be computed in one form for a while."""
-    forms = {module: module.form for module in net.modules() if isinstance(module, CPConv2d)}
-    set_form(net, form)
-    try:
-        yield
-    finally:
-        for module, own in forms.items():
-            module.form = own
 
 
 @narrow.register

@@ -1,13 +1,17 @@
-"""The equal forms of a CP block for inference, as plain modules of torch.
+"""The equal forms of decomposed layers for inference, as plain modules of torch.
 
-All compute the convolution with the kernel ``sum_r a o b o c``; they differ in what is multiplied out beforehand.
+Those of a CP block all compute the convolution with the kernel ``sum_r a o b o c``; they differ in what is multiplied
+out beforehand. Another kind of block registers its own forms at :func:`forms_of`.
 """
 
 from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from norton_det.decompositions.base import Decomposition
 from norton_det.decompositions.cp import CPConv2d
 from norton_det.registry import Registry
 
@@ -31,24 +35,24 @@ class SumTerms(nn.Module):
 
 def _factored(block: CPConv2d) -> nn.Module:
     """Three convolutions and a sum."""
-    last = _like(block.horizontal, block.horizontal.weight, _bias_of_terms(block), block.horizontal.groups)
-    return _summed(block, _plain(block.pointwise), _plain(block.vertical), last)
+    last = like_conv(block.horizontal, block.horizontal.weight, _bias_of_terms(block), block.horizontal.groups)
+    return _summed(block, plain(block.pointwise), plain(block.vertical), last)
 
 
 def _depthwise(block: CPConv2d) -> nn.Module:
     """A 1x1, a depthwise k x k convolution and a sum."""
     kernel = block.vertical.weight * block.horizontal.weight
-    both = _like(block.to_dense(), kernel, _bias_of_terms(block), len(kernel))
-    return _summed(block, _plain(block.pointwise), both)
+    both = like_conv(block.to_dense(), kernel, _bias_of_terms(block), len(kernel))
+    return _summed(block, plain(block.pointwise), both)
 
 
 def _merged(block: CPConv2d) -> nn.Module:
     """A 1x1 and one grouped k x k convolution, whose groups are the filters' terms."""
     kernel = (block.vertical.weight * block.horizontal.weight).view(-1, block.rank, *block.kernel_size)
-    return nn.Sequential(_plain(block.pointwise), _like(block.to_dense(), kernel, block.bias, len(kernel)))
+    return nn.Sequential(plain(block.pointwise), like_conv(block.to_dense(), kernel, block.bias, len(kernel)))
 
 
-def _dense(block: CPConv2d) -> nn.Module:
+def _dense(block: Decomposition) -> nn.Module:
     """One k x k convolution."""
     return block.to_dense()
 
@@ -56,16 +60,29 @@ def _dense(block: CPConv2d) -> nn.Module:
 EXPANSIONS: Registry[Callable[[CPConv2d], nn.Module]] = Registry("form")
 for _name, _expansion in (("factored", _factored), ("depthwise", _depthwise), ("merged", _merged), ("dense", _dense)):
     EXPANSIONS.register(_name, _expansion)
+DENSE_ONLY: Registry[Callable[[Decomposition], nn.Module]] = Registry("form")
+DENSE_ONLY.register("dense", _dense)
 
 
-def expand(block: CPConv2d, form: str) -> nn.Module:
+@singledispatch
+def forms_of(block: Decomposition) -> Registry[Callable[[Any], nn.Module]]:
+    """Return the equal forms of a block, chosen by its type; without any of its own, the dense convolution."""
+    return DENSE_ONLY
+
+
+@forms_of.register
+def _(block: CPConv2d) -> Registry[Callable[[Any], nn.Module]]:
+    return EXPANSIONS
+
+
+def expand(block: Decomposition, form: str) -> nn.Module:
     """Return a module that computes what ``block`` does, its weights multiplied out as ``form`` says.
 
     Raises:
         UsageError: an unknown form.
     """
     with torch.no_grad():
-        return EXPANSIONS[form](block).train(block.training).requires_grad_(False)
+        return forms_of(block)[form](block).train(block.training).requires_grad_(False)
 
 
 def _summed(block: CPConv2d, *layers: nn.Module) -> nn.Module:
@@ -81,11 +98,12 @@ def _bias_of_terms(block: CPConv2d) -> Tensor | None:
     return bias.flatten()
 
 
-def _plain(conv: nn.Conv2d) -> nn.Conv2d:
-    return _like(conv, conv.weight, conv.bias, conv.groups)
+def plain(conv: nn.Conv2d) -> nn.Conv2d:
+    """Return a copy of a convolution."""
+    return like_conv(conv, conv.weight, conv.bias, conv.groups)
 
 
-def _like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
+def like_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
     """Return a convolution with the geometry of ``conv`` and this weight (O, I / groups, Kh, Kw)."""
     outputs, inputs, kh, kw = weight.shape
     new: nn.Conv2d = nn.utils.skip_init(
