@@ -11,7 +11,7 @@ PACKAGE = Path(norton_det.__file__).parent
 # From left to right; a module may import what stands to its left (or, in a folder of its own, beside it).
 ORDER = [
     {"errors"},
-    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep"},
+    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep", "vectors"},
     {"channels", "moments"},
     {"decompositions", "criteria", "models"},
     {"weights"},

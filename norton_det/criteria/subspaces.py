@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = 64 * 2**20
+from norton_det.criteria.eigenvalues import smallest_eigenvalue
+from norton_det.vectors import contract
+
+_PAIRS = 2**14  # that are looked at together
 
 
 def largest_principal_cosine(factors: Tensor) -> Tensor:
@@ -24,14 +27,14 @@ def largest_principal_cosine(factors: Tensor) -> Tensor:
     if bool((dimensions == k).all()):  # they all span everything
         return torch.ones(n, n, dtype=torch.float64)
     cosines = torch.empty(n, n, dtype=torch.float64)
-    columns = bases.permute(1, 0, 2).flatten(1)  # (K, N * R)
-    block = max(1, _BLOCK_BYTES // (n * r * r * 8 * 4))
+    columns = bases.permute(2, 1, 0).contiguous()  # (R, K, N)
+    block = max(1, _PAIRS // n)
     for start in range(0, n, block):
-        rows = bases[start : start + block]
-        # (B, N - start, R, R): only the upper triangle of pairs, the rest by symmetry.
-        products = (rows.mT.flatten(0, 1) @ columns[:, start * r :]).view(len(rows), r, n - start, r).transpose(1, 2)
+        # Only the upper triangle of pairs, the rest by symmetry.
+        rows = columns[:, :, start : start + block].permute(0, 2, 1).reshape(1, -1, k)
+        products = (rows @ columns[:, :, start:]).view(r, r, -1)
         shared = torch.minimum(dimensions[start : start + block, None], dimensions[None, start:])
-        cosines[start : start + block, start:] = _kth_singular_value(products, shared)
+        cosines[start : start + block, start:] = _kth_singular_value(products, shared.flatten()).view(shared.shape)
     upper = cosines.triu(1)
     return upper + upper.T + torch.eye(n, dtype=torch.float64)
 
@@ -54,11 +57,15 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kth_singular_value(matrices: Tensor, k: Tensor) -> Tensor:
-    """Return the k-th largest singular value (1 for k = 0) of matrices (..., R, R), each between 0 and 1."""
-    r = matrices.shape[-1]
+    """Return the k-th largest singular value (1 for k = 0) of matrices (R, R, N), each between 0 and 1; k is (N,)."""
+    r = len(matrices)
     if r == 1:
-        value = matrices[..., 0, 0].abs()
+        value = matrices[0, 0].abs()
     else:
-        ascending = torch.linalg.eigvalsh(matrices.mT @ matrices)
-        value = ascending.gather(-1, (r - k).clamp(max=r - 1).unsqueeze(-1)).squeeze(-1).clamp(min=0).sqrt()
+        squares = contract(matrices.unsqueeze(2), matrices.unsqueeze(1))
+        few = (k < r).nonzero().flatten()  # zeros that stand for missing dimensions are not meant
+        ascending = torch.linalg.eigvalsh(squares[..., few].movedim(2, 0))
+        value = smallest_eigenvalue(squares)
+        value[few] = ascending.gather(1, (r - k[few]).clamp(max=r - 1).unsqueeze(1)).squeeze(1)
+        value = value.clamp(min=0).sqrt()
     return torch.where(k == 0, 1.0, value.clamp(max=1))

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from norton_det.vectors import contract
+
 _CHECK_EVERY = 10
 _SOLVE_RIDGE = 1e-12  # of the mean diagonal: only keeps elimination going on collinear terms
 _TINY = 1e-300
@@ -56,9 +58,9 @@ def fit_a(gram: Tensor, b: Tensor, c: Tensor, ridge: float) -> Fit:
     inner = _inner(b) * _inner(c)
     inner.diagonal().add_(ridge)
     inverse = _solve(inner, kernels)
-    projection = _contract(gram.unsqueeze(2), inverse.unsqueeze(1))
+    projection = contract(gram.unsqueeze(2), inverse.unsqueeze(1))
     objective = gram.diagonal().sum(-1) - (kernels * projection).sum((0, 1))
-    gram_a = _contract(inverse.unsqueeze(2), projection.unsqueeze(1))
+    gram_a = contract(inverse.unsqueeze(2), projection.unsqueeze(1))
     return Fit(inverse, projection, gram_a, objective, ridge)
 
 
@@ -133,12 +135,4 @@ def unit(factor: Tensor, fallback: Tensor | None = None) -> Tensor:
 
 def _inner(factor: Tensor) -> Tensor:
     """Return the inner products (R, R, N) of the columns of (K, R, N)."""
-    return _contract(factor.unsqueeze(2), factor.unsqueeze(1))
-
-
-def _contract(left: Tensor, right: Tensor) -> Tensor:
-    """Return the sum over p of ``left[p] * right[p]``, without all products in memory."""
-    total = left[0] * right[0]
-    for first, second in zip(left[1:], right[1:], strict=True):
-        total.addcmul_(first, second)
-    return total
+    return contract(factor.unsqueeze(2), factor.unsqueeze(1))
