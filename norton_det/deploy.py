@@ -7,19 +7,21 @@ multiply-accumulates are not always less time, so all of this is measured.
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from norton_det.decompositions import CPConv2d
 from norton_det.decompositions.forms import EXPANSIONS, expand
 from norton_det.errors import UsageError
 from norton_det.folding import fold_norms
+from norton_det.measuring import BlockChoice, Shapes, choose_forms, random_inputs, shapes_of_inputs
 from norton_det.timing import time_alternating
 
 logger = logging.getLogger(__name__)
@@ -28,21 +30,6 @@ FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
-
-
-@dataclass(frozen=True)
-class BlockChoice:
-    """The form that one CP block was given.
-
-    Attributes:
-        name: of the block.
-        milliseconds: median time of each form on the inputs that the block gets.
-        form: the fastest.
-    """
-
-    name: str
-    milliseconds: Mapping[str, float]
-    form: str
 
 
 @dataclass(frozen=True)
@@ -93,11 +80,11 @@ def deploy(
     net = copy.deepcopy(given)
     with torch.inference_mode():
         folded = fold_norms(net, arguments)
-        inputs = _inputs_of_blocks(net, arguments)
+        shapes = shapes_of_inputs(net, arguments)
     candidates: dict[str, tuple[nn.Module, list[BlockChoice]]] = {}
     bar = tqdm(FORMATS.items(), desc="deploy", unit="format", disable=None, leave=False)
     for name, memory_format in bar:
-        choices = _choose_forms(net, inputs, memory_format, repeats)
+        choices = choose_forms(net, shapes, partial(_time_forms, memory_format=memory_format, repeats=repeats))
         candidates[name] = (_with_forms(net, choices).to(memory_format=memory_format), choices)
     seconds = _time_whole({"given": given, **{name: net for name, (net, _) in candidates.items()}}, arguments, repeats)
     best = min(candidates, key=lambda name: seconds[name])
@@ -109,48 +96,9 @@ def deploy(
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
 
 
-def _inputs_of_blocks(net: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[tuple[int, ...]]]:
-    """Return the shapes of the inputs that each CP block gets."""
-    shapes: dict[str, list[tuple[int, ...]]] = {}
-    handles = []
-    for name, module in net.named_modules():
-        if isinstance(module, CPConv2d):
-
-            def note(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                shapes.setdefault(name, []).append(tuple(args[0].shape))
-
-            handles.append(module.register_forward_pre_hook(note))
-    net(*arguments)
-    for handle in handles:
-        handle.remove()
-    return shapes
-
-
-def _choose_forms(
-    net: nn.Module, inputs: Mapping[str, list[tuple[int, ...]]], memory_format: torch.memory_format, repeats: int
-) -> list[BlockChoice]:
-    """Time the forms of every block; blocks alike in all that matters are timed once."""
-    known: dict[Any, dict[str, float]] = {}
-    choices = []
-    for name, shapes in inputs.items():
-        block = net.get_submodule(name)
-        assert isinstance(block, CPConv2d)
-        key = (repr(block.to_dense()), block.rank, tuple(shapes))
-        if key not in known:
-            known[key] = _time_forms(block, shapes, memory_format, repeats)
-        choices.append(BlockChoice(name, known[key], min(known[key], key=lambda form: known[key][form])))
-    return choices
-
-
-def _time_forms(
-    block: CPConv2d, shapes: list[tuple[int, ...]], memory_format: torch.memory_format, repeats: int
-) -> dict[str, float]:
+def _time_forms(block: CPConv2d, shapes: Shapes, memory_format: torch.memory_format, repeats: int) -> dict[str, float]:
     """Return the median milliseconds of each form on inputs of these shapes."""
-    weight = block.pointwise.weight
-    images = [
-        torch.randn(shape, device=weight.device, dtype=weight.dtype).contiguous(memory_format=memory_format)
-        for shape in shapes
-    ]
+    images = [image.contiguous(memory_format=memory_format) for image in random_inputs(block, shapes)]
     forms = {form: expand(block, form).to(memory_format=memory_format) for form in EXPANSIONS}
 
     def run(module: nn.Module) -> Any:
@@ -165,7 +113,7 @@ def _time_forms(
     return {form: 1e3 * median(values) for form, values in seconds.items()}
 
 
-def _with_forms(net: nn.Module, choices: list[BlockChoice]) -> nn.Module:
+def _with_forms(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
     """Return a copy of ``net`` with each block in its form."""
     changed = copy.deepcopy(net)
     for choice in choices:

@@ -32,7 +32,7 @@ from norton_det.compress import compress
 from norton_det.criteria import CRITERIA
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.copypaste import copy_paste
-from norton_det.decompositions import set_form
+from norton_det.decompositions.cp import Form
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import CocoEvaluator, Detection, TrainingState, TrainOptions, format_metrics, kinds_of
 from norton_det.engine.average import adjusted_decay, moving_average
@@ -43,6 +43,7 @@ from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.engine.progress import tensorboard_log
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
+from norton_det.training_forms import AUTO, use_form
 from norton_det.weights import read_file
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
 _FREE = {"backend", "config", "data_path", "device", "dist_url", "eval_every", "model", "output_dir", "print_freq"}
 _FREE |= {"resume", "start_epoch", "tensorboard", "test_only", "use_v2", "weights", "weights_backbone", "workers"}
-_FREE |= {"criterion", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates", "world_size"}
+_FREE |= {"criterion", "forms", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates", "world_size"}
 
 
 def get_args_parser() -> Parser:
@@ -111,7 +112,7 @@ def _add_compression(add: Any) -> None:
     add("-dr", "--rank", type=int, help="of the backbone's k x k convolutions (default: they are not decomposed)")
     add("-cpr", "--rates", "--compress_rate", help='pruning rates, as "[0.]+[0.1]*2" (default: nothing is pruned)')
     add("--criterion", default="pabs", help=f"of pruning, one of: {', '.join(CRITERIA)}")
-    add("--form", default="factored", help="how CP blocks are computed: factored, merged or dense (same parameters)")
+    add("--form", default="factored", help="how CP blocks are computed: factored, merged, dense, or auto: the fastest")
 
 
 def _add_ours(add: Any) -> None:
@@ -145,9 +146,9 @@ def main(argv: Sequence[str]) -> None:
                 logger.info("--lr auto: %g for %d images an update", args.lr, images)
         train, val = _images(args)
         model, spec = _detector(args, train)
-        set_form(model, args.form)
+        args.forms = _set_forms(args, model.to(device), device)
         keep_losses_finite(model)
-        task = _task(args, model.to(device), train, val, device)
+        task = _task(args, model, train, val, device)
         if not args.test_only:
             _train(args, model, spec, task, images * args.model_ema_steps)
             return
@@ -220,6 +221,18 @@ def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Modu
         logger.warning("%s: is compressed already; --rank and --rates are not looked at", trained)
         return model, spec
     return compress(model, arch=spec, rank=args.rank, rates=args.rates, criterion=args.criterion, seed=args.seed)
+
+
+def _set_forms(args: argparse.Namespace, model: Any, device: torch.device) -> dict[str, Form]:
+    """Let the CP blocks be computed as --form says; return what auto chose, which the checkpoint keeps."""
+    size = model.transform.min_size[-1]
+    return use_form(
+        model,
+        args.form,
+        lambda: [torch.rand(3, size, size * 4 // 3, device=device) for _ in range(args.batch_size)],
+        kept=read_file(args.resume).get("args", {}).get("forms") if args.resume and args.form == AUTO else None,
+        amp=args.amp,
+    )
 
 
 def _task(

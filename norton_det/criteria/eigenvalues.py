@@ -11,9 +11,9 @@ _TINY = 1e-18
 def smallest_eigenvalue(matrices: Tensor) -> Tensor:
     """Return the smallest eigenvalue of each matrix, to an absolute precision of about 1e-14.
 
-    Laguerre's method for the characteristic polynomial of the tridiagonal form, from below: it never passes the smallest
-    root where all roots are real, converges cubically, and takes one step where all are equal (Wilkinson, "The Algebraic
-    Eigenvalue Problem", 1965, chapter 7).
+    Laguerre's method for the characteristic polynomial of the tridiagonal form, from below: it never passes the
+    smallest root where all roots are real, converges cubically, and takes one step where all are equal (Wilkinson, "The
+    Algebraic Eigenvalue Problem", 1965, chapter 7).
 
     Args:
         matrices: positive semi-definite, no eigenvalue much above 1, float64 of shape (R, R, N); used up.

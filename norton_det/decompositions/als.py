@@ -108,7 +108,7 @@ def _exact(w: Tensor, rank: int) -> CPFactors:
 def _best_of_starts(
     gram: Tensor, kernel: tuple[int, int], rank: int, seed: int, starts: int, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return unit b (Kh, R, N), c (Kw, R, N) of the best start, and how a follows (Kh * Kw, R, N), for each ``gram``."""
+    """Return unit b (Kh, R, N), c (Kw, R, N) of the best start for each ``gram``, and the factor by which a follows."""
     n = gram.shape[-1]
     generator = torch.Generator().manual_seed(seed)
     random = [unit(torch.randn(k, rank, n * (starts - 1), generator=generator, dtype=gram.dtype)) for k in kernel]

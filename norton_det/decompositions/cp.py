@@ -1,6 +1,6 @@
 """The CP block: a convolution whose every filter is a sum of R separable terms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, Self, get_args
 
@@ -228,6 +228,20 @@ def set_form(net: nn.Module, form: Form) -> None:
     for module in net.modules():
         if isinstance(module, CPConv2d):
             module.form = form
+
+
+def set_forms(net: nn.Module, forms: Mapping[str, Form]) -> None:
+    """Let CP blocks in ``net`` be computed in a form each, by their names.
+
+    Raises:
+        UsageError: no such block, or an unknown form.
+    """
+    modules = dict(net.named_modules())
+    for name, form in forms.items():
+        block = modules.get(name)
+        if not isinstance(block, CPConv2d):
+            raise UsageError(f"form of {name!r}: no such CP block in the network")
+        set_form(block, form)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Alternating least squares for many small CP problems at once.
 
-All that the least squares need of a filter X (I, Kh * Kw) is ``G = X^T X``: with k the Khatri-Rao product of b and c, the
-best a are ``X k S^-1``, S = k^T k, and never have to be formed. The problems lie side by side along the last dimension,
-so each step is a handful of vector instructions on all of them.
+All that the least squares need of a filter X (I, Kh * Kw) is ``G = X^T X``: with k the Khatri-Rao product of b and c,
+the best a are ``X k S^-1``, S = k^T k, and never have to be formed. The problems lie side by side along the last
+dimension, so each step is a handful of vector instructions on all of them.
 
 Sweeps are extrapolated with Nesterov's weights, and start anew where the error rises (Mitchell, Ye and De Sterck,
 "Nesterov acceleration of alternating least squares for canonical tensor decomposition", arXiv:1810.05846).
