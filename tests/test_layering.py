@@ -24,6 +24,7 @@ ORDER = [
     {"search"},
     {"classifiers", "detection"},
     {"data", "engine", "config", "pareto"},
+    {"benchmarks"},
     {"cli"},
 ]
 PLACE = {name: i for i, names in enumerate(ORDER) for name in names}

@@ -1,0 +1,16 @@
+"""Benchmarks: what this package does against what a user would do otherwise, both in one process, in turn."""
+
+from norton_det.benchmarks import methods, networks, start
+from norton_det.benchmarks.compare import CASES, Row, Settings, compare, describe_machine
+
+__all__ = ["BENCHMARKS", "CASES", "Row", "Settings", "compare", "describe_machine"]
+
+BENCHMARKS = {
+    "decompose": methods.decompositions,
+    "similarity": methods.similarities,
+    "backbone": networks.backbones,
+    "detector": networks.detectors,
+    "train-step": networks.train_steps,
+    "import": start.imports,
+}
+"""The benchmarks: settings -> names of cases and their arguments."""
