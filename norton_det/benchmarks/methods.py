@@ -12,7 +12,7 @@ from torchvision.models import resnet50
 from norton_det.benchmarks.compare import CASES, Case, Settings, Side
 from norton_det.criteria.elimination import eliminate
 from norton_det.criteria.pabs import pabs_distance
-from norton_det.decompositions.als import cp_decompose
+from norton_det.decompositions.als import CPFactors, cp_decompose
 
 _PARAFAC_ITERATIONS = 300
 
@@ -41,8 +41,8 @@ def decompose(rank: int, sample: int = 2) -> Case:
 
         def run() -> None:
             fits = [cp_decompose(weight, rank) for weight in weights]
-            pairs = zip(weights, fits, strict=True)
-            errors[:] = [_nmse(w[:sample].double(), fit.reconstruct()[:sample]) for w, fit in pairs]
+            some = [CPFactors(*(factor[:sample] for factor in fit)).reconstruct() for fit in fits]
+            errors[:] = [_nmse(w[:sample].double(), fit) for w, fit in zip(weights, some, strict=True)]
 
         return Side(run, lambda: f"NMSE {np.mean(errors):.5f}")
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from norton_det.vectors import contract
+
 _PRECISION = 1e-14
 _MOST_STEPS = 60  # where two of many roots are equal, a step leaves about 0.3 of the distance
 _TINY = 1e-18
@@ -29,13 +31,15 @@ def smallest_eigenvalue(matrices: Tensor) -> Tensor:
         trace, trace_of_square = _traces_of_inverse(diagonal - value, squared)
         root = ((size - 1) * (size * trace_of_square - trace.square())).clamp(min=0).sqrt()
         step = (size / (trace + root)).nan_to_num(0.0, 0.0)  # no step at a root
-        value = value + step
-        result[active] = value
+        value += step
         going = (step > _PRECISION).nonzero().flatten()
+        if len(going) < len(active) / 2:  # to take the others out costs about as much as a step
+            result[active] = value
+            active, value, diagonal, squared = (t[..., going] for t in (active, value, diagonal, squared))
         if not len(going):
             break
-        if len(going) < len(active):
-            active, value, diagonal, squared = (t[..., going] for t in (active, value, diagonal, squared))
+    else:
+        result[active] = value
     return result
 
 
@@ -51,9 +55,9 @@ def _tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
         v[0] += square.sqrt().copysign(v[0])
         scale = 2 / v.square().sum(0).clamp(min=1e-300)  # where v is zero there is nothing to reflect
         rest = rest[1:, 1:]
-        w = (rest * v).sum(1) * scale
+        w = contract(rest, v.unsqueeze(1)) * scale
         w -= 0.5 * scale * (w * v).sum(0) * v
-        rest = rest - v.unsqueeze(1) * w - w.unsqueeze(1) * v
+        rest = rest.addcmul_(v.unsqueeze(1), w, value=-1).addcmul_(w.unsqueeze(1), v, value=-1)
     diagonal += list(rest.diagonal().unbind(-1))
     squared.append(rest[1, 0].square())
     return torch.stack(diagonal), torch.stack(squared)

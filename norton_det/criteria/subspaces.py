@@ -6,7 +6,8 @@ from torch import Tensor
 from norton_det.criteria.eigenvalues import smallest_eigenvalue
 from norton_det.vectors import contract
 
-_PAIRS = 2**14  # that are looked at together
+_CLEARLY = 1e-6  # above zero
+_PAIRS = 2**15  # that are looked at together
 
 
 def largest_principal_cosine(factors: Tensor) -> Tensor:
@@ -35,8 +36,8 @@ def largest_principal_cosine(factors: Tensor) -> Tensor:
         products = (rows @ columns[:, :, start:]).view(r, r, -1)
         shared = torch.minimum(dimensions[start : start + block, None], dimensions[None, start:])
         cosines[start : start + block, start:] = _kth_singular_value(products, shared.flatten()).view(shared.shape)
-    upper = cosines.triu(1)
-    return upper + upper.T + torch.eye(n, dtype=torch.float64)
+    upper = cosines.triu_(1)
+    return (upper + upper.T).fill_diagonal_(1)
 
 
 def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,6 +51,9 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
     """
     f = factors.detach().to("cpu", torch.float64)
     q, triangle = torch.linalg.qr(f)
+    diagonal = triangle.diagonal(dim1=1, dim2=2).abs()
+    if bool((diagonal.amin(1) > _CLEARLY * diagonal.amax(1)).all()):  # no singular value is much below the diagonal
+        return q, torch.full((len(q),), q.shape[2])
     u, s, _ = torch.linalg.svd(triangle, full_matrices=False)
     tolerance = torch.finfo(torch.float64).eps * max(f.shape[1:]) * s[:, :1]
     present = s > tolerance

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from norton_det.decompositions.sweeps import alternate, fit_a, unit
+from norton_det.decompositions.sweeps import Fit, alternate, fit_a, unit
 from norton_det.errors import DataError, UsageError
 
 RIDGE = 1e-3
@@ -39,7 +39,7 @@ class CPFactors(NamedTuple):
 
 
 def cp_decompose(
-    weight: Tensor, rank: int, *, seed: int = 0, starts: int = 5, max_iterations: int = 500, tolerance: float = 5e-3
+    weight: Tensor, rank: int, *, seed: int = 0, starts: int = 5, max_iterations: int = 500, tolerance: float = 1e-2
 ) -> CPFactors:
     """Decompose each filter of a convolution.
 
@@ -63,27 +63,36 @@ def cp_decompose(
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; expected at least 1")
-    w = weight.detach().to("cpu", torch.float64)
-    largest = torch.linalg.vector_norm(w, torch.inf, (1, 2, 3))
+    w = weight.detach().cpu()
+    largest = _largest(w)
     if not largest.isfinite().all():
         raise DataError(f"weights of filters {(~largest.isfinite()).nonzero().flatten().tolist()} are not finite")
     out, inputs, kh, kw = w.shape
     if rank >= min(kh * kw, inputs * kw, inputs * kh):
-        return _exact(w, rank)
+        return _exact(w.double(), rank)
 
-    factors = CPFactors(*(w.new_zeros(out, n, rank) for n in (inputs, kh, kw)))
     alive = largest.nonzero().flatten()
     if not len(alive):
+        return CPFactors(*(largest.new_zeros(out, n, rank) for n in (inputs, kh, kw)))
+    if len(alive) < out:
+        w, largest = w[alive], largest[alive]
+    x = w.flatten(2) / largest.view(-1, 1, 1)  # in float64; squares of tiny weights must not underflow
+    gram = (x.mT @ x).permute(1, 2, 0).contiguous()
+    norm = gram.diagonal().sum(-1).sqrt()
+    b, c, fit = _best_of_starts(gram / norm.square(), (kh, kw), rank, seed, starts, max_iterations, tolerance)
+    # What is small is scaled and put in order; a, which is large, follows.
+    inverse, b, c = (factor.permute(2, 0, 1) for factor in (fit.inverse / norm, b, c))
+    inverse, b, c = share_norm(inverse, b, c, norm * largest, fit.gram_a.diagonal().clamp(min=0).sqrt())
+    factors = CPFactors(x @ inverse, b, c)
+    if len(alive) == out:
         return factors
-    # First by the largest: squares of tiny weights must not underflow.
-    x = (w[alive] / largest[alive].view(-1, 1, 1, 1)).flatten(2)
-    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    gram = (x.mT @ x / norm.square()).permute(1, 2, 0).contiguous()
-    b, c, inverse = _best_of_starts(gram, (kh, kw), rank, seed, starts, max_iterations, tolerance)
-    a, b, c = x @ (inverse.permute(2, 0, 1) / norm), b.permute(2, 0, 1), c.permute(2, 0, 1)
-    for full, part in zip(factors, share_norm(a, b, c, norm.flatten() * largest[alive]), strict=True):
-        full[alive] = part
-    return factors
+    return CPFactors(*(f.new_zeros(out, *f.shape[1:]).index_copy_(0, alive, f) for f in factors))
+
+
+def _largest(w: Tensor) -> Tensor:
+    """Return the largest magnitude in each filter, float64 of shape (O,); not finite where a weight is not."""
+    low, high = w.flatten(1).aminmax(dim=1)
+    return torch.maximum(-low, high).double()
 
 
 def _exact(w: Tensor, rank: int) -> CPFactors:
@@ -107,8 +116,8 @@ def _exact(w: Tensor, rank: int) -> CPFactors:
 
 def _best_of_starts(
     gram: Tensor, kernel: tuple[int, int], rank: int, seed: int, starts: int, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return unit b (Kh, R, N), c (Kw, R, N) of the best start for each ``gram``, and the factor by which a follows."""
+) -> tuple[Tensor, Tensor, Fit]:
+    """Return unit b (Kh, R, N), c (Kw, R, N) of the best start for each ``gram``, and the fit of the a for them."""
     n = gram.shape[-1]
     generator = torch.Generator().manual_seed(seed)
     random = [unit(torch.randn(k, rank, n * (starts - 1), generator=generator, dtype=gram.dtype)) for k in kernel]
@@ -124,14 +133,13 @@ def _best_of_starts(
 
 def _without_ridge(
     gram: Tensor, b: Tensor, c: Tensor, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Fit]:
     """Go on without the ridge, and keep what that gives where it is better and its terms stay within the bound."""
     free_b, free_c = alternate(gram, b, c, 0.0, max_iterations, tolerance)
     free, held = fit_a(gram, free_b, free_c, 0.0), fit_a(gram, b, c, RIDGE)
     usable = (free.error < held.error) & (free.size_a <= 1 / RIDGE)  # false for NaN
-    pairs = ((free_b, b), (free_c, c), (free.inverse, held.inverse))
-    b, c, inverse = (torch.where(usable, new, old) for new, old in pairs)
-    return b, c, inverse
+    b, c = torch.where(usable, free_b, b), torch.where(usable, free_c, c)
+    return b, c, Fit(*(torch.where(usable, new, old) for new, old in zip(free, held, strict=True)))
 
 
 def _svd_start(gram: Tensor, kernel: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
@@ -141,11 +149,19 @@ def _svd_start(gram: Tensor, kernel: tuple[int, int], rank: int) -> tuple[Tensor
     return u[..., 0].permute(2, 1, 0), vh[..., 0, :].permute(2, 1, 0)
 
 
-def share_norm(a: Tensor, b: Tensor, c: Tensor, norm: Tensor) -> tuple[Tensor, ...]:
-    """Order terms by falling norm, and let a, b and c carry equal parts of it (b and c come with unit columns)."""
-    size = a.norm(dim=1)
+def share_norm(a: Tensor, b: Tensor, c: Tensor, norm: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Order terms by falling norm, and let a, b and c carry equal parts of it.
+
+    Args:
+        a: of shape (N, K, R), or what a is a linear function of.
+        b: unit columns, of shape (N, Kh, R).
+        c: unit columns, of shape (N, Kw, R).
+        norm: what each problem is multiplied with, of shape (N,).
+        size: norms of the columns of a, of shape (N, R); None: they are those of the first argument.
+    """
+    size = a.norm(dim=1) if size is None else size
     order = size.argsort(dim=1, descending=True, stable=True).unsqueeze(1)
     a, b, c = (f.gather(2, order.expand_as(f)) for f in (a, b, c))
     size = size.gather(1, order.squeeze(1)).unsqueeze(1)
     third = (size * norm.view(-1, 1, 1)).pow(1 / 3)
-    return a / size.clamp(min=1e-300) * third, b * third, c * third
+    return a * (third / size.clamp(min=1e-300)), b * third, c * third

@@ -32,17 +32,10 @@ class Fit(NamedTuple):
     """a^T a, of shape (R, R, N)."""
     objective: Tensor
     """``|X - a k^T|^2 + ridge |a|^2``, of shape (N,)."""
-    ridge: float
-
-    @property
-    def size_a(self) -> Tensor:
-        """|a|^2, of shape (N,)."""
-        return self.gram_a.diagonal().sum(-1)
-
-    @property
-    def error(self) -> Tensor:
-        """|X - a k^T|^2, of shape (N,)."""
-        return self.objective - self.ridge * self.size_a
+    error: Tensor
+    """|X - a k^T|^2, of shape (N,)."""
+    size_a: Tensor
+    """|a|^2, of shape (N,)."""
 
 
 def fit_a(gram: Tensor, b: Tensor, c: Tensor, ridge: float) -> Fit:
@@ -61,7 +54,8 @@ def fit_a(gram: Tensor, b: Tensor, c: Tensor, ridge: float) -> Fit:
     projection = contract(gram.unsqueeze(2), inverse.unsqueeze(1))
     objective = gram.diagonal().sum(-1) - (kernels * projection).sum((0, 1))
     gram_a = contract(inverse.unsqueeze(2), projection.unsqueeze(1))
-    return Fit(inverse, projection, gram_a, objective, ridge)
+    size_a = gram_a.diagonal().sum(-1)
+    return Fit(inverse, projection, gram_a, objective, objective - ridge * size_a, size_a)
 
 
 def alternate(
