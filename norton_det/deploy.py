@@ -6,20 +6,21 @@ multiply-accumulates are not always less time, so all of this is measured.
 """
 
 import copy
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from norton_det.decompositions import CPConv2d
 from norton_det.decompositions.forms import EXPANSIONS, expand
-from norton_det.errors import UsageError
+from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
 from norton_det.measuring import BlockChoice, Shapes, choose_forms, random_inputs, shapes_of_inputs
 from norton_det.timing import time_alternating
@@ -42,12 +43,54 @@ class Deployment:
         folded: batch norms that are gone, by the layer into which each was folded.
         milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
             mode), the others are the deployed one in each memory format.
+        state: the tensors of the network with its norms folded and its CP blocks whole: what a file holds.
     """
 
     blocks: tuple[BlockChoice, ...]
     memory_format: str
     folded: Mapping[str, str]
     milliseconds: Mapping[str, float]
+    state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_json(self) -> str:
+        """Return all but ``state`` as JSON text."""
+        return json.dumps({**asdict(replace(self, state={})), "state": {}})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Deployment":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            DataError: it did not.
+        """
+        try:
+            values = json.loads(text)
+            done = cls(**{**values, "blocks": tuple(BlockChoice(**block) for block in values["blocks"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"deployment cannot be read: {type(error).__name__} {error}") from None
+        if done.memory_format not in FORMATS:
+            raise DataError(
+                f"deployment has memory_format {done.memory_format!r}; expected one of: {', '.join(FORMATS)}"
+            )
+        return done
+
+    def restore(self, net: nn.Module) -> nn.Module:
+        """Return the deployed network, without measuring.
+
+        Args:
+            net: the network with its norms folded and its CP blocks whole.
+
+        Raises:
+            UsageError: a block or form that there is not.
+        """
+        deployed = _with_forms(net.eval().requires_grad_(False), self.blocks)
+        return _kept(deployed.to(memory_format=FORMATS[self.memory_format]), replace(self, state=net.state_dict()))
+
+
+def deployment_of(net: object) -> Deployment | None:
+    """Return what :func:`deploy` did to ``net``, None if it is not deployed."""
+    done = getattr(net, "deployment", None)
+    return done if isinstance(done, Deployment) else None
 
 
 def deploy(
@@ -91,9 +134,14 @@ def deploy(
     deployed, choices = candidates[best]
     milliseconds = {name: 1e3 * value for name, value in seconds.items()}
     logger.info("deployed: %.1f ms, was %.1f ms", milliseconds[best], milliseconds["given"])
-    # A plain attribute: neither parameter nor buffer, and nothing that forward looks at.
-    deployed.deployment = Deployment(tuple(choices), best, folded, milliseconds)  # type: ignore[assignment]
+    _kept(deployed, Deployment(tuple(choices), best, folded, milliseconds, net.state_dict()))
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
+
+
+def _kept(net: nn.Module, deployment: Deployment) -> nn.Module:
+    # A plain attribute: neither parameter nor buffer, and nothing that forward looks at.
+    net.deployment = deployment  # type: ignore[assignment]
+    return net
 
 
 def _time_forms(block: CPConv2d, shapes: Shapes, memory_format: torch.memory_format, repeats: int) -> dict[str, float]:
@@ -116,9 +164,11 @@ def _time_forms(block: CPConv2d, shapes: Shapes, memory_format: torch.memory_for
 def _with_forms(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
     """Return a copy of ``net`` with each block in its form."""
     changed = copy.deepcopy(net)
+    modules = dict(changed.named_modules())
     for choice in choices:
-        block = changed.get_submodule(choice.name)
-        assert isinstance(block, CPConv2d)
+        block = modules.get(choice.name)
+        if not isinstance(block, CPConv2d):
+            raise UsageError(f"{choice.name!r} is no CP block of this network; expected one")
         changed.set_submodule(choice.name, expand(block, choice.form))
     return changed
 
