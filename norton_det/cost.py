@@ -36,7 +36,7 @@ class Costs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _LayerCost:
+class LayerCost:
     """A layer of the plan, and what its cost depends on besides its widths and rank."""
 
     layer: Layer
@@ -49,6 +49,11 @@ class _LayerCost:
     """Number of outputs where the plan says that they never change."""
     norm_params: int | None
     """Parameters of a channel for a batch norm, None for another layer."""
+
+    def widths(self, of_groups: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the widths of its input and output, given those of all channel groups."""
+        reads = sum((of_groups[group] for group in self.layer.reads), 0) if self.layer.reads else 3
+        return reads, of_groups[self.layer.writes] if self.layer.writes else self.fixed_outputs
 
     def at(self, width_in: Array | int, width_out: Array | int, rank: Array | int | None) -> tuple[Any, Any, Any]:
         """Return MACs, batch-norm output elements and parameters."""
@@ -76,7 +81,7 @@ class CostModel:
     def __init__(self, arch: str) -> None:
         self.plan = ARCHITECTURES[arch].plan
         dense = Spec(arch, ARCHITECTURES[arch].num_classes)
-        self._layers = _measure(build(dense), self.plan.layers, ARCHITECTURES[arch].image_size)
+        self.layers = _measure(build(dense), self.plan.layers, ARCHITECTURES[arch].image_size)
         counted = count_complexity(dense)
         # What the plan does not name (a detector's FPN and heads) costs the same at all widths.
         self._rest = Costs(0, 0, 0)
@@ -92,16 +97,14 @@ class CostModel:
         """
         all_widths = {**self.plan.widths, **widths}
         macs, norm_outputs, params = 0, 0, 0
-        for cost in self._layers:
-            reads = sum((all_widths[group] for group in cost.layer.reads), 0) if cost.layer.reads else 3
-            writes = all_widths[cost.layer.writes] if cost.layer.writes else cost.fixed_outputs
-            more = cost.at(reads, writes, ranks.get(cost.layer.name))
+        for cost in self.layers:
+            more = cost.at(*cost.widths(all_widths), ranks.get(cost.layer.name))
             macs, norm_outputs, params = macs + more[0], norm_outputs + more[1], params + more[2]
         total = Costs(macs, macs + PUBLISHED_PER_NORM_OUTPUT * norm_outputs, params)
         return Costs(*(a + b for a, b in zip(total, self._rest, strict=True)))
 
 
-def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[_LayerCost]:
+def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[LayerCost]:
     """Run ``net`` once and note the sizes of each layer's input and output."""
     sizes: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
 
@@ -126,7 +129,7 @@ def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[_Laye
             kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
             fixed = int(getattr(module, "out_features", getattr(module, "out_channels", 0)))
             bias = getattr(module, "bias", None) is not None
-            costs.append(_LayerCost(layer, (kernel[0], kernel[1]), *sizes[layer.name], bias, fixed, norm))
+            costs.append(LayerCost(layer, (kernel[0], kernel[1]), *sizes[layer.name], bias, fixed, norm))
     return costs
 
 

@@ -22,6 +22,7 @@ ORDER = [
     {"compress"},
     {"checkpoint", "complexity", "training_forms"},
     {"cost"},
+    {"latency"},
     {"search"},
     {"classifiers", "detection"},
     {"data", "engine", "config", "pareto"},

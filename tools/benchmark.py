@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from norton_det.benchmarks import BENCHMARKS, Row, Settings, compare, describe_machine
+from norton_det.benchmarks import BENCHMARKS, Row, Settings, compare
 from norton_det.checkpoint import write_json
 from norton_det.cli import Parser, check_counts, check_device, command, table
+from norton_det.timing import describe_machine
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 HEADER = ("benchmark", "ours, s", "other, s", "ratio", "spread", "ours, MB", "other, MB")

@@ -2,11 +2,10 @@
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from norton_det.registry import Registry
-from norton_det.timing import time_alternating
+from norton_det.timing import describe_machine, time_alternating
 
 SIDES = ("ours", "other")
 
@@ -94,7 +93,7 @@ class Row:
         other_memory: likewise, not scaled.
         parts: median seconds of parts, [ours, other], where there are any.
         detail: what else is to be known.
-        machine: see :func:`describe_machine`.
+        machine: see :func:`norton_det.timing.describe_machine`.
     """
 
     name: str
@@ -160,16 +159,3 @@ def run_for_memory(case: str, side: str, arguments: Mapping[str, Any]) -> float:
     run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, but bytes on macOS
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def describe_machine() -> str:
-    """Return the processor or GPU, the number of threads and torch's version."""
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
-    name = model or platform.processor() or platform.machine()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}{gpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _cpuinfo() -> Iterator[str]:
-    path = Path("/proc/cpuinfo")
-    yield from path.read_text().splitlines() if path.is_file() else []
