@@ -64,7 +64,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int | None]:
         return {"contiguous": milliseconds, "channels_last": 2 * milliseconds}
 
     monkeypatch.setattr(latency, "_time_layer", time_layer)
-    whole = {"contiguous": 200.0, "channels_last": 300.0}
+    whole = {"contiguous": 200.0, "channels_last": 400.0}
     monkeypatch.setattr(latency.LatencyModel, "_time_whole", lambda *args: whole)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return ranks
@@ -76,7 +76,7 @@ def test_latency_is_interpolated_and_the_table_is_kept(timed: list[int | None], 
     assert model.dense == pytest.approx(200)
     assert set(timed) == {None, 1, 2}
     count = len(timed)
-    # Costs that are products of the widths are interpolated exactly, and the rest stays.
+    # What is proportional to the products of widths is interpolated exactly, and the rest stays.
     widths = {group: np.array([width, width // 2 + 1, width // 8 + 1]) for group, width in costs.plan.widths.items()}
     macs = costs.at({}, widths).macs
     np.testing.assert_allclose(model.at({}, widths) - model.dense, 1e-6 * (macs - macs[0]), rtol=1e-6, atol=1e-6)
