@@ -88,10 +88,10 @@ def test_latency_is_interpolated_and_the_table_is_kept(timed: list[int | None], 
 
 def test_search_by_latency(timed: list[int | None], capsys: pytest.CaptureFixture[str]) -> None:
     model = latency.LatencyModel(CostModel("resnet56_cifar"), "resnet56_cifar", ranks=(1,))
-    found = search("resnet56_cifar", target_speedup=2, rank=1, latency=model, most=3)
+    found = search("resnet56_cifar", target_speedup=2.4, rank=1, latency=model, most=3)
     for candidate in found:
-        assert 0.99 * model.dense / 2 <= candidate.latency_ms <= model.dense / 2
-    words = ["--arch", "resnet56_cifar", "--rank", "1", "--top", "1", "--target-latency-ms", "90"]
+        assert 0.99 * model.dense / 2.4 <= candidate.latency_ms <= model.dense / 2.4
+    words = ["--arch", "resnet56_cifar", "--rank", "1", "--top", "1", "--target-latency-ms", "83"]
     assert tool("search").main(words) == 0
     assert "dense: 200.00 ms" in capsys.readouterr().out
     with pytest.raises(UsageError, match="target_speedup is 0"):
