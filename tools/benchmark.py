@@ -56,11 +56,11 @@ def _rows(args: argparse.Namespace) -> list[Row]:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     settings = Settings(**{**values, "configs": Path(args.configs)})
     chosen = BENCHMARKS if args.what == "all" else {args.what: BENCHMARKS[args.what]}
-    cases = [case for cases in chosen.values() for case in cases(settings) if args.only in json.dumps(case)]
+    cases = [(name, *case) for name, make in chosen.items() for case in make(settings) if args.only in json.dumps(case)]
     logging.getLogger("norton_det").setLevel(logging.WARNING)  # each deployment would tell of itself
     torch.manual_seed(0)
     bar = tqdm(cases, desc=args.what, unit="case", disable=None, leave=False)
-    return [compare(name, arguments, settings) for name, arguments in bar]
+    return [compare(*case, settings) for case in bar]
 
 
 def _text(rows: Sequence[Row]) -> str:

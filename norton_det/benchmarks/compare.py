@@ -82,6 +82,9 @@ class Row:
     """The result of a comparison.
 
     Attributes:
+        benchmark: to which the case belongs.
+        case: its registered name.
+        numbers: its arguments that are numbers.
         name: of the case.
         ours: median seconds.
         other: median seconds of the other side, scaled to the whole.
@@ -96,6 +99,9 @@ class Row:
         machine: see :func:`norton_det.timing.describe_machine`.
     """
 
+    benchmark: str
+    case: str
+    numbers: Mapping[str, float]
     name: str
     ours: float
     other: float
@@ -109,7 +115,7 @@ class Row:
     machine: str = ""
 
 
-def compare(case: str, arguments: Mapping[str, Any], settings: Settings) -> Row:
+def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: Settings) -> Row:
     """Make both sides of a case, run them in turn and return the figures.
 
     Raises:
@@ -122,6 +128,9 @@ def compare(case: str, arguments: Mapping[str, Any], settings: Settings) -> Row:
     ours, other = seconds["ours"], seconds["other"]
     shared = [part for part in sides["ours"].parts if part in sides["other"].parts]
     return Row(
+        benchmark,
+        case,
+        {name: value for name, value in arguments.items() if type(value) in (int, float)},
         made.name,
         median(ours),
         made.scale * median(other),

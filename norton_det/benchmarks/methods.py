@@ -34,6 +34,16 @@ def decompose(rank: int, sample: int = 2) -> Case:
     torch.manual_seed(0)
     modules = resnet50().modules()
     weights = [m.weight.detach() for m in modules if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    return _decomposition(f"decompose ResNet-50, rank {rank}", weights, rank, sample)
+
+
+def decompose_layer(filters: int, channels: int, rank: int, sample: int = 4) -> Case:
+    """Decompose a 3x3 convolution; other: tensorly's parafac, filter by filter."""
+    weight = torch.randn(filters, channels, 3, 3, generator=torch.Generator().manual_seed(0))
+    return _decomposition(f"decompose {filters} filters of {channels} channels, rank {rank}", [weight], rank, sample)
+
+
+def _decomposition(name: str, weights: list[Tensor], rank: int, sample: int) -> Case:
     count = sum(len(weight) for weight in weights)
 
     def ours() -> Side:
@@ -63,7 +73,7 @@ def decompose(rank: int, sample: int = 2) -> Case:
 
         return Side(run, lambda: f"other {np.mean(errors):.5f} on the {sample} filters of each layer that it does")
 
-    return Case(f"decompose ResNet-50, rank {rank}", ours, other, count / (sample * len(weights)))
+    return Case(name, ours, other, count / (sample * len(weights)))
 
 
 def _nmse(weight: Tensor, fit: Tensor) -> float:
@@ -111,4 +121,5 @@ def similarity(rank: int, filters: int = 512, sample: int = 24) -> Case:
 
 
 CASES.register("decompose", decompose)
+CASES.register("decompose-layer", decompose_layer)
 CASES.register("similarity", similarity)

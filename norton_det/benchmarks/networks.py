@@ -21,13 +21,14 @@ from norton_det.spec import Spec
 from norton_det.timing import time_alternating
 from norton_det.training_forms import set_fastest_forms
 
-_ROW = "imagenet/resnet50_0.92g.yaml"
+ROW = "imagenet/resnet50_0.92g.yaml"
+"""The config of the backbone."""
 _TRIED = 2  # runs by which the memory format of training is chosen
 
 
 def backbones(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the cases of ``backbone``."""
-    common = {"config": str(settings.configs / _ROW), "device": settings.device, "amp": settings.amp}
+    common = {"config": str(settings.configs / ROW), "device": settings.device, "amp": settings.amp}
     for size in settings.sizes:
         for batch in settings.batch_sizes:
             for case in ("backbone", "backbone-eager", "backbone-rank4"):
