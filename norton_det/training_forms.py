@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any, cast, get_args
@@ -14,6 +14,7 @@ from norton_det.decompositions import CPConv2d, in_form
 from norton_det.decompositions.cp import Form, set_form, set_forms
 from norton_det.measuring import BlockChoice, Shapes, choose_forms, random_inputs, shapes_of_inputs
 from norton_det.timing import time_alternating
+from norton_det.weights import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def use_form(
     form: str,
     example_inputs: Callable[[], Any],
     *,
-    kept: Mapping[str, Form] | None = None,
+    resume: str = "",
     memory_format: torch.memory_format = torch.contiguous_format,
     amp: bool = False,
 ) -> dict[str, Form]:
@@ -37,7 +38,8 @@ def use_form(
         net: as for :func:`set_fastest_forms`.
         form: of :data:`~norton_det.decompositions.cp.Form`, or "auto".
         example_inputs: returns what they are measured on.
-        kept: what "auto" chose before, for a training that goes on: it is set again, since rounding differs by form.
+        resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set
+            again, since rounding differs by form.
         memory_format: as for :func:`set_fastest_forms`.
         amp: likewise.
 
@@ -50,7 +52,7 @@ def use_form(
     if form != AUTO:
         set_form(net, cast(Form, form))
         return {}
-    if kept:
+    if resume and (kept := read_file(resume).get("args", {}).get("forms")):
         set_forms(net, kept)
         return dict(kept)
     choices = set_fastest_forms(net, example_inputs(), memory_format=memory_format, amp=amp)

@@ -1,6 +1,7 @@
 """The forms in which networks train: chosen by measuring, equal in all else."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,10 +32,12 @@ def test_the_fastest_form_of_each_block_is_set(caplog: pytest.LogCaptureFixture)
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_what_was_chosen_before_is_set_again() -> None:
+def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
     net = nn.Sequential(CPConv2d(3, 4, 3, 1), CPConv2d(4, 4, 3, 1))
     kept = {"0": "merged", "1": "dense"}
-    assert use_form(net, "auto", lambda: pytest.fail("measured"), kept=kept) == kept
+    torch.save({"args": {"forms": kept}}, tmp_path / "checkpoint.pth")
+    resume = str(tmp_path / "checkpoint.pth")
+    assert use_form(net, "auto", lambda: pytest.fail("measured"), resume=resume) == kept
     assert forms_of(net) == kept
     assert use_form(net, "factored", lambda: pytest.fail("measured")) == {}
     assert set(forms_of(net).values()) == {"factored"}

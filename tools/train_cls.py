@@ -38,7 +38,7 @@ from norton_det.engine.train import TrainOptions
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.spec import Spec
-from norton_det.training_forms import AUTO, use_form
+from norton_det.training_forms import use_form
 from norton_det.weights import initial_network, read_file
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def _set_forms(args: argparse.Namespace, model: nn.Module, arch: str, device: to
         model,
         args.form,
         lambda: torch.randn(args.batch_size, 3, size, size, device=device),
-        kept=read_file(args.resume).get("args", {}).get("forms") if args.resume and args.form == AUTO else None,
+        resume=args.resume,
         memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
         amp=args.amp,
     )

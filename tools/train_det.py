@@ -32,7 +32,6 @@ from norton_det.compress import compress
 from norton_det.criteria import CRITERIA
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.copypaste import copy_paste
-from norton_det.decompositions.cp import Form
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import CocoEvaluator, Detection, TrainingState, TrainOptions, format_metrics, kinds_of
 from norton_det.engine.average import adjusted_decay, moving_average
@@ -43,7 +42,7 @@ from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.engine.progress import tensorboard_log
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
-from norton_det.training_forms import AUTO, use_form
+from norton_det.training_forms import use_form
 from norton_det.weights import read_file
 
 logger = logging.getLogger(__name__)
@@ -170,8 +169,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
     if args.sync_bn and not args.device.startswith("cuda"):
         raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
-    check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1)
-    check_counts(args, accumulate=1, model_ema_steps=1, eval_every=1)
+    check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1, accumulate=1, model_ema_steps=1, eval_every=1)
     check_device(args.device)
 
 
@@ -223,16 +221,10 @@ def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Modu
     return compress(model, arch=spec, rank=args.rank, rates=args.rates, criterion=args.criterion, seed=args.seed)
 
 
-def _set_forms(args: argparse.Namespace, model: Any, device: torch.device) -> dict[str, Form]:
+def _set_forms(args: argparse.Namespace, model: Any, device: torch.device) -> dict[str, Any]:
     """Let the CP blocks be computed as --form says; return what auto chose, which the checkpoint keeps."""
-    size = model.transform.min_size[-1]
-    return use_form(
-        model,
-        args.form,
-        lambda: [torch.rand(3, size, size * 4 // 3, device=device) for _ in range(args.batch_size)],
-        kept=read_file(args.resume).get("args", {}).get("forms") if args.resume and args.form == AUTO else None,
-        amp=args.amp,
-    )
+    images = [torch.rand(3, *tuple(model.transform.min_size[-1:]) * 2, device=device)] * args.batch_size
+    return use_form(model, args.form, lambda: images, resume=args.resume, amp=args.amp)
 
 
 def _task(
