@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from norton_det.channels import ChannelMap, narrow_network
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
+from norton_det.deploy import deployment_of
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.spec import Spec
@@ -29,6 +30,9 @@ def build(spec: Spec, device: torch.device | str = "cpu") -> nn.Module:
             net.set_submodule(name, block.like(conv_of(net, name, spec.arch), rank))
     narrow_network(net, architecture.plan, _kept_channels(spec, architecture))
     return net.to(device)
+
+
+DEPLOYED = "is deployed, for inference only: batch norms are folded, so it can be neither trained nor compressed"
 
 
 def describe(net: nn.Module, arch: str) -> Spec:
@@ -65,11 +69,13 @@ def describe(net: nn.Module, arch: str) -> Spec:
 
 
 def check_described(net: nn.Module, spec: Spec) -> None:
-    """Check that ``net`` has the tensors of ``spec``.
+    """Check that ``net`` has the tensors of ``spec``, and the layers that it says: that it is not deployed.
 
     Raises:
         UsageError: it has not; the message names the first difference.
     """
+    if deployment_of(net):
+        raise UsageError(f"model {DEPLOYED}; expected the network before norton_det.deploy")
     state = {name: tensor.to("meta") for name, tensor in net.state_dict().items()}
     try:
         load_state(build(spec, "meta"), state, f"model (as arch={spec.arch!r})")

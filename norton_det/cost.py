@@ -70,7 +70,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class _LayerCost:
+class LayerCost:
     """A layer of the plan, and what its cost depends on besides its widths and rank."""
 
     layer: Layer
@@ -83,6 +83,11 @@ class _LayerCost:
     """Number of outputs where the plan says that they never change."""
     norm_params: int | None
     """Parameters of a channel for a batch norm, None for another layer."""
+
+    def widths(self, of_groups: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the widths of its input and output, given those of all channel groups."""
+        reads = sum((of_groups[group] for group in self.layer.reads), 0) if self.layer.reads else 3
+        return reads, of_groups[self.layer.writes] if self.layer.writes else self.fixed_outputs
 
     def at(
         self, width_in: Array | int, width_out: Array | int, rank: Any, block: type[Decomposition]
@@ -113,9 +118,9 @@ class CostModel:
         self.block = DECOMPOSITIONS[decomposition]
         self.plan = ARCHITECTURES[arch].plan
         dense = Spec(arch, ARCHITECTURES[arch].num_classes)
-        self._layers = _measure(build(dense), self.plan.layers, ARCHITECTURES[arch].image_size)
+        self.layers = _measure(build(dense), self.plan.layers, ARCHITECTURES[arch].image_size)
         counted = count_complexity(dense)
-        self._by_name = {cost.layer.name: cost for cost in self._layers}
+        self._by_name = {cost.layer.name: cost for cost in self.layers}
         # What the plan does not name (a detector's FPN and heads) costs the same at all widths.
         self._rest = Costs(0, 0, 0)
         own = self.at({}, {})
@@ -130,8 +135,8 @@ class CostModel:
         """
         all_widths = {**self.plan.widths, **widths}
         macs, norm_outputs, params = 0, 0, 0
-        for cost in self._layers:
-            more = cost.at(*_widths(cost, all_widths), ranks.get(cost.layer.name), self.block)
+        for cost in self.layers:
+            more = cost.at(*cost.widths(all_widths), ranks.get(cost.layer.name), self.block)
             macs, norm_outputs, params = macs + more[0], norm_outputs + more[1], params + more[2]
         total = Costs(macs, macs + PUBLISHED_PER_NORM_OUTPUT * norm_outputs, params)
         return Costs(*(a + b for a, b in zip(total, self._rest, strict=True)))
@@ -139,17 +144,12 @@ class CostModel:
     def of_layer(self, name: str, ranks: Sequence[Rank | None], widths: Mapping[str, int]) -> list[tuple[int, int]]:
         """Return multiply-accumulates and parameters of one convolution at each of some ranks; None: dense."""
         cost = self._by_name[name]
-        reads, writes = _widths(cost, {**self.plan.widths, **widths})
+        reads, writes = cost.widths({**self.plan.widths, **widths})
         found = [cost.at(reads, writes, rank, self.block) for rank in ranks]
         return [(int(macs), int(params)) for macs, _, params in found]
 
 
-def _widths(cost: _LayerCost, widths: Mapping[str, Any]) -> tuple[Any, Any]:
-    reads = sum((widths[group] for group in cost.layer.reads), 0) if cost.layer.reads else 3
-    return reads, widths[cost.layer.writes] if cost.layer.writes else cost.fixed_outputs
-
-
-def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[_LayerCost]:
+def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[LayerCost]:
     """Run ``net`` once and note the sizes of each layer's input and output."""
     sizes: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
 
@@ -174,7 +174,7 @@ def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[_Laye
             kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
             fixed = int(getattr(module, "out_features", getattr(module, "out_channels", 0)))
             bias = getattr(module, "bias", None) is not None
-            costs.append(_LayerCost(layer, (kernel[0], kernel[1]), *sizes[layer.name], bias, fixed, norm))
+            costs.append(LayerCost(layer, (kernel[0], kernel[1]), *sizes[layer.name], bias, fixed, norm))
     return costs
 
 

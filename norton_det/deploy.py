@@ -6,9 +6,11 @@ multiply-accumulates are not always less time, so all of this is measured.
 """
 
 import copy
+import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,8 +20,9 @@ from tqdm import tqdm
 
 from norton_det.decompositions import Decomposition
 from norton_det.decompositions.forms import expand, forms_of
-from norton_det.errors import UsageError
+from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
+from norton_det.measuring import BlockChoice, Shapes, choose_forms, random_inputs, shapes_of_inputs
 from norton_det.timing import time_alternating
 
 logger = logging.getLogger(__name__)
@@ -28,21 +31,6 @@ FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
-
-
-@dataclass(frozen=True)
-class BlockChoice:
-    """The form that one decomposed layer was given.
-
-    Attributes:
-        name: of the block.
-        milliseconds: median time of each form on the inputs that the block gets.
-        form: the fastest.
-    """
-
-    name: str
-    milliseconds: Mapping[str, float]
-    form: str
 
 
 @dataclass(frozen=True)
@@ -55,12 +43,54 @@ class Deployment:
         folded: batch norms that are gone, by the layer into which each was folded.
         milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
             mode), the others are the deployed one in each memory format.
+        state: the tensors of the network with its norms folded and its decomposed layers whole: what a file holds.
     """
 
     blocks: tuple[BlockChoice, ...]
     memory_format: str
     folded: Mapping[str, str]
     milliseconds: Mapping[str, float]
+    state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_json(self) -> str:
+        """Return all but ``state`` as JSON text."""
+        return json.dumps({**asdict(replace(self, state={})), "state": {}})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Deployment":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            DataError: it did not.
+        """
+        try:
+            values = json.loads(text)
+            done = cls(**{**values, "blocks": tuple(BlockChoice(**block) for block in values["blocks"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"deployment cannot be read: {type(error).__name__} {error}") from None
+        if done.memory_format not in FORMATS:
+            raise DataError(
+                f"deployment has memory_format {done.memory_format!r}; expected one of: {', '.join(FORMATS)}"
+            )
+        return done
+
+    def restore(self, net: nn.Module) -> nn.Module:
+        """Return the deployed network, without measuring.
+
+        Args:
+            net: the network with its norms folded and its decomposed layers whole.
+
+        Raises:
+            UsageError: a block or form that there is not.
+        """
+        deployed = _with_forms(net.eval().requires_grad_(False), self.blocks)
+        return _kept(deployed.to(memory_format=FORMATS[self.memory_format]), replace(self, state=net.state_dict()))
+
+
+def deployment_of(net: object) -> Deployment | None:
+    """Return what :func:`deploy` did to ``net``, None if it is not deployed."""
+    done = getattr(net, "deployment", None)
+    return done if isinstance(done, Deployment) else None
 
 
 def deploy(
@@ -93,64 +123,32 @@ def deploy(
     net = copy.deepcopy(given)
     with torch.inference_mode():
         folded = fold_norms(net, arguments)
-        inputs = _inputs_of_blocks(net, arguments)
+        shapes = shapes_of_inputs(net, arguments)
     candidates: dict[str, tuple[nn.Module, list[BlockChoice]]] = {}
     bar = tqdm(FORMATS.items(), desc="deploy", unit="format", disable=None, leave=False)
     for name, memory_format in bar:
-        choices = _choose_forms(net, inputs, memory_format, repeats)
+        choices = choose_forms(net, shapes, partial(_time_forms, memory_format=memory_format, repeats=repeats))
         candidates[name] = (_with_forms(net, choices).to(memory_format=memory_format), choices)
     seconds = _time_whole({"given": given, **{name: net for name, (net, _) in candidates.items()}}, arguments, repeats)
     best = min(candidates, key=lambda name: seconds[name])
     deployed, choices = candidates[best]
     milliseconds = {name: 1e3 * value for name, value in seconds.items()}
     logger.info("deployed: %.1f ms, was %.1f ms", milliseconds[best], milliseconds["given"])
-    # A plain attribute: neither parameter nor buffer, and nothing that forward looks at.
-    deployed.deployment = Deployment(tuple(choices), best, folded, milliseconds)  # type: ignore[assignment]
+    _kept(deployed, Deployment(tuple(choices), best, folded, milliseconds, net.state_dict()))
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
 
 
-def _inputs_of_blocks(net: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[tuple[int, ...]]]:
-    """Return the shapes of the inputs that each block gets."""
-    shapes: dict[str, list[tuple[int, ...]]] = {}
-    handles = []
-    for name, module in net.named_modules():
-        if isinstance(module, Decomposition):
-
-            def note(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                shapes.setdefault(name, []).append(tuple(args[0].shape))
-
-            handles.append(module.register_forward_pre_hook(note))
-    net(*arguments)
-    for handle in handles:
-        handle.remove()
-    return shapes
-
-
-def _choose_forms(
-    net: nn.Module, inputs: Mapping[str, list[tuple[int, ...]]], memory_format: torch.memory_format, repeats: int
-) -> list[BlockChoice]:
-    """Time the forms of every block; blocks alike in all that matters are timed once."""
-    known: dict[Any, dict[str, float]] = {}
-    choices = []
-    for name, shapes in inputs.items():
-        block = net.get_submodule(name)
-        assert isinstance(block, Decomposition)
-        key = (repr(block), repr(block.to_dense()), tuple(shapes))
-        if key not in known:
-            known[key] = _time_forms(block, shapes, memory_format, repeats)
-        choices.append(BlockChoice(name, known[key], min(known[key], key=lambda form: known[key][form])))
-    return choices
+def _kept(net: nn.Module, deployment: Deployment) -> nn.Module:
+    # A plain attribute: neither parameter nor buffer, and nothing that forward looks at.
+    net.deployment = deployment  # type: ignore[assignment]
+    return net
 
 
 def _time_forms(
-    block: Decomposition, shapes: list[tuple[int, ...]], memory_format: torch.memory_format, repeats: int
+    block: Decomposition, shapes: Shapes, memory_format: torch.memory_format, repeats: int
 ) -> dict[str, float]:
     """Return the median milliseconds of each form on inputs of these shapes."""
-    weight = next(block.parameters())
-    images = [
-        torch.randn(shape, device=weight.device, dtype=weight.dtype).contiguous(memory_format=memory_format)
-        for shape in shapes
-    ]
+    images = [image.contiguous(memory_format=memory_format) for image in random_inputs(block, shapes)]
     forms = {form: expand(block, form).to(memory_format=memory_format) for form in forms_of(block)}
 
     def run(module: nn.Module) -> Any:
@@ -165,12 +163,14 @@ def _time_forms(
     return {form: 1e3 * median(values) for form, values in seconds.items()}
 
 
-def _with_forms(net: nn.Module, choices: list[BlockChoice]) -> nn.Module:
+def _with_forms(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
     """Return a copy of ``net`` with each block in its form."""
     changed = copy.deepcopy(net)
+    modules = dict(changed.named_modules())
     for choice in choices:
-        block = changed.get_submodule(choice.name)
-        assert isinstance(block, Decomposition)
+        block = modules.get(choice.name)
+        if not isinstance(block, Decomposition):
+            raise UsageError(f"{choice.name!r} is no decomposed layer of this network; expected one")
         changed.set_submodule(choice.name, expand(block, choice.form))
     return changed
 

@@ -4,7 +4,7 @@ Which layer a norm follows is seen by running the network once: a norm is folded
 layer, and nothing else looks at that output.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from norton_det.channels import NORMS
 from norton_det.decompositions import Decomposition
+from norton_det.errors import UsageError
 
 
 @singledispatch
@@ -70,6 +71,25 @@ def fold_norms(net: nn.Module, arguments: tuple[Any, ...]) -> dict[str, str]:
             net.set_submodule(norm_name, nn.Identity())
             folded[norm_name] = layer_name
     return folded
+
+
+def fold_structure(net: nn.Module, folded: Mapping[str, str]) -> None:
+    """Give ``net`` the layers that it has after :func:`fold_norms`, whatever their values, in place.
+
+    Args:
+        net: as it is built.
+        folded: what :func:`fold_norms` returned for one like it.
+
+    Raises:
+        UsageError: a name is that of no norm, or of no layer that can take one.
+    """
+    modules = dict(net.named_modules())
+    for norm_name, layer_name in folded.items():
+        norm, layer = modules.get(norm_name), modules.get(layer_name)
+        mean: Any = norm.running_mean if isinstance(norm, NORMS) else None
+        if mean is None or layer is None or not scale_outputs(layer, torch.ones_like(mean), torch.zeros_like(mean)):
+            raise UsageError(f"norm {norm_name!r} cannot be folded into {layer_name!r} in this network")
+        net.set_submodule(norm_name, nn.Identity())
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:

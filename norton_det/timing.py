@@ -1,7 +1,9 @@
 """Timing that can be compared: the accelerator's work is waited for, candidates run in turn, in one process."""
 
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
@@ -55,3 +57,16 @@ class Stopwatch:
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def describe_machine() -> str:
+    """Return the processor or GPU, the number of threads and torch's version."""
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
+    name = model or platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}{gpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _cpuinfo() -> Iterator[str]:
+    path = Path("/proc/cpuinfo")
+    yield from path.read_text().splitlines() if path.is_file() else []

@@ -21,7 +21,7 @@ def test_a_compressed_file_is_fine_tuned_and_evaluated(
     classes: Path, small_net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"CLASSES": classes, "OUT": tmp_path, "NET": small_net}
-    words = [*TRAIN, "--weights", "NET", "--lr", "0.02", "--lr-scheduler", "cosineannealinglr", "--epochs", "4"]
+    words = [*TRAIN, "--weights", "NET", "--lr", "0.005", "--lr-scheduler", "cosineannealinglr", "--epochs", "4"]
     words += ["--lr-warmup-epochs", "1", "--lr-warmup-method", "linear", "--holdout", "8", "--tensorboard"]
     assert run("train_cls", words, **places) == 0
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith("events.out.tfevents")}

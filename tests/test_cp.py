@@ -105,6 +105,7 @@ def test_zero_filters_have_zero_factors() -> None:
         factors = cp_decompose(weight, rank)
         assert all((factor[[1, 4]] == 0).all() for factor in factors)
         assert factors.reconstruct()[0].norm() > 0
+        assert (cp_decompose(torch.zeros(3, 8, 3, 3), rank).reconstruct() == 0).all()
 
 
 def test_nonfinite_filters_are_named() -> None:
@@ -148,22 +149,12 @@ def test_cancelling_terms_are_bounded() -> None:
     assert nmse(weight, factors).max() < 0.1
 
 
-def test_collinear_filters_survive_a_failed_factorisation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collinear_filters_survive() -> None:
     # Rank-1 filters fitted with rank 4: the normal equations are singular.
     weight = planted(6, 8, 3, 3, 1)
     factors = cp_decompose(weight, 4)
     assert all(factor.isfinite().all() for factor in factors)
     assert nmse(weight, factors).max() < 1e-6
-    # Every first factorisation fails: the second, with a larger ridge, must serve.
-    real = torch.linalg.cholesky_ex
-
-    def failing(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        factor, info = real(matrix)
-        return factor * float("nan"), info + 1
-
-    monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
-    weight = torch.randn(6, 8, 3, 3)
-    assert (nmse(weight, cp_decompose(weight, 2)) < 0.9).all()
 
 
 def test_refused() -> None:

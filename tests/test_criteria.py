@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from norton_det.criteria import CRITERIA, Filters
 from norton_det.criteria.csa import csa_similarity
+from norton_det.criteria.eigenvalues import smallest_eigenvalue
 from norton_det.criteria.elimination import eliminate
 from norton_det.criteria.pabs import pabs_distance
 from norton_det.criteria.subspaces import largest_principal_cosine
@@ -68,8 +69,24 @@ def test_spaces_of_different_dimension_and_zero_filters() -> None:
 def test_blocks_of_pairs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     factors = random_factors(20, 2)
     whole = pabs_distance(factors)
-    monkeypatch.setattr("norton_det.criteria.subspaces._BLOCK_BYTES", 1)
+    monkeypatch.setattr("norton_det.criteria.subspaces._PAIRS", 1)
     torch.testing.assert_close(pabs_distance(factors), whole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+@pytest.mark.parametrize("kind", ["distinct", "all equal", "two equal", "near zero", "zero", "diagonal"])
+def test_smallest_eigenvalues(size: int, kind: str) -> None:
+    values = torch.rand(200, size, dtype=torch.float64)
+    if kind == "all equal":
+        values[:] = values[:, :1]
+    elif kind == "two equal":
+        values[:, 1] = values[:, 0] = values.min(1).values
+    elif kind in ("near zero", "zero"):
+        values[:, 0] *= 1e-12 if kind == "near zero" else 0
+    turn = torch.linalg.qr(torch.randn(200, size, size, dtype=torch.float64)).Q
+    matrices = torch.diag_embed(values) if kind == "diagonal" else (turn * values.unsqueeze(1)) @ turn.mT
+    got = smallest_eigenvalue(matrices.permute(1, 2, 0).contiguous())
+    torch.testing.assert_close(got, values.min(1).values, rtol=0, atol=1e-13)
 
 
 def test_csa_is_cos_squared_of_the_first_mode() -> None:

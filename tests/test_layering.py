@@ -11,9 +11,11 @@ PACKAGE = Path(norton_det.__file__).parent
 # From left to right; a module may import what stands to its left (or, in a folder of its own, beside it).
 ORDER = [
     {"errors"},
-    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep"},
+    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep", "vectors"},
     {"channels", "moments"},
     {"decompositions", "criteria", "models"},
+    {"folding", "measuring"},
+    {"deploy"},
     {"weights"},
     {"build"},
     {"setting", "calibration", "selection", "complexity"},
@@ -21,11 +23,12 @@ ORDER = [
     {"sensitivity"},
     {"allocation"},
     {"compress"},
-    {"folding"},
-    {"checkpoint", "deploy", "search"},
+    {"checkpoint", "training_forms"},
+    {"latency"},
+    {"search"},
     {"classifiers", "detection"},
     {"data", "engine", "config", "pareto"},
-    {"reconstruction"},
+    {"reconstruction", "benchmarks"},
     {"cli"},
 ]
 PLACE = {name: i for i, names in enumerate(ORDER) for name in names}

@@ -1,8 +1,16 @@
 """Budget search."""
 
-import pytest
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from conftest import tool
+from torch import nn
+
+from norton_det import latency
 from norton_det.complexity import count_complexity
+from norton_det.cost import CostModel
 from norton_det.errors import UsageError
 from norton_det.search import search
 from norton_det.setting import spec_of_setting
@@ -41,3 +49,64 @@ def test_what_cannot_be_met_is_told_with_the_nearest() -> None:
         search("resnet56_cifar", target_macs=1e6, convention="x")
     with pytest.raises(UsageError, match="rank is 0"):
         search("resnet56_cifar", target_macs=1e6, rank=0)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int | None]:
+    """Ranks of the layers that are timed: each takes a millisecond for a million multiply-accumulates."""
+    ranks: list[int | None] = []
+
+    def time_layer(module: nn.Module, rank: int | None, shape: tuple[int, ...], device: str) -> dict[str, float]:
+        ranks.append(rank)
+        terms = module.weight.numel() if rank is None else rank * module.weight.numel() / 9
+        places = np.prod(shape[2:]) / np.prod(getattr(module, "stride", 1))
+        milliseconds = 1e-6 * terms * float(places)
+        return {"contiguous": milliseconds, "channels_last": 2 * milliseconds}
+
+    monkeypatch.setattr(latency, "_time_layer", time_layer)
+    whole = {"contiguous": 200.0, "channels_last": 400.0}
+    monkeypatch.setattr(latency.LatencyModel, "_time_whole", lambda *args: whole)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return ranks
+
+
+def test_latency_is_interpolated_and_the_table_is_kept(timed: list[int | None], tmp_path: Path) -> None:
+    costs = CostModel("resnet56_cifar")
+    model = latency.LatencyModel(costs, "resnet56_cifar", ranks=(1, 2))
+    assert model.dense == pytest.approx(200)
+    assert set(timed) == {None, 1, 2}
+    count = len(timed)
+    # What is proportional to the products of widths is interpolated exactly, and the rest stays.
+    widths = {group: np.array([width, width // 2 + 1, width // 8 + 1]) for group, width in costs.plan.widths.items()}
+    macs = costs.at({}, widths).macs
+    np.testing.assert_allclose(model.at({}, widths) - model.dense, 1e-6 * (macs - macs[0]), rtol=1e-6, atol=1e-6)
+    assert model.at({"layer1.0.conv1": 2}, {}) < model.dense
+    assert len(list((tmp_path / "norton_det").iterdir())) == 1
+    latency.LatencyModel(costs, "resnet56_cifar", ranks=(1, 2))
+    assert len(timed) == count
+
+
+def test_search_by_latency(timed: list[int | None], capsys: pytest.CaptureFixture[str]) -> None:
+    model = latency.LatencyModel(CostModel("resnet56_cifar"), "resnet56_cifar", ranks=(1,))
+    found = search("resnet56_cifar", target_speedup=2.4, rank=1, latency=model, most=3)
+    for candidate in found:
+        assert 0.99 * model.dense / 2.4 <= candidate.latency_ms <= model.dense / 2.4
+    words = ["--arch", "resnet56_cifar", "--rank", "1", "--top", "1", "--target-latency-ms", "83"]
+    assert tool("search").main(words) == 0
+    assert "dense: 200.00 ms" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="target_speedup is 0"):
+        search("resnet56_cifar", target_speedup=0, latency=model)
+    with pytest.raises(UsageError, match="expected a LatencyModel"):
+        search("resnet56_cifar", target_latency_ms=3)
+
+
+def test_a_layer_is_timed() -> None:
+    for module, rank, shape in (
+        (nn.Conv2d(4, 6, 3, padding=1, stride=2, device="meta"), 2, (1, 4, 8, 8)),
+        (nn.Conv2d(4, 6, 1, device="meta"), None, (1, 4, 8, 8)),
+        (nn.Linear(4, 6, device="meta"), None, (2, 4)),
+    ):
+        times = latency._time_layer(module, rank, shape, "cpu")
+        assert set(times) == {"contiguous", "channels_last"}
+        assert all(value > 0 for value in times.values())
+    assert torch.is_grad_enabled()

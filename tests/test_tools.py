@@ -100,15 +100,6 @@ def test_make_shapes(tmp_path: Path) -> None:
     assert tool("make_shapes").main(words) == 2
 
 
-def test_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool("benchmark").main(["similarity", "--ranks", "1", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert {"name", "ours", "other", "ratio"} <= row.keys()
-    assert tool("benchmark").main(["backbone", "--sizes", "32", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["name"] == "backbone 0.92G, 1 x 32x32"
-
-
 def test_pareto(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / "p.png", tmp_path / "p.svg"]
     words = ["--network", "resnet110", "--relative", "--output", *map(str, files)]

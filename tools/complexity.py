@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     rows: list[tuple[str, str, Complexity, dict[str, Any]]] = []
     for file in tqdm(args.files, unit="file", disable=None, leave=False):
         config = read_config(file) if Path(file).suffix in (".yaml", ".yml") else None
-        spec = read_spec(file) if config is None else config.spec()
+        spec = read_spec(file, deployed=True) if config is None else config.spec()
         extra: dict[str, Any] = {}
         if config is not None:
             extra = {"published": dict(config.published), "reconstructed": config.reconstructed}

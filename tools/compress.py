@@ -107,7 +107,7 @@ def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.
     """Return what to compress, and its architecture or spec."""
     if args.weights is None or not has_spec(args.weights):
         return args.weights, args.arch
-    net, spec = nd.load(args.weights)
+    net, spec = nd.load(args.weights, deployed=False)
     if spec.arch != args.arch:
         raise UsageError(f"--weights {args.weights}: is a {spec.arch}; --arch is {args.arch}")
     return net, spec

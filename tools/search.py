@@ -1,6 +1,7 @@
-r"""Find a setting that meets a budget of MACs, parameters or both, never above it.
+r"""Find a setting that meets a budget of MACs, parameters, latency, never above it.
 
-A rank and rates of the published form, within 1 % below; or with --allocate a rank for each layer and a rate for each
+A rank and rates of the published form, within 1 % below (a latency comes from a table of layers measured on this
+machine, which is built once and kept in the cache folder); or with --allocate a rank for each layer and a rate for each
 channel group, chosen on unlabelled images for the least change of the network's output, and written as a config.
 
 Examples:
@@ -18,15 +19,16 @@ from pathlib import Path
 
 import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.allocation import MEASURED, allocate
-from norton_det.cli import Parser, check_counts, command, human, table
+from norton_det.cli import Parser, check_counts, check_device, command, human, table
 from norton_det.config import Config, write_config
-from norton_det.cost import CONVENTIONS, Budget
+from norton_det.cost import CONVENTIONS, Budget, CostModel
 from norton_det.criteria import CRITERIA
 from norton_det.data.unlabelled import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
+from norton_det.latency import LatencyModel
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
-from norton_det.search import search
+from norton_det.search import RANKS, Candidate, search
 from norton_det.weights import initial_network
 
 
@@ -36,6 +38,10 @@ def _parser() -> Parser:
     add("--arch", required=True, help=f"one of: {', '.join(ARCHITECTURES)}")
     add("--target-macs", type=float, metavar="M", help="the most multiply-accumulates for one image")
     add("--target-params", type=float, metavar="P", help="the most parameters")
+    add("--target-latency-ms", type=float, metavar="T", help="the most milliseconds, deployed, on this machine")
+    add("--target-speedup", type=float, metavar="X", help="the same, as a factor to the dense network's, deployed")
+    add("--batch-size", default=1, type=int, help="images at once, of a latency (default: 1)")
+    add("--device", default="cpu", help="cpu or cuda, of a latency (default: cpu)")
     add("--rank", type=int, metavar="R", help="the only rank to look at (default: 1 to 8)")
     add("--convention", default="plain", help=f"how MACs are counted: {' or '.join(CONVENTIONS)} (default: plain)")
     add("--top", default=10, type=int, metavar="N", help="number of candidates to print (default: 10)")
@@ -55,30 +61,54 @@ def _parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments, search or allocate, and print."""
     args = _parser().parse_args(argv)
+    check_counts(args, batch_size=1)
+    check_device(args.device)
     if args.allocate:
         _allocate(args)
-        return
+    else:
+        _search(args)
+
+
+def _search(args: argparse.Namespace) -> None:
+    latency = None
+    if args.target_latency_ms is not None or args.target_speedup is not None:
+        ranks = RANKS if args.rank is None else (args.rank,)
+        model = CostModel(args.arch)
+        latency = LatencyModel(model, args.arch, ranks=ranks, batch=args.batch_size, device=args.device)
     found = search(
         args.arch,
         target_macs=args.target_macs,
         target_params=args.target_params,
+        target_latency_ms=args.target_latency_ms,
+        target_speedup=args.target_speedup,
+        latency=latency,
         rank=args.rank,
         convention=args.convention,
         most=args.top,
     )
     if args.json:
-        names = ("rank", "rates", "macs", "params", "macs_published", "deviation")
+        names = ("rank", "rates", "macs", "params", "macs_published", "deviation", "latency_ms")
         print(json.dumps([{name: getattr(candidate, name) for name in names} for candidate in found], indent=1))
         return
     rows = [
-        (c.rates, c.rank, human(c.macs), human(c.macs_published), human(c.params), f"{100 * c.deviation:.2f} %")
+        (c.rates, c.rank, human(c.macs), human(c.macs_published), human(c.params), f"{100 * c.deviation:.2f} %", _ms(c))
         for c in found
     ]
-    print(table(("rates", "rank", "MACs", "published convention", "parameters", "below the target"), rows))
+    print(table(("rates", "rank", "MACs", "published convention", "parameters", "below the target", "ms"), rows))
+    if latency is not None:
+        print(
+            f"dense: {latency.dense:.2f} ms; times are sums of layers measured alone: deploy to see the network's own"
+        )
+
+
+def _ms(candidate: Candidate) -> str:
+    return "-" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f}"
 
 
 def _allocate(args: argparse.Namespace) -> None:
     check_counts(args, calibration_images=1)
+    if args.target_latency_ms is not None or args.target_speedup is not None:
+        raise UsageError("--allocate with a target of latency: expected one of MACs, parameters or both")
     for name in ("weights", "calibrate"):
         if getattr(args, name) is None:
             raise UsageError(f"--allocate needs --{name}: what is cut is chosen for these weights, on training images")

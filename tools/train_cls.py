@@ -26,7 +26,6 @@ from norton_det.data.batching import Batching, hold_out
 from norton_det.data.folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.data.images import ImageSet, dataset_for, read_images
-from norton_det.decompositions import set_form
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.classify import Classification, evaluate
 from norton_det.engine.distill import by_logits, load_teacher
@@ -39,10 +38,11 @@ from norton_det.engine.train import Task, TrainOptions
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.spec import Spec
+from norton_det.training_forms import use_form
 from norton_det.weights import initial_network, read_file
 
 logger = logging.getLogger(__name__)
-_FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "model", "output_dir", "print_freq"}
+_FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "forms", "model", "output_dir", "print_freq"}
 _FREE |= {"resume", "start_epoch", "tensorboard", "test_only", "weights", "workers", "world_size"}
 
 
@@ -106,7 +106,7 @@ def _add_training(add: Any) -> None:
     add("--model-ema-steps", default=32, type=int)
     add("--model-ema-decay", default=0.99998, type=float)
     add("--amp", action="store_true", help="mixed precision")
-    add("--form", default="factored", help="how CP blocks are computed: factored, merged or dense (same parameters)")
+    add("--form", default="factored", help="how CP blocks are computed: factored, merged, dense, or auto: the fastest")
     add("--channels-last", action="store_true", help="memory format of the network")
     add("--print-freq", default=10, type=int, help="iterations between log lines")
     add("--output-dir", default=".", help="where the files go")
@@ -132,8 +132,8 @@ def main(argv: Sequence[str]) -> None:
         arch = _architecture(args)
         train, val = _images(args, arch)
         model, spec = _network(args, arch, train.classes)
-        set_form(model, args.form)
         model.to(device).to(memory_format=_memory_format(args))
+        args.forms = _set_forms(args, model, arch, device)
         train, val = train.to(device), val.to(device)
         batching = Batching(args.batch_size, args.seed, rank(), world_size())
         if args.test_only:
@@ -170,9 +170,26 @@ def _architecture(args: argparse.Namespace) -> str:
     return arch
 
 
+def _set_forms(args: argparse.Namespace, model: nn.Module, arch: str, device: torch.device) -> dict[str, str]:
+    """Let the CP blocks be computed as --form says; return what auto chose, which the checkpoint keeps."""
+    size = args.train_crop_size if _dataset(args, arch) == "imagenet" else ARCHITECTURES[arch].image_size
+    return use_form(
+        model,
+        args.form,
+        lambda: torch.randn(args.batch_size, 3, size, size, device=device),
+        resume=args.resume,
+        memory_format=torch.channels_last if args.channels_last else torch.contiguous_format,
+        amp=args.amp,
+    )
+
+
+def _dataset(args: argparse.Namespace, arch: str) -> str:
+    return args.dataset or dataset_for(ARCHITECTURES[arch].image_size)
+
+
 def _images(args: argparse.Namespace, arch: str) -> tuple[ImageSet, ImageSet]:
     """Return the images to train on and those to validate on."""
-    dataset = args.dataset or dataset_for(ARCHITECTURES[arch].image_size)
+    dataset = _dataset(args, arch)
     preset = Preset(**{field.name: getattr(args, field.name) for field in fields(Preset)})
     if dataset == "cifar10" and (args.auto_augment or args.random_erase):
         raise UsageError("--auto-augment and --random-erase: only with --dataset imagenet; cifar10 has its own")

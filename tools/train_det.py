@@ -33,7 +33,7 @@ from norton_det.compress import compress
 from norton_det.criteria import CRITERIA
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.copypaste import copy_paste
-from norton_det.decompositions import DECOMPOSITIONS, set_form
+from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import CocoEvaluator, Detection, Task, TrainingState, TrainOptions, format_metrics, kinds_of
 from norton_det.engine.average import adjusted_decay, moving_average
@@ -45,6 +45,7 @@ from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.engine.progress import tensorboard_log
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
+from norton_det.training_forms import use_form
 from norton_det.weights import read_file
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
 _FREE = {"backend", "config", "data_path", "device", "dist_url", "eval_every", "model", "output_dir", "print_freq"}
 _FREE |= {"resume", "start_epoch", "tensorboard", "test_only", "use_v2", "weights", "weights_backbone", "workers"}
-_FREE |= {"criterion", "decomposition", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates"}
+_FREE |= {"criterion", "decomposition", "forms", "max_size", "min_size", "model_kwargs", "norm_layer", "rank", "rates"}
 _FREE |= {"world_size"}
 
 
@@ -115,7 +116,7 @@ def _add_compression(add: Any) -> None:
     add("-cpr", "--rates", "--compress_rate", help='pruning rates, as "[0.]+[0.1]*2" (default: nothing is pruned)')
     add("--criterion", default="pabs", help=f"of pruning, one of: {', '.join(CRITERIA)}")
     add("--decomposition", default="cp", help=f"one of: {', '.join(DECOMPOSITIONS)} (default: cp)")
-    add("--form", default="factored", help="how CP blocks are computed: factored, merged or dense (same parameters)")
+    add("--form", default="factored", help="how CP blocks are computed: factored, merged, dense, or auto: the fastest")
 
 
 def _add_ours(add: Any) -> None:
@@ -151,9 +152,9 @@ def main(argv: Sequence[str]) -> None:
                 logger.info("--lr auto: %g for %d images an update", args.lr, images)
         train, val = _images(args)
         model, spec = _detector(args, train)
-        set_form(model, args.form)
+        args.forms = _set_forms(args, model.to(device), device)
         keep_losses_finite(model)
-        task = _task(args, model.to(device), train, val, device)
+        task = _task(args, model, train, val, device)
         if not args.test_only:
             _train(args, model, spec, task, images * args.model_ema_steps)
             return
@@ -175,8 +176,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
     if args.sync_bn and not args.device.startswith("cuda"):
         raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
-    check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1)
-    check_counts(args, accumulate=1, model_ema_steps=1, eval_every=1)
+    check_counts(args, batch_size=1, epochs=1, workers=0, print_freq=1, accumulate=1, model_ema_steps=1, eval_every=1)
     check_device(args.device)
 
 
@@ -227,6 +227,12 @@ def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Modu
         return model, spec
     names = ("rank", "rates", "criterion", "decomposition", "seed")
     return compress(model, arch=spec, **{name: getattr(args, name) for name in names})
+
+
+def _set_forms(args: argparse.Namespace, model: Any, device: torch.device) -> dict[str, Any]:
+    """Let the CP blocks be computed as --form says; return what auto chose, which the checkpoint keeps."""
+    images = [torch.rand(3, *tuple(model.transform.min_size[-1:]) * 2, device=device)] * args.batch_size
+    return use_form(model, args.form, lambda: images, resume=args.resume, amp=args.amp)
 
 
 def _task(

@@ -3,7 +3,11 @@
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = 64 * 2**20
+from norton_det.criteria.eigenvalues import smallest_eigenvalue
+from norton_det.vectors import contract
+
+_CLEARLY = 1e-6  # above zero
+_PAIRS = 2**15  # that are looked at together
 
 
 def largest_principal_cosine(factors: Tensor) -> Tensor:
@@ -24,16 +28,16 @@ def largest_principal_cosine(factors: Tensor) -> Tensor:
     if bool((dimensions == k).all()):  # they all span everything
         return torch.ones(n, n, dtype=torch.float64)
     cosines = torch.empty(n, n, dtype=torch.float64)
-    columns = bases.permute(1, 0, 2).flatten(1)  # (K, N * R)
-    block = max(1, _BLOCK_BYTES // (n * r * r * 8 * 4))
+    columns = bases.permute(2, 1, 0).contiguous()  # (R, K, N)
+    block = max(1, _PAIRS // n)
     for start in range(0, n, block):
-        rows = bases[start : start + block]
-        # (B, N - start, R, R): only the upper triangle of pairs, the rest by symmetry.
-        products = (rows.mT.flatten(0, 1) @ columns[:, start * r :]).view(len(rows), r, n - start, r).transpose(1, 2)
+        # Only the upper triangle of pairs, the rest by symmetry.
+        rows = columns[:, :, start : start + block].permute(0, 2, 1).reshape(1, -1, k)
+        products = (rows @ columns[:, :, start:]).view(r, r, -1)
         shared = torch.minimum(dimensions[start : start + block, None], dimensions[None, start:])
-        cosines[start : start + block, start:] = _kth_singular_value(products, shared)
-    upper = cosines.triu(1)
-    return upper + upper.T + torch.eye(n, dtype=torch.float64)
+        cosines[start : start + block, start:] = _kth_singular_value(products, shared.flatten()).view(shared.shape)
+    upper = cosines.triu_(1)
+    return (upper + upper.T).fill_diagonal_(1)
 
 
 def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,6 +51,9 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
     """
     f = factors.detach().to("cpu", torch.float64)
     q, triangle = torch.linalg.qr(f)
+    diagonal = triangle.diagonal(dim1=1, dim2=2).abs()
+    if bool((diagonal.amin(1) > _CLEARLY * diagonal.amax(1)).all()):  # no singular value is much below the diagonal
+        return q, torch.full((len(q),), q.shape[2])
     u, s, _ = torch.linalg.svd(triangle, full_matrices=False)
     tolerance = torch.finfo(torch.float64).eps * max(f.shape[1:]) * s[:, :1]
     present = s > tolerance
@@ -54,11 +61,15 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kth_singular_value(matrices: Tensor, k: Tensor) -> Tensor:
-    """Return the k-th largest singular value (1 for k = 0) of matrices (..., R, R), each between 0 and 1."""
-    r = matrices.shape[-1]
+    """Return the k-th largest singular value (1 for k = 0) of matrices (R, R, N), each between 0 and 1; k is (N,)."""
+    r = len(matrices)
     if r == 1:
-        value = matrices[..., 0, 0].abs()
+        value = matrices[0, 0].abs()
     else:
-        ascending = torch.linalg.eigvalsh(matrices.mT @ matrices)
-        value = ascending.gather(-1, (r - k).clamp(max=r - 1).unsqueeze(-1)).squeeze(-1).clamp(min=0).sqrt()
+        squares = contract(matrices.unsqueeze(2), matrices.unsqueeze(1))
+        few = (k < r).nonzero().flatten()  # zeros that stand for missing dimensions are not meant
+        ascending = torch.linalg.eigvalsh(squares[..., few].movedim(2, 0))
+        value = smallest_eigenvalue(squares)
+        value[few] = ascending.gather(1, (r - k[few]).clamp(max=r - 1).unsqueeze(1)).squeeze(1)
+        value = value.clamp(min=0).sqrt()
     return torch.where(k == 0, 1.0, value.clamp(max=1))

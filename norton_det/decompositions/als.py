@@ -1,8 +1,8 @@
 """CP decomposition of all filters of a layer at once.
 
-Each filter, a tensor of shape (I, Kh, Kw), is approximated by ``sum_r a_r o b_r o c_r``. Its mode-1 unfolding has rank
-Kh * Kw at most, so a QR factorisation shrinks I to that before alternating least squares (Kolda and Bader, "Tensor
-Decompositions and Applications", SIAM Review 2009, section 3.4) runs, batched over filters and starts, in float64.
+Each filter, a tensor of shape (I, Kh, Kw), is approximated by ``sum_r a_r o b_r o c_r``, by alternating least squares
+(Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 2009, section 3.4) from several starts, batched
+over filters and starts, in float64.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from norton_det.decompositions.sweeps import Fit, alternate, fit_a, unit
 from norton_det.errors import DataError, UsageError
 
 RIDGE = 1e-3
@@ -18,9 +19,8 @@ RIDGE = 1e-3
 The objective is at most 1 (its value at a = 0), so it bounds the energy of cancelling terms:
 ``sum ||term||^2 <= ||W||^2 / RIDGE``.
 """
-_SOLVE_RIDGE = 1e-12  # of the mean diagonal: only keeps Cholesky going on collinear terms
-_CHECK_EVERY = 10
-_RACE = 20  # iterations that every start gets; the better two of them go on
+_RACE = 10  # iterations that every start gets
+_FINALISTS = 2  # starts that go on after those
 
 
 class CPFactors(NamedTuple):
@@ -39,7 +39,7 @@ class CPFactors(NamedTuple):
 
 
 def cp_decompose(
-    weight: Tensor, rank: int, *, seed: int = 0, starts: int = 5, max_iterations: int = 500, tolerance: float = 1e-3
+    weight: Tensor, rank: int, *, seed: int = 0, starts: int = 5, max_iterations: int = 500, tolerance: float = 1e-2
 ) -> CPFactors:
     """Decompose each filter of a convolution.
 
@@ -63,26 +63,36 @@ def cp_decompose(
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; expected at least 1")
-    w = weight.detach().to("cpu", torch.float64)
-    finite = w.isfinite().flatten(1).all(1)
-    if not finite.all():
-        raise DataError(f"weights of filters {(~finite).nonzero().flatten().tolist()} are not finite")
+    w = weight.detach().cpu()
+    largest = _largest(w)
+    if not largest.isfinite().all():
+        raise DataError(f"weights of filters {(~largest.isfinite()).nonzero().flatten().tolist()} are not finite")
     out, inputs, kh, kw = w.shape
     if rank >= min(kh * kw, inputs * kw, inputs * kh):
-        return _exact(w, rank)
+        return _exact(w.double(), rank)
 
-    norm = w.abs().amax((1, 2, 3))  # first by the maximum: squares of tiny weights must not underflow
-    norm = norm * (w / norm.clamp(min=1e-300).view(-1, 1, 1, 1)).flatten(1).norm(dim=1)
-    alive = norm.nonzero().flatten()
-    unit = (w[alive] / norm[alive].view(-1, 1, 1, 1)).flatten(2)
-    basis, core = torch.linalg.qr(unit) if inputs > kh * kw else (None, unit)
-    a, b, c = _best_of_starts(core.unflatten(2, (kh, kw)), rank, seed, starts, max_iterations, tolerance)
-    if basis is not None:
-        a = basis @ a
-    factors = CPFactors(*(w.new_zeros(out, n, rank) for n in (inputs, kh, kw)))
-    for full, part in zip(factors, share_norm(a, b, c, norm[alive]), strict=True):
-        full[alive] = part
-    return factors
+    alive = largest.nonzero().flatten()
+    if not len(alive):
+        return CPFactors(*(largest.new_zeros(out, n, rank) for n in (inputs, kh, kw)))
+    if len(alive) < out:
+        w, largest = w[alive], largest[alive]
+    x = w.flatten(2) / largest.view(-1, 1, 1)  # in float64; squares of tiny weights must not underflow
+    gram = (x.mT @ x).permute(1, 2, 0).contiguous()
+    norm = gram.diagonal().sum(-1).sqrt()
+    b, c, fit = _best_of_starts(gram / norm.square(), (kh, kw), rank, seed, starts, max_iterations, tolerance)
+    # What is small is scaled and put in order; a, which is large, follows.
+    inverse, b, c = (factor.permute(2, 0, 1) for factor in (fit.inverse / norm, b, c))
+    inverse, b, c = share_norm(inverse, b, c, norm * largest, fit.gram_a.diagonal().clamp(min=0).sqrt())
+    factors = CPFactors(x @ inverse, b, c)
+    if len(alive) == out:
+        return factors
+    return CPFactors(*(f.new_zeros(out, *f.shape[1:]).index_copy_(0, alive, f) for f in factors))
+
+
+def _largest(w: Tensor) -> Tensor:
+    """Return the largest magnitude in each filter, float64 of shape (O,); not finite where a weight is not."""
+    low, high = w.flatten(1).aminmax(dim=1)
+    return torch.maximum(-low, high).double()
 
 
 def _exact(w: Tensor, rank: int) -> CPFactors:
@@ -105,110 +115,53 @@ def _exact(w: Tensor, rank: int) -> CPFactors:
 
 
 def _best_of_starts(
-    x: Tensor, rank: int, seed: int, starts: int, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a (N, M, R) and unit b (N, Kh, R), c (N, Kw, R) of the best start for each tensor in x (N, M, Kh, Kw)."""
-    n = x.shape[0]
+    gram: Tensor, kernel: tuple[int, int], rank: int, seed: int, starts: int, max_iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Fit]:
+    """Return unit b (Kh, R, N), c (Kw, R, N) of the best start for each ``gram``, and the fit of the a for them."""
+    n = gram.shape[-1]
     generator = torch.Generator().manual_seed(seed)
-    random = [_unit(torch.randn(n * (starts - 1), k, rank, generator=generator, dtype=x.dtype)) for k in x.shape[2:]]
-    b, c = (torch.cat(pair) for pair in zip(_svd_start(x, rank, generator), random, strict=True))
-    a, b, c = _als(x.repeat(starts, 1, 1, 1), b, c, RIDGE, min(_RACE, max_iterations), tolerance)
-    finalists = min(2, starts)
-    ranking = _squared_error(x.repeat(starts, 1, 1, 1), a, b, c).view(starts, n).argsort(dim=0, stable=True)
-    chosen = (ranking[:finalists] * n + torch.arange(n)).flatten()
-    a, b, c = _als(x.repeat(finalists, 1, 1, 1), b[chosen], c[chosen], RIDGE, max_iterations, tolerance)
-    error = _squared_error(x.repeat(finalists, 1, 1, 1), a, b, c)
-    best = error.view(finalists, n).argmin(0) * n + torch.arange(n)
-    return _without_ridge(x, a[best], b[best], c[best], max_iterations, tolerance)
+    random = [unit(torch.randn(k, rank, n * (starts - 1), generator=generator, dtype=gram.dtype)) for k in kernel]
+    b, c = (torch.cat(pair, -1) for pair in zip(_svd_start(gram, kernel, rank), random, strict=True))
+    for iterations, keep in ((min(_RACE, max_iterations), _FINALISTS), (max_iterations, 1)):
+        grams = gram.repeat(1, 1, b.shape[-1] // n)
+        b, c = alternate(grams, b, c, RIDGE, iterations, tolerance)
+        ranking = fit_a(grams, b, c, RIDGE).error.view(-1, n).argsort(dim=0, stable=True)
+        chosen = (ranking[:keep] * n + torch.arange(n)).flatten()
+        b, c = b[..., chosen], c[..., chosen]
+    return _without_ridge(gram, b, c, max_iterations, tolerance)
 
 
 def _without_ridge(
-    x: Tensor, a: Tensor, b: Tensor, c: Tensor, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    gram: Tensor, b: Tensor, c: Tensor, max_iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Fit]:
     """Go on without the ridge, and keep what that gives where it is better and its terms stay within the bound."""
-    free = _als(x, b, c, 0.0, max_iterations, tolerance)
-    better = _squared_error(x, *free) < _squared_error(x, a, b, c)  # false for NaN
-    bounded = free[0].square().sum((1, 2)) <= 1 / RIDGE
-    usable = (better & bounded).view(-1, 1, 1)
-    a, b, c = (torch.where(usable, new, old) for new, old in zip(free, (a, b, c), strict=True))
-    return a, b, c
+    free_b, free_c = alternate(gram, b, c, 0.0, max_iterations, tolerance)
+    free, held = fit_a(gram, free_b, free_c, 0.0), fit_a(gram, b, c, RIDGE)
+    usable = (free.error < held.error) & (free.size_a <= 1 / RIDGE)  # false for NaN
+    b, c = torch.where(usable, free_b, b), torch.where(usable, free_c, c)
+    return b, c, Fit(*(torch.where(usable, new, old) for new, old in zip(free, held, strict=True)))
 
 
-def _svd_start(x: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _svd_start(gram: Tensor, kernel: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
     """Take the leading right singular vectors of the mode-1 unfolding, and of each, as a matrix, the leading pair."""
-    n, _, kh, kw = x.shape
-    right = torch.linalg.svd(x.flatten(2), full_matrices=False).Vh[:, :rank]
-    u, _, vh = torch.linalg.svd(right.unflatten(2, (kh, kw)))
-    missing = rank - right.shape[1]
-    extra = [_unit(torch.randn(n, k, missing, generator=generator, dtype=x.dtype)) for k in (kh, kw)]
-    return torch.cat([u[..., 0].mT, extra[0]], 2), torch.cat([vh[..., 0, :].mT, extra[1]], 2)
+    right = torch.linalg.eigh(gram.permute(2, 0, 1)).eigenvectors.flip(-1)[..., :rank]  # singular values squared fall
+    u, _, vh = torch.linalg.svd(right.mT.unflatten(2, kernel))
+    return u[..., 0].permute(2, 1, 0), vh[..., 0, :].permute(2, 1, 0)
 
 
-def _als(
-    x: Tensor, b: Tensor, c: Tensor, ridge: float, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Alternate until every problem has converged; those that have are taken out of the batch."""
-    a, error = _solve_a(x, b, c, ridge)
-    done = (a.clone(), b.clone(), c.clone())
-    active = torch.arange(x.shape[0])
-    for iteration in range(1, max_iterations + 1):
-        y = (x.flatten(2).mT @ a).unflatten(1, x.shape[2:])  # (N, Kh, Kw, R): x contracted with a
-        b = _unit(_solve(_gram(a) * _gram(c), torch.einsum("nhwr,nwr->nhr", y, c)), b)
-        c = _unit(_solve(_gram(a) * _gram(b), torch.einsum("nhwr,nhr->nwr", y, b)), c)
-        a, new_error = _solve_a(x, b, c, ridge)
-        if iteration % _CHECK_EVERY == 0 or iteration == max_iterations:
-            for full, part in zip(done, (a, b, c), strict=True):
-                full[active] = part
-            going = error - new_error > tolerance * new_error
-            error = new_error[going]
-            active, x, a, b, c = (t[going] for t in (active, x, a, b, c))
-            if not len(active):
-                break
-    return done
+def share_norm(a: Tensor, b: Tensor, c: Tensor, norm: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Order terms by falling norm, and let a, b and c carry equal parts of it.
 
-
-def _squared_error(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    return (x - torch.einsum("nmr,nhr,nwr->nmhw", a, b, c)).square().sum((1, 2, 3))
-
-
-def _solve_a(x: Tensor, b: Tensor, c: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Return the least-squares a (N, M, R) for given b, c and the squared error (N,), the ridge's term included."""
-    khatri_rao = torch.einsum("nhr,nwr->nhwr", b, c).flatten(1, 2)
-    gram = _gram(b) * _gram(c)
-    gram.diagonal(dim1=1, dim2=2).add_(ridge)
-    target = x.flatten(2) @ khatri_rao
-    a = _solve(gram, target)
-    error = x.square().sum((1, 2, 3)) - 2 * (a * target).sum((1, 2)) + (a * (a @ gram)).sum((1, 2))
-    return a, error
-
-
-def _gram(factor: Tensor) -> Tensor:
-    return factor.mT @ factor
-
-
-def _solve(gram: Tensor, target: Tensor) -> Tensor:
-    """Return ``target @ inv(gram)`` for positive semi-definite ``gram`` (N, R, R) and ``target`` (N, K, R)."""
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
-    scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-300).view(-1, 1, 1)
-    factor, info = torch.linalg.cholesky_ex(gram + _SOLVE_RIDGE * scale * eye)
-    if info.any():
-        failed = info.nonzero().flatten()
-        factor[failed] = torch.linalg.cholesky(gram[failed] + 1e-6 * scale[failed] * eye)
-    return torch.cholesky_solve(target.mT, factor).mT
-
-
-def _unit(factor: Tensor, fallback: Tensor | None = None) -> Tensor:
-    """Scale the columns of (N, K, R) to norm 1; a zero column (its term has vanished) is taken from ``fallback``."""
-    norm = factor.square().sum(1, keepdim=True).sqrt()
-    unit = factor / norm.clamp(min=1e-300)
-    return unit if fallback is None else torch.where(norm > 0, unit, fallback)
-
-
-def share_norm(a: Tensor, b: Tensor, c: Tensor, norm: Tensor) -> tuple[Tensor, ...]:
-    """Order terms by falling norm, and let a, b and c carry equal parts of it (b and c come with unit columns)."""
-    size = a.norm(dim=1)
+    Args:
+        a: of shape (N, K, R), or what a is a linear function of.
+        b: unit columns, of shape (N, Kh, R).
+        c: unit columns, of shape (N, Kw, R).
+        norm: what each problem is multiplied with, of shape (N,).
+        size: norms of the columns of a, of shape (N, R); None: they are those of the first argument.
+    """
+    size = a.norm(dim=1) if size is None else size
     order = size.argsort(dim=1, descending=True, stable=True).unsqueeze(1)
     a, b, c = (f.gather(2, order.expand_as(f)) for f in (a, b, c))
     size = size.gather(1, order.squeeze(1)).unsqueeze(1)
     third = (size * norm.view(-1, 1, 1)).pow(1 / 3)
-    return a / size.clamp(min=1e-300) * third, b * third, c * third
+    return a * (third / size.clamp(min=1e-300)), b * third, c * third

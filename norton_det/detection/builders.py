@@ -82,7 +82,7 @@ def _on_backbone(
     backbone: nn.Module | None = None
     inner = Spec("resnet50", RESNET50.num_classes)
     if isinstance(weights, (str, Path)) and Path(weights).suffix == ".safetensors":
-        backbone, inner = load(weights)
+        backbone, inner = load(weights, deployed=False)
         if inner.arch != "resnet50":
             raise UsageError(f"weights_backbone {weights}: is a {inner.arch}; expected a resnet50")
     elif weights is not None:

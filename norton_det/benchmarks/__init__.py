@@ -1,0 +1,17 @@
+"""Benchmarks: what this package does against what a user would do otherwise, both in one process, in turn."""
+
+from norton_det.benchmarks import growth, methods, networks, start
+from norton_det.benchmarks.compare import CASES, Row, Settings, compare
+
+__all__ = ["BENCHMARKS", "CASES", "Row", "Settings", "compare"]
+
+BENCHMARKS = {
+    "decompose": methods.decompositions,
+    "similarity": methods.similarities,
+    "backbone": networks.backbones,
+    "detector": networks.detectors,
+    "train-step": networks.train_steps,
+    "import": start.imports,
+    growth.NAME: growth.growths,
+}
+"""The benchmarks: settings -> names of cases and their arguments."""

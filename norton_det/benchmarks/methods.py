@@ -1,0 +1,125 @@
+"""Decomposing and comparing filters, against loops over them. The loops do a sample that is stated."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from norton_det.benchmarks.compare import CASES, Case, Settings, Side
+from norton_det.criteria.elimination import eliminate
+from norton_det.criteria.pabs import pabs_distance
+from norton_det.decompositions.als import CPFactors, cp_decompose
+
+_PARAFAC_ITERATIONS = 300
+
+
+def decompositions(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the cases of ``decompose``."""
+    for rank in settings.ranks:
+        yield "decompose", {"rank": rank}
+
+
+def similarities(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the cases of ``similarity``."""
+    for rank in settings.ranks:
+        yield "similarity", {"rank": rank}
+
+
+def decompose(rank: int, sample: int = 2) -> Case:
+    """Decompose the sixteen 3x3 convolutions of a ResNet-50; other: tensorly's parafac, filter by filter."""
+    torch.manual_seed(0)
+    modules = resnet50().modules()
+    weights = [m.weight.detach() for m in modules if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    return _decomposition(f"decompose ResNet-50, rank {rank}", weights, rank, sample)
+
+
+def decompose_layer(filters: int, channels: int, rank: int, sample: int = 4) -> Case:
+    """Decompose a 3x3 convolution; other: tensorly's parafac, filter by filter."""
+    weight = torch.randn(filters, channels, 3, 3, generator=torch.Generator().manual_seed(0))
+    return _decomposition(f"decompose {filters} filters of {channels} channels, rank {rank}", [weight], rank, sample)
+
+
+def _decomposition(name: str, weights: list[Tensor], rank: int, sample: int) -> Case:
+    count = sum(len(weight) for weight in weights)
+
+    def ours() -> Side:
+        errors: list[float] = []
+
+        def run() -> None:
+            fits = [cp_decompose(weight, rank) for weight in weights]
+            some = [CPFactors(*(factor[:sample] for factor in fit)).reconstruct() for fit in fits]
+            errors[:] = [_nmse(w[:sample].double(), fit) for w, fit in zip(weights, some, strict=True)]
+
+        return Side(run, lambda: f"NMSE {np.mean(errors):.5f}")
+
+    def other() -> Side:
+        import tensorly as tl
+        from tensorly.decomposition import parafac
+
+        errors: list[float] = []
+
+        def fit(filter_: NDArray[np.float64]) -> NDArray[np.float64]:
+            options = {"n_iter_max": _PARAFAC_ITERATIONS, "init": "random", "random_state": 0}
+            whole: NDArray[np.float64] = tl.cp_to_tensor(parafac(filter_, rank, **options))
+            return whole
+
+        def run() -> None:
+            parts = [weight[:sample].double() for weight in weights]
+            errors[:] = [_nmse(part, torch.from_numpy(np.stack([fit(f) for f in part.numpy()]))) for part in parts]
+
+        return Side(run, lambda: f"other {np.mean(errors):.5f} on the {sample} filters of each layer that it does")
+
+    return Case(name, ours, other, count / (sample * len(weights)))
+
+
+def _nmse(weight: Tensor, fit: Tensor) -> float:
+    error = (weight - fit).flatten(1).square().sum(1) / weight.flatten(1).square().sum(1)
+    return error.mean().item()
+
+
+def similarity(rank: int, filters: int = 512, sample: int = 24) -> Case:
+    """Compute PABS of 512 filters and keep a quarter; other: scipy's subspace_angles, pair by pair, no elimination."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (filters, 3, 3)
+    factors = tuple(torch.randn(filters, n, rank, dtype=torch.float64, generator=generator) for n in sizes)
+    pairs = [(i, j) for i in range(sample) for j in range(i)]
+    distances = np.zeros((sample, sample))
+
+    def ours() -> Side:
+        found: list[Tensor] = []
+
+        def run() -> None:
+            found[:] = [pabs_distance(factors)]
+            eliminate(found[0], filters // 4)
+
+        def detail() -> str:
+            own = found[0][:sample, :sample]
+            reference = torch.from_numpy(distances + distances.T)
+            same = torch.equal(eliminate(own, sample // 4), eliminate(reference, sample // 4))
+            return (
+                f"largest difference {(own - reference).abs().max():.0e}, survivors {'the same' if same else 'differ'}"
+            )
+
+        return Side(run, detail)
+
+    def other() -> Side:
+        from scipy.linalg import subspace_angles
+
+        arrays = [factor[:sample].numpy() for factor in factors]
+
+        def run() -> None:
+            for i, j in pairs:
+                distances[i, j] = sum(float(subspace_angles(a[i], a[j])[0]) for a in arrays)
+
+        return Side(run, lambda: f"other does {len(pairs)} pairs of {sample} filters")
+
+    return Case(f"similarity of {filters} filters, rank {rank}", ours, other, filters * (filters - 1) / 2 / len(pairs))
+
+
+CASES.register("decompose", decompose)
+CASES.register("decompose-layer", decompose_layer)
+CASES.register("similarity", similarity)

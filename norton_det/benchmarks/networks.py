@@ -1,0 +1,179 @@
+"""Running and training networks, compressed against dense, both deployed or both in their fastest training form."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from norton_det.benchmarks.compare import CASES, Case, Settings, Side
+from norton_det.benchmarks.detector import DETECTORS, watched
+from norton_det.build import build
+from norton_det.complexity import DETECTOR_SIZE, count_complexity
+from norton_det.config import read_config
+from norton_det.deploy import FORMATS, deploy
+from norton_det.models import ARCHITECTURES
+from norton_det.setting import spec_of_setting
+from norton_det.spec import Spec
+from norton_det.timing import time_alternating
+from norton_det.training_forms import set_fastest_forms
+
+ROW = "imagenet/resnet50_0.92g.yaml"
+"""The config of the backbone."""
+_TRIED = 2  # runs by which the memory format of training is chosen
+
+
+def backbones(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the cases of ``backbone``."""
+    common = {"config": str(settings.configs / ROW), "device": settings.device, "amp": settings.amp}
+    for size in settings.sizes:
+        for batch in settings.batch_sizes:
+            for case in ("backbone", "backbone-eager", "backbone-rank4"):
+                yield case, {"size": size, "batch": batch, **common}
+
+
+def detectors(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the cases of ``detector``."""
+    for kind, config in DETECTORS.items():
+        path = str(settings.configs / "coco" / config)
+        yield "detector", {"kind": kind, "config": path, "device": settings.device, "amp": settings.amp}
+
+
+def train_steps(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the cases of ``train-step``: every published classifier."""
+    for folder, batch in (("cifar10", settings.train_batch), ("imagenet", max(1, settings.train_batch // 4))):
+        for path in sorted((settings.configs / folder).glob("*.yaml")):
+            yield "train-step", {"config": str(path), "batch": batch, "device": settings.device, "amp": settings.amp}
+
+
+def _forward(net: Callable[..., object], inputs: Any, amp: bool) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode(), _autocast(inputs, amp):
+            net(inputs)
+
+    return run
+
+
+def _autocast(inputs: Any, amp: bool) -> torch.autocast:
+    first = inputs if isinstance(inputs, torch.Tensor) else inputs[0]
+    return torch.autocast(first.device.type, torch.bfloat16, enabled=amp)
+
+
+@lru_cache(maxsize=3)  # the cases of one size share theirs
+def _deployed(text: str, batch: int, size: int, device: str, amp: bool) -> Any:
+    images = torch.randn(batch, 3, size, size, device=device)
+    with _autocast(images, amp):
+        return deploy(build(Spec.from_json(text), device), images)
+
+
+def _backbone(
+    name: str, ours: Spec, other: Spec, *, batch: int, size: int, device: str, amp: bool, eager: bool
+) -> Case:
+    images = torch.randn(batch, 3, size, size, device=device)
+
+    def deployed(spec: Spec) -> Side:
+        net = _deployed(spec.to_json(), batch, size, device, amp)
+        return Side(_forward(net, images, amp), lambda: _told(net.deployment) if spec.ranks else "")
+
+    def plain() -> Side:
+        return Side(_forward(build(other, device).eval(), images, amp))
+
+    return Case(f"{name}, {batch} x {size}x{size}", lambda: deployed(ours), plain if eager else lambda: deployed(other))
+
+
+def _told(done: Any) -> str:
+    forms = Counter(block.form for block in done.blocks)
+    blocks = sum(block.milliseconds[block.form] for block in done.blocks)
+    share = blocks / done.milliseconds[done.memory_format]
+    kinds = ", ".join(f"{count} {form}" for form, count in forms.most_common())
+    return f"{kinds}, {done.memory_format}; CP blocks take {share:.0%} of the time"
+
+
+def backbone(config: str, **options: Any) -> Case:
+    """Run the ResNet-50 of a config, deployed; other: the dense one, deployed the same way."""
+    spec = read_config(config).spec()
+    return _backbone("backbone 0.92G; other: dense", spec, _dense(spec), eager=False, **options)
+
+
+def backbone_eager(config: str, **options: Any) -> Case:
+    """Run the ResNet-50 of a config, deployed; other: as three convolutions and a sum a block, in eager mode."""
+    spec = read_config(config).spec()
+    return _backbone("backbone 0.92G; other: plain blocks", spec, spec, eager=True, **options)
+
+
+def backbone_rank4(config: str, **options: Any) -> Case:
+    """Run a ResNet-50 of rank 4 without pruning, deployed; other: the dense one, deployed the same way."""
+    dense = _dense(read_config(config).spec())
+    rank4 = spec_of_setting("resnet50", 4, None)
+    return _backbone("backbone of rank 4, unpruned; other: dense", rank4, dense, eager=False, **options)
+
+
+def _dense(spec: Spec) -> Spec:
+    return Spec(spec.arch, spec.num_classes)
+
+
+def detector(kind: str, config: str, device: str = "cpu", amp: bool = False, size: int = DETECTOR_SIZE) -> Case:
+    """Run an R-CNN at fixed proposals, deployed; other: the dense one, deployed the same way; with times of parts."""
+    spec = read_config(config).spec()
+    images = [torch.rand(3, size, size, device=device)]
+
+    def side(spec: Spec) -> Side:
+        with _autocast(images, amp):
+            net, parts = watched(deploy(build(spec, device), images, repeats=2))
+        return Side(_forward(net, images, amp), parts=parts)
+
+    ratio = count_complexity(_dense(spec)).macs / count_complexity(spec).macs
+    name = f"detector {kind} at {size}x{size} ({ratio:.2f} times fewer MACs); other: dense"
+    return Case(name, lambda: side(spec), lambda: side(_dense(spec)))
+
+
+def train_step(config: str, batch: int, device: str = "cpu", amp: bool = False) -> Case:
+    """Take a step of training, forward, back and update; other: the dense network. Memory formats as is fastest."""
+    spec = read_config(config).spec()
+    size = ARCHITECTURES[spec.arch].image_size
+    images = torch.randn(batch, 3, size, size, device=device)
+    labels = torch.randint(spec.num_classes, (batch,), device=device)
+
+    def side(spec: Spec) -> Side:
+        steps = {
+            name: _step(build(spec, device), images, labels, memory_format, amp)
+            for name, memory_format in FORMATS.items()
+        }
+        seconds = time_alternating({name: side.run for name, side in steps.items()}, _TRIED)
+        return steps[min(seconds, key=lambda name: min(seconds[name]))]
+
+    ratio = count_complexity(_dense(spec)).macs / count_complexity(spec).macs
+    name = f"train-step {Path(config).stem}, batch {batch} ({ratio:.2f} times fewer MACs); other: dense"
+    return Case(name, lambda: side(spec), lambda: side(_dense(spec)))
+
+
+def _step(
+    net: nn.Module, images: torch.Tensor, labels: torch.Tensor, memory_format: torch.memory_format, amp: bool
+) -> Side:
+    net.to(memory_format=memory_format).train()
+    images = images.contiguous(memory_format=memory_format)
+    choices = set_fastest_forms(net, images, memory_format=memory_format, amp=amp)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+
+    def run() -> None:
+        with _autocast(images, amp):
+            loss = nn.functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    forms = Counter(choice.form for choice in choices)
+    return Side(run, lambda: ", ".join(f"{count} {form}" for form, count in forms.most_common()))
+
+
+for _name, _case in (
+    ("backbone", backbone),
+    ("backbone-eager", backbone_eager),
+    ("backbone-rank4", backbone_rank4),
+    ("detector", detector),
+    ("train-step", train_step),
+):
+    CASES.register(_name, _case)

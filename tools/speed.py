@@ -1,0 +1,111 @@
+"""Write the page on speed, and its picture of how cost grows, from rows of benchmark.py."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from norton_det.benchmarks import BENCHMARKS, Row
+from norton_det.benchmarks.growth import NAME, growth_figure
+from norton_det.checkpoint import write_atomically
+from norton_det.cli import Parser, command
+from norton_det.errors import DataError, UsageError
+
+DOCS = Path(__file__).parent.parent / "docs"
+PICTURE = "speed_growth.svg"
+_HEADER = ("", "ours, s", "other, s", "ratio", "spread", "ours, MB", "other, MB", "")
+_PAGE = """# Speed
+
+Written by `python tools/speed.py`; do not edit. All figures come from one command, on a machine that does nothing else:
+
+```sh
+python tools/benchmark.py all --output docs/speed.json && python tools/speed.py
+```
+
+## Method
+
+Ours and what a user would do otherwise run in one process, in turn, after a run of each that does not count. *Ratio*
+is the median of the ratios of neighbouring runs; *spread* is the largest time less the smallest, over the median, of
+ours and of the other. Memory is the peak of a process that does one side alone, torch and all preparations included; on
+a GPU it is what torch holds there while it runs.
+
+- `decompose`: the sixteen 3x3 convolutions of a ResNet-50 (random weights). The other is a loop of tensorly's `parafac`
+  (random start, at most 300 iterations) on two filters of each layer, scaled to all.
+- `similarity`: PABS of 512 filters with 512 channels, and their elimination down to a quarter. The other is a loop of
+  scipy's `subspace_angles` over the pairs of 24 filters, scaled to all pairs, without an elimination.
+- `backbone`: the 0.92G ResNet-50, deployed, against the dense one deployed the same way, and against itself as three
+  convolutions and a sum a block; and a ResNet-50 of rank 4 without pruning against the dense one.
+- `detector`: the three R-CNNs with that backbone at 800x800, both deployed, at exactly 1000 proposals and one
+  detection, fixed so that the work does not depend on the weights. Every part is timed by itself.
+- `train-step`: forward, back and update of every published classifier, each CP block in its fastest form, and the
+  network in its fastest memory format, against the dense network in its.
+- `import`: a new interpreter that imports `norton_det`, against one that imports `torchvision`.
+
+`--device cuda`, with `--amp` or without, does the networks on a GPU.
+
+{results}
+"""
+
+
+@command
+def main(argv: Sequence[str]) -> None:
+    """Parse the arguments, draw and write."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--rows", default=str(DOCS / "speed.json"), metavar="FILE", help="rows of benchmark.py")
+    parser.add_argument("--output", default=str(DOCS / "speed.md"), metavar="FILE", help="page to write")
+    args = parser.parse_args(argv)
+    page = Path(args.output)
+    if not page.parent.is_dir():
+        raise UsageError(f"--output {page}: folder {page.parent} does not exist")
+    rows = read_rows(Path(args.rows))
+    results = _results(rows) if rows else "Nothing has been measured yet."
+    if any(row.benchmark == NAME for row in rows):
+        write_atomically(page.parent / PICTURE, growth_figure(rows).savefig)
+    write_atomically(page, lambda name: Path(name).write_text(_PAGE.format(results=results)))
+    print(f"written: {page}")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what ``benchmark.py --output`` wrote; no file is no rows.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [Row(**row) for row in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: expected rows of benchmark.py: {error}") from None
+
+
+def _results(rows: Sequence[Row]) -> str:
+    sections = ["## Results", "\n".join(f"Machine: {machine}." for machine in sorted({row.machine for row in rows}))]
+    for name in BENCHMARKS:
+        chosen = [row for row in rows if row.benchmark == name]
+        if chosen and name == NAME:
+            sections += ["### How cost grows", f"![Seconds against what grows]({PICTURE})"]
+        elif chosen:
+            sections += [f"### {name}", _markdown(_HEADER, [_cells(row) for row in chosen])]
+            sections += [_parts(row) for row in chosen if row.parts]
+    return "\n\n".join(sections)
+
+
+def _cells(row: Row) -> list[str]:
+    memory = ["" if value is None else f"{value:.0f}" for value in (row.ours_memory, row.other_memory)]
+    spread = f"{row.ours_spread:.0%} / {row.other_spread:.0%}"
+    return [row.name, f"{row.ours:.3g}", f"{row.other:.3g}", f"{row.ratio:.2f}", spread, *memory, row.detail]
+
+
+def _parts(row: Row) -> str:
+    cells = [(part, f"{a:.3f}", f"{b:.3f}", f"{b / a:.2f}") for part, (a, b) in row.parts.items()]
+    return f"Parts of {row.name}:\n\n{_markdown(('part', 'ours, s', 'other, s', 'ratio'), cells)}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
