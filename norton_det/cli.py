@@ -116,6 +116,8 @@ def rank_or_ranks(text: str) -> int | str:
     """Return the rank that an argument is, or ranks like [2]*9+[3]*18 as text; a ``type`` for ``add_argument``."""
     if text.isdigit():
         return int(text)
+    if not text.startswith("["):
+        raise argparse.ArgumentTypeError(f"{text!r} is no rank; expected a number, or one a layer as [2]*9+[3]*18")
     try:
         parse_ranks(text)
     except UsageError as error:

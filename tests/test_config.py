@@ -98,7 +98,7 @@ def test_the_cost_model_of_a_detector() -> None:
             "arch: resnet56_cifar\ndataset: cifar10\nranks: 3",
             "unknown field 'ranks'; expected one of: arch,",
         ),
-        ("arch: resnet56_cifar\ndataset: cifar10\nrank: two", "rank is 'two'; expected a int"),
+        ("arch: resnet56_cifar\ndataset: cifar10\nrank: two", "rank 'two': expected a term like [2]"),
         ("arch: resnet57\ndataset: cifar10", "unknown architecture 'resnet57'"),
         ("arch: resnet56_cifar\ndataset: cifar10\nrates: '[0.1]*3'", "rates has 3 values; resnet56_cifar takes 30"),
         ("arch: resnet56_cifar\ndataset: cifar10\nrecipe: none.yaml", "none.yaml: no such file; expected the recipe"),

@@ -122,7 +122,7 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("compress", [*COMPRESS, "--criterion", "x", "--rates", "[0.1]*30"], 2, "unknown criterion 'x'"),
         ("compress", [*COMPRESS, "--decomposition", "x", "--rank", "1"], 2, "unknown decomposition 'x'"),
         ("compress", [*COMPRESS, "--rank", "0"], 2, "rank is 0"),
-        ("compress", [*COMPRESS, "--rank", "two"], 2, "argument --rank: invalid int value: 'two'"),
+        ("compress", [*COMPRESS, "--rank", "two"], 2, "argument --rank: 'two' is no rank; expected a number"),
         ("compress", [*COMPRESS, "--rates", "[0.1*3"], 2, "expected a term"),
         ("compress", [*COMPRESS, "--rates", "[0.1]*3"], 2, "rates has 3 values; resnet56_cifar takes 30"),
         ("compress", [*COMPRESS, "--rates", "[0.99]*30"], 2, "leaves none of its 16 filters"),

@@ -26,7 +26,7 @@ def test_the_fastest_form_of_each_block_is_set(caplog: pytest.LogCaptureFixture)
     assert len(choices) == 13
     assert all(choice.milliseconds[choice.form] == min(choice.milliseconds.values()) for choice in choices)
     assert forms_of(net) == {choice.name: choice.form for choice in choices}
-    assert "forms of the CP blocks: " in caplog.text
+    assert "forms of decomposed layers: " in caplog.text
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -43,5 +43,5 @@ def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
     assert set(forms_of(net).values()) == {"factored"}
     with pytest.raises(UsageError, match="unknown form 'fast'"):
         use_form(net, "fast", lambda: None)
-    with pytest.raises(UsageError, match="form of '2': no such CP block"):
+    with pytest.raises(UsageError, match="form of '2': no such decomposed layer"):
         set_forms(net, {"2": "dense"})
