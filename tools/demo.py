@@ -74,8 +74,9 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(f"--output {out}: exists already; expected a new folder")
     out.mkdir(parents=True)
     data = out / "shapes"
-    _run("make_shapes", output=data, train=args.train, val=args.val, size=args.size)
+    made = _run("make_shapes", output=data, train=args.train, val=args.val, size=args.size)
     rows = [_detector("dense", out / "dense", data, args)]
+    rows[0]["steps"].insert(0, made)
     for text, (rank, rates) in zip(args.settings, settings, strict=True):
         folder = out / f"setting{len(rows)}"
         compressed = f"{folder}.safetensors"

@@ -166,5 +166,13 @@ def run_for_memory(case: str, side: str, arguments: Mapping[str, Any]) -> float:
         run()
         return torch.cuda.max_memory_allocated() / 1e6
     run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, but bytes on macOS
+    return _peak_of_this_process()
+
+
+def _peak_of_this_process() -> float:
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux: ru_maxrss is at least that of the process that started this one
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return float(lines["VmHWM"].split()[0]) / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, kB elsewhere
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
