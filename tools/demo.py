@@ -29,6 +29,7 @@ from norton_det.cli import Parser, check_counts, command, human, parse_setting, 
 from norton_det.data import CocoDataset
 from norton_det.data.shapes import CLASSES
 from norton_det.engine import Legend, detect, draw_detections, side_by_side
+from norton_det.engine.coco_eval import MAIN_LINES
 from norton_det.errors import UsageError
 from norton_det.timing import time_alternating
 
@@ -42,8 +43,6 @@ SMALL_IMAGES = {
 SHOWN = 8
 REPEATS = 10
 SETTING = "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
-LINES = {"keypoints": ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
-BOX_LINES = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
 def _parser() -> Parser:
@@ -170,7 +169,7 @@ def _time(models: dict[str, nn.Module], images: list[Tensor], rows: list[dict[st
 def _report(rows: list[dict[str, Any]], args: argparse.Namespace, path: Path) -> None:
     """Print the tables, and write all of it."""
     for kind in rows[0]["metrics"]:
-        lines = LINES.get(kind, BOX_LINES)
+        lines = MAIN_LINES[kind]
         cells = [(row["setting"], *(f"{row['metrics'][kind][line]:.3f}" for line in lines)) for row in rows]
         print(f"\n{table((kind, *lines), cells)}")
     costs = [

@@ -13,6 +13,8 @@ from norton_det.checks import read_json
 from norton_det.cli import Parser, command, human
 from norton_det.complexity import count_complexity
 from norton_det.config import read_config
+from norton_det.engine.coco_eval import MAIN_LINES
+from norton_det.errors import DataError
 from norton_det.results import DENSE, MeasuredRow, baseline, parse_count, read_measured
 
 ROOT = Path(__file__).parent.parent
@@ -49,8 +51,6 @@ or name; MACs are at 800x800 with 1000 proposals; minutes are those of all the c
 
 {detectors}
 """
-_LINES = {"keypoints": ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
-_BOX_LINES = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
 @command
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         "--detectors", default=str(ROOT / "docs" / "detectors"), metavar="DIR", help="reports of demo.py"
     )
     args = parser.parse_args(argv)
-    reports = [read_json(file, dict, "a report of demo.py") for file in sorted(Path(args.detectors).glob("*.json"))]
+    reports = [_read_report(file) for file in sorted(Path(args.detectors).glob("*.json"))]
     rows = read_measured(args.measured)
     files = sorted((ROOT / "configs").glob("*/*.yaml"))
     configs = [_config_row(file) for file in tqdm(files, desc="count", unit="config", disable=None, leave=False)]
@@ -112,12 +112,19 @@ def _measured_row(row: MeasuredRow, rows: Sequence[MeasuredRow]) -> list[str]:
     ]
 
 
+def _read_report(file: Path) -> Any:
+    report = read_json(file, dict, "a report of demo.py")
+    if missing := [name for name in ("title", "rows") if not report.get(name)]:
+        raise DataError(f"{file}: lacks {' and '.join(missing)}; expected a report of demo.py")
+    return report
+
+
 def _report(report: Mapping[str, Any]) -> str:
     """Return the section of one detector: a table for each kind of figures, the costs, the commands."""
     rows = report["rows"]
     parts = [f"### {report['title']}"]
     for kind in rows[0]["metrics"]:
-        lines = _LINES.get(kind, _BOX_LINES)
+        lines = MAIN_LINES[kind]
         cells = [[_name(row), *(f"{row['metrics'][kind][line]:.3f}" for line in lines)] for row in rows]
         parts.append(_markdown((kind, *lines), cells))
     costs = [

@@ -24,6 +24,8 @@ METRICS = {
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
 }
 """Kinds of results, and the lines of pycocotools' summary for each."""
+MAIN_LINES = {kind: tuple(line for line in lines if line[-1] not in "sml") for kind, lines in METRICS.items()}
+"""The lines that are for objects of all sizes."""
 CLASSES = "classes"
 """Where the figures of single classes are, beside those lines."""
 _DEFAULT_SIGMA = 0.05
