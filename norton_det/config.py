@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from norton_det.checkpoint import write_atomically
 from norton_det.errors import DataError, UsageError
 from norton_det.setting import spec_of_setting
 from norton_det.spec import Spec
@@ -97,7 +98,8 @@ def write_config(config: Config, path: str | Path) -> None:
     empty = Config(config.arch, config.dataset)
     values = {f.name: getattr(config, f.name) for f in fields(Config)}
     own = {name: value for name, value in values.items() if name in _REQUIRED or value != getattr(empty, name)}
-    Path(path).write_text(yaml.safe_dump(own, sort_keys=False, width=1000))
+    text = yaml.safe_dump(own, sort_keys=False, width=1000)
+    write_atomically(path, lambda file: Path(file).write_text(text))
 
 
 def _read_mapping(path: Path, what: str) -> dict[str, Any]:
