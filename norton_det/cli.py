@@ -161,18 +161,6 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device {device}: not available here; expected cpu") from None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table as text: the first column to the left, the others to the right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def human(count: float) -> str:
     """Return a count as people write it: 899.6M, 4.09G."""
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

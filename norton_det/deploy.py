@@ -1,8 +1,8 @@
 """Deployment: the fastest equal form of a network for inference, on the machine at hand.
 
-Batch norms are folded into the convolutions before them; each decomposed layer becomes the one of its equal forms that
-is fastest on the shapes that an example gives it; the memory format is the one in which the whole is fastest. Fewer
-multiply-accumulates are not always less time, so all of this is measured.
+Batch norms are folded into the convolutions before them; each layer that has equal forms (decomposed ones, linear ones,
+RoIAlign) becomes the one that is fastest on the shapes that an example gives it; the memory format is the one in which
+the whole is fastest. Fewer multiply-accumulates are not always less time, so all of this is measured.
 """
 
 import copy
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.decompositions import Decomposition
+import norton_det.inference_forms  # noqa: F401  registers forms
 from norton_det.decompositions.forms import expand, forms_of
 from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
-from norton_det.measuring import BlockChoice, Shapes, choose_forms, random_inputs, shapes_of_inputs
+from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
+from norton_det.tables import table
 from norton_det.timing import time_alternating
 
 logger = logging.getLogger(__name__)
@@ -38,12 +39,12 @@ class Deployment:
     """What :func:`deploy` did to a network.
 
     Attributes:
-        blocks: the decomposed layers and their forms, in the network's order.
+        blocks: the layers that have equal forms, and theirs, in the network's order.
         memory_format: of the parameters: "contiguous" or "channels_last".
         folded: batch norms that are gone, by the layer into which each was folded.
         milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
             mode), the others are the deployed one in each memory format.
-        state: the tensors of the network with its norms folded and its decomposed layers whole: what a file holds.
+        state: the tensors of the network with its norms folded and its layers as they were: what a file holds.
     """
 
     blocks: tuple[BlockChoice, ...]
@@ -51,6 +52,18 @@ class Deployment:
     folded: Mapping[str, str]
     milliseconds: Mapping[str, float]
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """Return a table of the layers that have forms: milliseconds of each, the choice, its share of the whole."""
+        whole = self.milliseconds[self.memory_format]
+        forms = sorted({form for block in self.blocks for form in block.milliseconds})
+        rows = []
+        for block in self.blocks:
+            taken = block.milliseconds[block.form]
+            cells = (f"{block.milliseconds[form]:.2f}" if form in block.milliseconds else "" for form in forms)
+            rows.append((block.name, *cells, block.form, f"{taken / whole:.1%}"))
+        lines = [f"{name}: {value:.2f} ms" for name, value in self.milliseconds.items()]
+        return "\n".join([table(("milliseconds", *forms, "choice", "share"), rows), "", *lines])
 
     def to_json(self) -> str:
         """Return all but ``state`` as JSON text."""
@@ -78,7 +91,7 @@ class Deployment:
         """Return the deployed network, without measuring.
 
         Args:
-            net: the network with its norms folded and its decomposed layers whole.
+            net: the network with its norms folded and its layers as they were.
 
         Raises:
             UsageError: a block or form that there is not.
@@ -123,18 +136,19 @@ def deploy(
     net = copy.deepcopy(given)
     with torch.inference_mode():
         folded = fold_norms(net, arguments)
-        shapes = shapes_of_inputs(net, arguments)
+        calls = calls_of(net, arguments, _has_forms)
     candidates: dict[str, tuple[nn.Module, list[BlockChoice]]] = {}
     bar = tqdm(FORMATS.items(), desc="deploy", unit="format", disable=None, leave=False)
     for name, memory_format in bar:
-        choices = choose_forms(net, shapes, partial(_time_forms, memory_format=memory_format, repeats=repeats))
+        choices = choose_forms(net, calls, partial(_time_forms, memory_format=memory_format, repeats=repeats))
         candidates[name] = (_with_forms(net, choices).to(memory_format=memory_format), choices)
     seconds = _time_whole({"given": given, **{name: net for name, (net, _) in candidates.items()}}, arguments, repeats)
     best = min(candidates, key=lambda name: seconds[name])
     deployed, choices = candidates[best]
     milliseconds = {name: 1e3 * value for name, value in seconds.items()}
-    logger.info("deployed: %.1f ms, was %.1f ms", milliseconds[best], milliseconds["given"])
-    _kept(deployed, Deployment(tuple(choices), best, folded, milliseconds, net.state_dict()))
+    done = Deployment(tuple(choices), best, folded, milliseconds, net.state_dict())
+    logger.info("deployed, %s\n%s", best, done)
+    _kept(deployed, done)
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
 
 
@@ -144,18 +158,20 @@ def _kept(net: nn.Module, deployment: Deployment) -> nn.Module:
     return net
 
 
-def _time_forms(
-    block: Decomposition, shapes: Shapes, memory_format: torch.memory_format, repeats: int
-) -> dict[str, float]:
-    """Return the median milliseconds of each form on inputs of these shapes."""
-    images = [image.contiguous(memory_format=memory_format) for image in random_inputs(block, shapes)]
+def _has_forms(module: nn.Module) -> bool:
+    return any(True for _ in forms_of(module))
+
+
+def _time_forms(block: nn.Module, calls: Calls, memory_format: torch.memory_format, repeats: int) -> dict[str, float]:
+    """Return the median milliseconds of each form in calls like these."""
+    inputs = random_inputs(block, calls, memory_format)
     forms = {form: expand(block, form).to(memory_format=memory_format) for form in forms_of(block)}
 
     def run(module: nn.Module) -> Any:
         def once() -> None:
             with torch.inference_mode():
-                for image in images:
-                    module(image)
+                for arguments in inputs:
+                    module(*arguments)
 
         return once
 
@@ -164,13 +180,13 @@ def _time_forms(
 
 
 def _with_forms(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
-    """Return a copy of ``net`` with each block in its form."""
+    """Return a copy of ``net`` with each layer in its form."""
     changed = copy.deepcopy(net)
     modules = dict(changed.named_modules())
     for choice in choices:
         block = modules.get(choice.name)
-        if not isinstance(block, Decomposition):
-            raise UsageError(f"{choice.name!r} is no decomposed layer of this network; expected one")
+        if block is None or not _has_forms(block):
+            raise UsageError(f"{choice.name!r} is no layer of this network that has forms; expected one")
         changed.set_submodule(choice.name, expand(block, choice.form))
     return changed
 

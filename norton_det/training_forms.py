@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.decompositions import Decomposition, in_form, set_form, set_forms
-from norton_det.measuring import BlockChoice, Shapes, choose_forms, random_inputs, shapes_of_inputs
+from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
 from norton_det.timing import time_alternating
 from norton_det.weights import read_file
 
@@ -81,10 +81,10 @@ def set_fastest_forms(
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     training = net.training
     with torch.no_grad():
-        shapes = shapes_of_inputs(net.eval(), arguments)
+        calls = calls_of(net.eval(), arguments, lambda module: isinstance(module, Decomposition))
     net.train(training)
     measure = partial(_time_steps, memory_format=memory_format, amp=amp, repeats=repeats)
-    choices = choose_forms(net, shapes, measure)
+    choices = choose_forms(net, calls, measure)
     set_forms(net, {choice.name: choice.form for choice in choices})
     counts = Counter(choice.form for choice in choices)
     logger.info(
@@ -94,10 +94,10 @@ def set_fastest_forms(
 
 
 def _time_steps(
-    block: Decomposition, shapes: Shapes, memory_format: torch.memory_format, amp: bool, repeats: int
+    block: Decomposition, calls: Calls, memory_format: torch.memory_format, amp: bool, repeats: int
 ) -> dict[str, float]:
-    """Return the median milliseconds of a step of each form on inputs of these shapes."""
-    images = [image.contiguous(memory_format=memory_format).requires_grad_() for image in random_inputs(block, shapes)]
+    """Return the median milliseconds of a step of each form on inputs of these calls."""
+    images = [image.requires_grad_() for (image,) in random_inputs(block, calls, memory_format)]
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
 
     def step(form: str) -> None:

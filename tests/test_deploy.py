@@ -1,6 +1,7 @@
 """Deployment: equal outputs, in every form, for every network."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from conftest import TINY, tool
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import get_model
+from torchvision.ops import MultiScaleRoIAlign
 
 import norton_det as nd
 from norton_det.channels import NORMS
 from norton_det.decompositions import CPConv2d
-from norton_det.decompositions.forms import EXPANSIONS, expand
+from norton_det.decompositions.forms import EXPANSIONS, expand, forms_of
 from norton_det.deploy import deploy
 from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
@@ -77,7 +79,10 @@ def test_networks_keep_their_function(arch: str, size: int, form: str, monkeypat
     with torch.no_grad():
         expected, got = net(images), fast(images)
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert {block.form for block in fast.deployment.blocks} == {form}
+    decomposed = {name for name, module in net.named_modules() if isinstance(module, CPConv2d)}
+    forms = {block.name: block.form for block in fast.deployment.blocks}
+    assert {forms[name] for name in decomposed} == {form}
+    assert all(isinstance(net.get_submodule(name), nn.Linear) for name in forms.keys() - decomposed)
     assert not any(isinstance(module, CPConv2d) for module in fast.modules())
     after = net.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -101,7 +106,48 @@ def test_detectors(arch: str) -> None:
             assert (a - b).abs().max() <= 1e-4 * b.abs().max()
         assert fast(images)[0].keys() == net(images)[0].keys()
     assert len(fast.deployment.folded) == 53
-    assert len(fast.deployment.blocks) == 16
+    kinds = Counter(type(net.get_submodule(block.name)) for block in fast.deployment.blocks)
+    pools = 1 if arch == "fasterrcnn" else 2
+    assert kinds == {CPConv2d: 16, nn.Linear: 4, MultiScaleRoIAlign: pools}
+    for block in fast.deployment.blocks:
+        assert f"{block.milliseconds[block.form]:.2f}" in str(fast.deployment)
+
+
+@pytest.mark.parametrize("levels", [["0"], ["0", "1", "2"]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gathered_roi_align_is_torchvisions(dtype: torch.dtype, levels: list[str]) -> None:
+    torch.manual_seed(0)
+    maps = {str(i): torch.randn(2, 5, 64 >> i, 48 >> i, dtype=dtype) for i in range(4)}
+    corners = torch.tensor([180.0, 250.0]) * torch.rand(40, 2)
+    boxes = torch.cat([corners, corners + torch.logspace(-1, 2.5, 40)[:, None]], 1)  # also tiny, and beyond the image
+    autocast = dtype == torch.bfloat16
+    boxes = boxes if autocast else boxes.to(dtype)
+    images = [boxes[:25], boxes[25:]]
+    pool = MultiScaleRoIAlign(levels, (7, 5), sampling_ratio=2)
+    gathered = expand(pool, "gathered")
+    sizes = [(256, 192)] * 2
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got, expected = gathered(maps, images, sizes), pool(maps, images, sizes)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(got, expected, rtol=4 * eps, atol=64 * torch.finfo(boxes.dtype).eps)
+    assert gathered(maps, [box[:0] for box in images], sizes).shape == (0, 5, 7, 5)
+
+
+def test_what_has_no_other_form() -> None:
+    class Own(nn.Linear):
+        """It might do something else."""
+
+    assert not list(forms_of(MultiScaleRoIAlign(["0"], 7, sampling_ratio=0)))  # as many points as each box needs
+    assert not list(forms_of(Own(3, 4)))
+    assert not list(forms_of(nn.Conv2d(3, 4, 3)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(4,), (2, 3), (0,), ()])
+def test_convolved_linear(rows: tuple[int, ...], bias: bool) -> None:
+    layer = nn.Linear(6, 5, bias=bias, dtype=torch.float64)
+    x = torch.randn(*rows, 6, dtype=torch.float64)
+    torch.testing.assert_close(expand(layer, "convolution")(x), layer(x))
 
 
 class Shared(nn.Module):
@@ -141,7 +187,7 @@ def test_dense_networks_are_deployed_the_same_way() -> None:
     net = with_statistics(nd.build(nd.Spec("resnet56_cifar", 10)))
     fast = deploy(net, (torch.randn(1, 3, 32, 32),), repeats=1)
     assert len(fast.deployment.folded) == 55
-    assert fast.deployment.blocks == ()
+    assert [block.name for block in fast.deployment.blocks] == ["linear"]
     assert set(fast.deployment.milliseconds) == {"given", "contiguous", "channels_last"}
     with pytest.raises(UsageError, match="repeats is 0"):
         deploy(net, torch.randn(1, 3, 32, 32), repeats=0)

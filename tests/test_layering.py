@@ -11,10 +11,10 @@ PACKAGE = Path(norton_det.__file__).parent
 # From left to right; a module may import what stands to its left (or, in a folder of its own, beside it).
 ORDER = [
     {"errors"},
-    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep", "vectors"},
+    {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep", "vectors", "tables"},
     {"channels", "moments"},
     {"decompositions", "criteria", "models"},
-    {"folding", "measuring"},
+    {"folding", "measuring", "inference_forms"},
     {"deploy"},
     {"weights"},
     {"build"},

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from norton_det.benchmarks import BENCHMARKS, Row, Settings, compare
 from norton_det.checkpoint import write_json
-from norton_det.cli import Parser, check_counts, check_device, command, table
+from norton_det.cli import Parser, check_counts, check_device, command
+from norton_det.tables import table
 from norton_det.timing import describe_machine
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -25,12 +25,13 @@ from torchvision.utils import make_grid
 
 import norton_det as nd
 from norton_det.checkpoint import write_atomically, write_json
-from norton_det.cli import Parser, check_counts, command, human, parse_setting, table
+from norton_det.cli import Parser, check_counts, command, human, parse_setting
 from norton_det.data import CocoDataset
 from norton_det.data.shapes import CLASSES
 from norton_det.engine import Legend, detect, draw_detections, side_by_side
 from norton_det.engine.coco_eval import MAIN_LINES
 from norton_det.errors import UsageError
+from norton_det.tables import table
 from norton_det.timing import time_alternating
 
 TOOLS = Path(__file__).parent

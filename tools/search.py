@@ -19,7 +19,7 @@ from pathlib import Path
 
 import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.allocation import MEASURED, allocate
-from norton_det.cli import Parser, check_counts, check_device, command, human, table
+from norton_det.cli import Parser, check_counts, check_device, command, human
 from norton_det.config import Config, write_config
 from norton_det.cost import CONVENTIONS, Budget, CostModel
 from norton_det.criteria import CRITERIA
@@ -29,6 +29,7 @@ from norton_det.errors import UsageError
 from norton_det.latency import LatencyModel
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.search import RANKS, Candidate, search
+from norton_det.tables import table
 from norton_det.weights import initial_network
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from norton_det.cli import Parser, command, table
+from norton_det.cli import Parser, command
 from norton_det.data import Images, Video, open_pictures
 from norton_det.detection import load_detector
 from norton_det.engine import Legend, detect, draw_detections, side_by_side
 from norton_det.errors import DataError, UsageError
+from norton_det.tables import table
 from norton_det.timing import Stopwatch
 
 

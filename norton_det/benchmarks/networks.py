@@ -89,7 +89,7 @@ def _told(done: Any) -> str:
     blocks = sum(block.milliseconds[block.form] for block in done.blocks)
     share = blocks / done.milliseconds[done.memory_format]
     kinds = ", ".join(f"{count} {form}" for form, count in forms.most_common())
-    return f"{kinds}, {done.memory_format}; CP blocks take {share:.0%} of the time"
+    return f"{kinds}, {done.memory_format}; they take {share:.0%} of the time"
 
 
 def backbone(config: str, **options: Any) -> Case:

@@ -1,7 +1,7 @@
-"""The equal forms of decomposed layers for inference, as plain modules of torch.
+"""The equal forms of layers for inference, as plain modules of torch.
 
 Those of a CP block all compute the convolution with the kernel ``sum_r a o b o c``; they differ in what is multiplied
-out beforehand. Another kind of block registers its own forms at :func:`forms_of`.
+out beforehand. Another kind of layer registers its own forms at :func:`forms_of`.
 """
 
 from collections.abc import Callable
@@ -62,12 +62,18 @@ for _name, _expansion in (("factored", _factored), ("depthwise", _depthwise), ("
     EXPANSIONS.register(_name, _expansion)
 DENSE_ONLY: Registry[Callable[[Decomposition], nn.Module]] = Registry("form")
 DENSE_ONLY.register("dense", _dense)
+NO_FORMS: Registry[Callable[[Any], nn.Module]] = Registry("form")
 
 
 @singledispatch
-def forms_of(block: Decomposition) -> Registry[Callable[[Any], nn.Module]]:
-    """Return the equal forms of a block, chosen by its type; without any of its own, the dense convolution."""
-    return DENSE_ONLY
+def forms_of(layer: nn.Module) -> Registry[Callable[[Any], nn.Module]]:
+    """Return the equal forms of a layer, chosen by its type: none, if it is to stay as it is."""
+    return NO_FORMS
+
+
+@forms_of.register
+def _(block: Decomposition) -> Registry[Callable[[Any], nn.Module]]:
+    return DENSE_ONLY  # what every kind has, whatever other forms it registers
 
 
 @forms_of.register
@@ -75,7 +81,7 @@ def _(block: CPConv2d) -> Registry[Callable[[Any], nn.Module]]:
     return EXPANSIONS
 
 
-def expand(block: Decomposition, form: str) -> nn.Module:
+def expand(block: nn.Module, form: str) -> nn.Module:
     """Return a module that computes what ``block`` does, its weights multiplied out as ``form`` says.
 
     Raises:

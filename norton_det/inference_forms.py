@@ -1,0 +1,132 @@
+"""Equal forms for inference of layers that no decomposition touches: linear layers and RoIAlign.
+
+They are torch's and torchvision's own modules with the same parameters, computed in another way. What a detector spends
+outside its backbone is spent in them, whatever the backbone costs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
+
+from norton_det.decompositions.forms import NO_FORMS, forms_of
+from norton_det.registry import Registry
+
+
+class ConvolvedLinear(nn.Linear):
+    """A linear layer as a 1x1 convolution over an image whose places are the rows: nothing is copied."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply: (..., I) -> (..., O)."""
+        if not x.numel():
+            return super().forward(x)
+        places = x.reshape(-1, self.in_features).t()[None, :, :, None]  # (1, I, rows, 1), channels_last as it lies
+        outputs = F.conv2d(places, self.weight[:, :, None, None], self.bias)
+        return outputs[0, :, :, 0].t().reshape(*x.shape[:-1], self.out_features)
+
+
+class GatheredRoIAlign(MultiScaleRoIAlign):
+    """RoIAlign (He et al., "Mask R-CNN", arXiv:1703.06870) as sums of weighted rows of a table.
+
+    Each bin is a sum over the neighbours of its sampling points; a feature map that lies channels_last is a table with
+    a row of channels for each place, so that all bins are one ``embedding_bag``, which is vectorised over channels and
+    parallel over bins. The bins come out channels_last.
+    """
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Pool: feature maps (N, C, H, W) by name and boxes (K, 4) of each image -> (sum K, C, h, w)."""
+        if self.scales is None or self.map_levels is None:  # torchvision sets them on the way
+            super().forward(x, [box[:0] for box in boxes], image_shapes)
+        assert self.scales is not None
+        maps = [feature for name, feature in x.items() if name in self.featmap_names]
+        rois = torch.cat(boxes)
+        images = torch.repeat_interleave(
+            torch.arange(len(boxes), device=rois.device), torch.tensor([len(box) for box in boxes], device=rois.device)
+        )
+        if len(maps) == 1:
+            return self._pool(maps[0], rois, images, self.scales[0])
+        assert self.map_levels is not None
+        levels = self.map_levels(boxes)
+        height, width = self.output_size
+        pooled = maps[0].new_empty(len(rois), height, width, maps[0].shape[1]).permute(0, 3, 1, 2)
+        for level, (features, scale) in enumerate(zip(maps, self.scales, strict=True)):
+            (chosen,) = torch.where(levels == level)
+            pooled[chosen] = self._pool(features, rois[chosen], images[chosen], scale)
+        return pooled
+
+    def _pool(self, features: Tensor, boxes: Tensor, images: Tensor, scale: float) -> Tensor:
+        channels, height, width = features.shape[1:]
+        exact = torch.promote_types(features.dtype, torch.float32)  # as torchvision computes it under autocast
+        left, top, right, bottom = (boxes.to(exact) * scale).unbind(1)
+        rows, by_row = self._neighbours(top, bottom, self.output_size[0], height)
+        columns, by_column = self._neighbours(left, right, self.output_size[1], width)
+        first = (images * (height * width)).view(-1, 1, 1, 1, 1)
+        places = first + width * rows[:, :, None, :, None] + columns[:, None, :, None, :]
+        weights = by_row[:, :, None, :, None] * by_column[:, None, :, None, :]
+        table = features.permute(0, 2, 3, 1).reshape(-1, channels).to(exact)
+        places, weights = (bins.flatten(3).flatten(0, 2) for bins in (places, weights))
+        bags = F.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+        return bags.to(features.dtype).view(len(boxes), *self.output_size, channels).permute(0, 3, 1, 2)
+
+    def _neighbours(self, start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return what the sampling points of each bin look at along one axis.
+
+        Args:
+            start: of the boxes (K,), in places of the feature map.
+            end: likewise.
+            bins: b, of a box.
+            size: of the feature map.
+
+        Returns:
+            Places (K, b, 2 s), int64, and their weights, for s sampling points: two neighbours of each.
+        """
+        points = self.sampling_ratio
+        step = ((end - start).clamp(min=1) / bins)[:, None, None]
+        bin_ = torch.arange(bins, device=start.device)[:, None]
+        point = torch.arange(points, device=start.device) + 0.5
+        at = start[:, None, None] + bin_ * step + point * step / points
+        inside = (at >= -1) & (at <= size)
+        at = at.clamp(0, size - 1)
+        low = at.floor()
+        share = at - low
+        places = torch.stack([low, (low + 1).clamp(max=size - 1)], -1).long()
+        weights = torch.stack([1 - share, share], -1) * (inside / points)[..., None]
+        return places.flatten(2), weights.flatten(2)
+
+
+def _convolved(layer: nn.Linear) -> nn.Module:
+    rows, columns = layer.weight.shape
+    new: nn.Linear = nn.utils.skip_init(ConvolvedLinear, columns, rows, bias=layer.bias is not None)
+    new.weight, new.bias = layer.weight, layer.bias
+    return new
+
+
+def _gathered(layer: MultiScaleRoIAlign) -> nn.Module:
+    options = (layer.featmap_names, layer.output_size, layer.sampling_ratio)
+    return GatheredRoIAlign(*options, canonical_scale=layer.canonical_scale, canonical_level=layer.canonical_level)
+
+
+def _itself(layer: nn.Module) -> nn.Module:
+    return layer
+
+
+LINEAR: Registry[Callable[[Any], nn.Module]] = Registry("form")
+LINEAR.register("linear", _itself)
+LINEAR.register("convolution", _convolved)
+POOLING: Registry[Callable[[Any], nn.Module]] = Registry("form")
+POOLING.register("roi_align", _itself)
+POOLING.register("gathered", _gathered)
+
+
+@forms_of.register
+def _(layer: nn.Linear) -> Registry[Callable[[Any], nn.Module]]:
+    return LINEAR if type(layer) is nn.Linear else NO_FORMS  # a subclass may do something else
+
+
+@forms_of.register
+def _(layer: MultiScaleRoIAlign) -> Registry[Callable[[Any], nn.Module]]:
+    # Without a number of sampling points each box has its own.
+    return POOLING if type(layer) is MultiScaleRoIAlign and layer.sampling_ratio > 0 else NO_FORMS
