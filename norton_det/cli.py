@@ -96,12 +96,22 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def parse_setting(text: str) -> tuple[int | str | None, str | None]:
-    """Return the rank (or ranks) and the rates of a setting: "2" or "7:[0.]+[0.18]*29"; None where there is none."""
+def parse_setting(text: str, arch: str) -> dict[str, Any]:
+    """Return the options of :func:`norton_det.compress` that a setting is: "2", "7:[0.]+[0.18]*29" or a config's file.
+
+    Raises:
+        DataError: the file is missing or no config.
+        UsageError: the text is neither, or the config is one of another architecture.
+    """
+    if text.endswith((".yaml", ".yml")):
+        config = read_config(text)
+        if config.arch != arch:
+            raise UsageError(f"--settings {text}: is a setting of {config.arch}; expected one of {arch}")
+        return {name: getattr(config, name) for name in ("rank", "rates", "criterion", "decomposition")}
     rank, _, rates = text.partition(":")
     if not (rank.isdigit() or rank.startswith("[")):
-        raise UsageError(f"--settings {text!r}: expected a rank, or a rank and rates as 7:[0.]+[0.18]*29")
-    return int(rank) or None if rank.isdigit() else rank, rates or None
+        raise UsageError(f"--settings {text!r}: expected a rank, a rank and rates as 7:[0.]+[0.18]*29, or a .yaml file")
+    return {"rank": int(rank) or None if rank.isdigit() else rank, "rates": rates or None}
 
 
 def rate_or_auto(text: str) -> float | str:

@@ -281,9 +281,14 @@ def test_accuracy_tool(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save(net.state_dict(), tmp_path / "net.pt")
     words = ["--arch", "resnet56_cifar", "--weights", str(tmp_path / "net.pt"), "--data-path", str(classes)]
     words += ["--calibration-images", "4", "--json", str(tmp_path / "rows.json"), "--settings"]
-    assert tool("accuracy").main([*words, "0:[0.9]*3+[0.9]*27"]) == 0
+    config = tmp_path / "narrow.yaml"
+    config.write_text("arch: resnet56_cifar\ndataset: cifar10\nrates: '[0.9]*30'\ncriterion: norm\n")
+    assert tool("accuracy").main([*words, "0:[0.9]*3+[0.9]*27", str(config)]) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["setting"] for row in rows] == ["dense", "0:[0.9]*3+[0.9]*27"]
-    assert all(0 <= rows[1][key] <= 100 for key in ("plain", "calibrated"))
+    assert [row["setting"] for row in rows] == ["dense", "0:[0.9]*3+[0.9]*27", str(config)]
+    assert all(0 <= row[key] <= 100 for row in rows[1:] for key in ("plain", "calibrated"))
+    config.write_text("arch: resnet110_cifar\ndataset: cifar10\n")
+    assert tool("accuracy").main([*words, str(config)]) == 2
+    assert "is a setting of resnet110_cifar; expected one of resnet56_cifar" in capsys.readouterr().err
     assert tool("accuracy").main([*words, "two"]) == 2
     assert "--settings 'two': expected a rank" in capsys.readouterr().err

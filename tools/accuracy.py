@@ -1,7 +1,7 @@
 """Accuracy of compressed classifiers without labels: as they are, calibrated, and with --reconstruct trained.
 
 A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing). There may be a
-rank for each layer: [0]*19+[5]*36:[0.]*30.
+rank for each layer: [0]*19+[5]*36:[0.]*30. Or it is a config, for its rank, rates, criterion and decomposition.
 
 Example:
   --arch resnet56_cifar --weights resnet56.pt --data-path cifar10 --settings 1 2 3 "7:[0.]+[0.18]*29" --json rows.json
@@ -10,7 +10,7 @@ Example:
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def _parser() -> Parser:
     add("--arch", required=True, help=f"one of: {', '.join(CLASSIFIERS)}")
     add("--weights", required=True, help="state-dict file, or the name of torchvision's weights")
     add("--data-path", required=True, metavar="DIR", help="folder with the splits; calibration is on train/")
-    add("--settings", required=True, nargs="+", metavar="RANK[:RATES]")
+    add("--settings", required=True, nargs="+", metavar="RANK[:RATES]|FILE")
     add("--calibration-images", default=1024, type=int, help="(default: 1024)")
     add("--reconstruct", default=0, type=int, metavar="EPOCHS", help="as in compress.py (default: 0, not done)")
     add("--reconstruct-images", default=1024, type=int, help="(default: 1024)")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     check_counts(args, calibration_images=1, holdout=0, reconstruct=0, reconstruct_images=1, batch_size=1)
     if args.arch not in CLASSIFIERS:
         raise UsageError(f"--arch {args.arch}: expected one of: {', '.join(CLASSIFIERS)}")
-    settings = [parse_setting(text) for text in args.settings]
+    settings = [parse_setting(text, args.arch) for text in args.settings]
     dense, _ = initial_network(args.arch, args.weights)
     dataset = dataset_for(ARCHITECTURES[args.arch].image_size)
     images = read_images(dataset, args.data_path, "train" if args.holdout else "val")
@@ -73,9 +73,9 @@ def main(argv: Sequence[str]) -> None:
 
     rows: list[dict[str, Any]] = [{"setting": "dense", "plain": top1(dense)}]
     print(f"dense: {rows[0]['plain']:.2f}", flush=True)
-    for text, (rank, rates) in zip(args.settings, settings, strict=True):
+    for text, setting in zip(args.settings, settings, strict=True):
         rows.append({"setting": text})
-        for way, seconds, net in _ways(args, dense, rank, rates, unlabelled):
+        for way, seconds, net in _ways(args, dense, setting, unlabelled):
             rows[-1] |= {way: top1(net), f"{way}_seconds": seconds}
             print(f"{text}: {way} {rows[-1][way]:.2f} ({seconds:.0f} s)", flush=True)
     ways = [way for way in WAYS if way in rows[-1]]
@@ -87,10 +87,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _ways(
-    args: argparse.Namespace, dense: nn.Module, rank: int | str | None, rates: str | None, unlabelled: Images
+    args: argparse.Namespace, dense: nn.Module, setting: Mapping[str, Any], unlabelled: Images
 ) -> Iterator[tuple[str, float, nn.Module]]:
     """Yield the networks of a setting by :data:`WAYS`, and the seconds that its last step took."""
-    options: dict[str, Any] = {"arch": args.arch, "rank": rank, "rates": rates, "seed": args.seed}
+    options: dict[str, Any] = {"arch": args.arch, "seed": args.seed, **setting}
     begin = time.perf_counter()
     net, _ = nd.compress(dense, **options)
     yield WAYS[0], time.perf_counter() - begin, net

@@ -1,7 +1,7 @@
 """The main job on generated data: train a detector, compress it, fine-tune it, compare them.
 
-Every step is a command that can be run by itself; it is printed before it runs. A setting is a rank, or a rank and
-pruning rates: 4 or 1:[0.]+[0.1]*2 (rank 0 decomposes nothing).
+Every step is a command that can be run by itself; it is printed before it runs. A setting is a rank, a rank and
+pruning rates, or a config: 4, 1:[0.]+[0.1]*2 (rank 0 decomposes nothing) or configs/coco/fasterrcnn_111g.yaml.
 
 Example:
   --output masks --model maskrcnn_cpresnet50_fpn --epochs 5 --settings 4 "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
@@ -55,7 +55,9 @@ def _parser() -> Parser:
     add("--val", default=100, type=int, help="held-out images (default: 100)")
     add("--epochs", default=3, type=int, help="of training the dense detector (default: 3)")
     add("--finetune-epochs", default=2, type=int, help="of fine-tuning a compressed one (default: 2)")
-    add("--settings", default=[SETTING], nargs="+", metavar="RANK[:RATES]", help=f"(default: {SETTING}, published)")
+    add(
+        "--settings", default=[SETTING], nargs="+", metavar="RANK[:RATES]|FILE", help=f"(default: {SETTING}, published)"
+    )
     add("--size", default=128, type=int, help="side of the images in pixels (default: 128)")
     add("--batch-size", default=4, type=int, help="(default: 4)")
     add("--device", default="cpu", help="(default: cpu)")
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     """Parse the arguments, run the steps, print and write the comparison."""
     args = _parser().parse_args(argv)
     check_counts(args, train=1, val=1, epochs=1, finetune_epochs=1, batch_size=1)
-    settings = [parse_setting(text) for text in args.settings]
+    settings = [parse_setting(text, args.model) for text in args.settings]
     out = Path(args.output)
     if out.exists():
         raise UsageError(f"--output {out}: exists already; expected a new folder")
@@ -77,10 +79,10 @@ def main(argv: Sequence[str]) -> None:
     made = _run("make_shapes", output=data, train=args.train, val=args.val, size=args.size)
     rows = [_detector("dense", out / "dense", data, args)]
     rows[0]["steps"].insert(0, made)
-    for text, (rank, rates) in zip(args.settings, settings, strict=True):
+    for text, setting in zip(args.settings, settings, strict=True):
         folder = out / f"setting{len(rows)}"
         compressed = f"{folder}.safetensors"
-        flags = {"rank": rank, "rates": rates, "output": compressed}
+        flags = {**setting, "output": compressed}
         weights = out / "dense" / "checkpoint.pth"
         step = _run("compress", arch=args.model, weights=weights, **flags)
         rows.append(_detector(text, folder, data, args, compressed))
