@@ -5,7 +5,7 @@ from torch import Tensor
 
 from norton_det.vectors import contract
 
-_PRECISION = 1e-14
+_PRECISION = 1e-15
 _MOST_STEPS = 60  # where two of many roots are equal, a step leaves about 0.3 of the distance
 _TINY = 1e-18
 
@@ -25,26 +25,31 @@ def smallest_eigenvalue(matrices: Tensor) -> Tensor:
     """
     size = len(matrices)
     diagonal, squared = _tridiagonal(matrices)
-    result = diagonal.new_full(diagonal.shape[1:], -_PRECISION)
-    value, active = result.clone(), torch.arange(len(result))
+    value = torch.full_like(diagonal[0], -_PRECISION)
+    result, active, before = value.clone(), torch.arange(len(value)), torch.full_like(value, _PRECISION)
     for _ in range(_MOST_STEPS):
-        trace, trace_of_square = _traces_of_inverse(diagonal - value, squared)
-        root = ((size - 1) * (size * trace_of_square - trace.square())).clamp(min=0).sqrt()
-        step = (size / (trace + root)).nan_to_num(0.0, 0.0)  # no step at a root
+        trace, trace_of_square = _traces_of_inverse([d - value for d in diagonal], squared)
+        root = trace_of_square.mul_(size).addcmul_(trace, trace, value=-1).mul_(size - 1).clamp_(min=0).sqrt_()
+        step = (size / trace.add_(root)).nan_to_num_(0.0, 0.0)  # no step at a root
         value += step
-        going = (step > _PRECISION).nonzero().flatten()
-        if len(going) < len(active) / 2:  # to take the others out costs about as much as a step
-            result[active] = value
-            active, value, diagonal, squared = (t[..., going] for t in (active, value, diagonal, squared))
-        if not len(going):
+        left = step * (step / before).pow_(3)  # cubic convergence: from the last two errors the next one
+        before = step.clamp_(min=_PRECISION)
+        unfinished = left > _PRECISION
+        count = int(unfinished.count_nonzero())
+        if count < len(active) / 2:  # to take the others out costs about as much as a step
+            result.scatter_(0, active, value)
+            going = unfinished.nonzero().flatten()
+            active, value, before = (t.index_select(0, going) for t in (active, value, before))
+            diagonal, squared = ([t.index_select(0, going) for t in ts] for ts in (diagonal, squared))
+        if not count:
             break
     else:
-        result[active] = value
+        result.scatter_(0, active, value)
     return result
 
 
-def _tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return diagonal (R, N) and squared off-diagonal (R - 1, N) of similar tridiagonal matrices (Householder's)."""
+def _tridiagonal(matrices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the diagonal, R times (N,), and squared off-diagonal of similar tridiagonal matrices (Householder's)."""
     diagonal, squared = [], []
     rest = matrices
     while len(rest) > 2:
@@ -60,23 +65,25 @@ def _tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
         rest = rest.addcmul_(v.unsqueeze(1), w, value=-1).addcmul_(w.unsqueeze(1), v, value=-1)
     diagonal += list(rest.diagonal().unbind(-1))
     squared.append(rest[1, 0].square())
-    return torch.stack(diagonal), torch.stack(squared)
+    return diagonal, squared
 
 
-def _traces_of_inverse(diagonal: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
+def _traces_of_inverse(diagonal: list[Tensor], squared: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the traces (N,) of T^-1 and T^-2 for positive definite tridiagonal T.
 
-    With ``q_k = d_k - e_k^2 / q_(k-1)``, det T is the product of the q. Its first and second logarithmic derivatives by
-    a shift of the diagonal are the traces; first and second are q' / q and q'' / q.
+    The product of the pivots ``q_k = d_k - e_k^2 / q_(k-1)`` is det T, so the traces are the sums of -(log q_k)' and
+    -(log q_k)'', the derivatives by a shift of the diagonal. No term of either recurrence is negative.
     """
-    pivot = diagonal[0].clamp(min=_TINY)
-    first = -1 / pivot
-    second = torch.zeros_like(first)
-    trace, trace_of_square = -first, first.square()
+    inverse = diagonal[0].clamp(min=_TINY).reciprocal_()
+    first, second = inverse, inverse.square()
+    trace, trace_of_square = first.clone(), second.clone()
     for d, e in zip(diagonal[1:], squared, strict=True):
-        ratio = e / pivot
-        pivot = (d - ratio).clamp(min=_TINY)
-        first, second = (ratio * first - 1) / pivot, ratio * (second - 2 * first.square()) / pivot
-        trace = trace - first
-        trace_of_square = trace_of_square + first.square() - second
+        ratio = e * inverse
+        inverse = (d - ratio).clamp_(min=_TINY).reciprocal_()
+        growth = ratio.mul_(inverse)
+        second.addcmul_(first, first).mul_(growth)
+        first = torch.addcmul(inverse, growth, first)
+        second.addcmul_(first, first)
+        trace += first
+        trace_of_square += second
     return trace, trace_of_square

@@ -16,7 +16,12 @@ def pabs_distance(factors: tuple[Tensor, ...]) -> Tensor:
     Returns:
         Angles in radians, float64 of shape (O, O), 0 (identical spaces) to modes * pi / 2 (orthogonal ones).
     """
-    return torch.stack([largest_principal_cosine(factor).acos() for factor in factors]).sum(0)
+    total = torch.zeros(len(factors[0]), len(factors[0]), dtype=torch.float64)
+    for factor in factors:
+        cosine = largest_principal_cosine(factor)
+        if bool((cosine < 1).any()):  # not where all span everything, as small modes often do
+            total += cosine.acos_()
+    return total
 
 
 register_distance("pabs", pabs_distance)

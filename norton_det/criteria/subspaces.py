@@ -7,7 +7,7 @@ from norton_det.criteria.eigenvalues import smallest_eigenvalue
 from norton_det.vectors import contract
 
 _CLEARLY = 1e-6  # above zero
-_PAIRS = 2**15  # that are looked at together
+_PAIRS = 2**14  # that are looked at together
 
 
 def largest_principal_cosine(factors: Tensor) -> Tensor:
@@ -28,12 +28,12 @@ def largest_principal_cosine(factors: Tensor) -> Tensor:
     if bool((dimensions == k).all()):  # they all span everything
         return torch.ones(n, n, dtype=torch.float64)
     cosines = torch.empty(n, n, dtype=torch.float64)
-    columns = bases.permute(2, 1, 0).contiguous()  # (R, K, N)
+    columns = bases.permute(2, 0, 1).contiguous()  # (R, N, K)
     block = max(1, _PAIRS // n)
     for start in range(0, n, block):
         # Only the upper triangle of pairs, the rest by symmetry.
-        rows = columns[:, :, start : start + block].permute(0, 2, 1).reshape(1, -1, k)
-        products = (rows @ columns[:, :, start:]).view(r, r, -1)
+        rows = columns[:, start : start + block].reshape(1, -1, k)
+        products = (rows @ columns[:, start:].mT).view(r, r, -1)
         shared = torch.minimum(dimensions[start : start + block, None], dimensions[None, start:])
         cosines[start : start + block, start:] = _kth_singular_value(products, shared.flatten()).view(shared.shape)
     upper = cosines.triu_(1)
@@ -57,7 +57,7 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
     u, s, _ = torch.linalg.svd(triangle, full_matrices=False)
     tolerance = torch.finfo(torch.float64).eps * max(f.shape[1:]) * s[:, :1]
     present = s > tolerance
-    return (q @ u) * present.unsqueeze(1), present.sum(1)
+    return (u.mT @ q.mT * present.unsqueeze(2)).mT, present.sum(1)
 
 
 def _kth_singular_value(matrices: Tensor, k: Tensor) -> Tensor:
