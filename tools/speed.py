@@ -36,12 +36,22 @@ a GPU it is what torch holds there while it runs.
 - `backbone`: the 0.92G ResNet-50, deployed, against the dense one deployed the same way, and against itself as three
   convolutions and a sum a block; and a ResNet-50 of rank 4 without pruning against the dense one.
 - `detector`: the three R-CNNs with that backbone at 800x800, both deployed, at exactly 1000 proposals and one
-  detection, fixed so that the work does not depend on the weights. Every part is timed by itself.
+  detection, fixed so that the work does not depend on the weights. Every part is timed by itself. Linear layers and
+  RoIAlign are deployed as well, on both sides.
 - `train-step`: forward, back and update of every published classifier, each CP block in its fastest form, and the
   network in its fastest memory format, against the dense network in its.
 - `import`: a new interpreter that imports `norton_det`, against one that imports `torchvision`.
 
 `--device cuda`, with `--amp` or without, does the networks on a GPU.
+
+On Linux, glibc hands every buffer of more than 32 MB back to the system as soon as it is free, and the system clears it
+when it is wanted again; an image of 800x800 has several in each pass. Two variables keep them, for these benchmarks as
+for a program of your own; the command shows what that saves:
+
+```sh
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
+python tools/benchmark.py detector --no-memory
+```
 
 {results}
 """
