@@ -170,8 +170,8 @@ def _time_forms(block: nn.Module, calls: Calls, memory_format: torch.memory_form
     def run(module: nn.Module) -> Any:
         def once() -> None:
             with torch.inference_mode():
-                for arguments in inputs:
-                    module(*arguments)
+                for arguments, named in inputs:
+                    module(*arguments, **named)
 
         return once
 

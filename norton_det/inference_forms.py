@@ -4,6 +4,7 @@ They are torch's and torchvision's own modules with the same parameters, compute
 outside its backbone is spent in them, whatever the backbone costs.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +20,13 @@ from norton_det.registry import Registry
 class ConvolvedLinear(nn.Linear):
     """A linear layer as a 1x1 convolution over an image whose places are the rows: nothing is copied."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name: a caller may use it
         """Multiply: (..., I) -> (..., O)."""
-        if not x.numel():
-            return super().forward(x)
-        places = x.reshape(-1, self.in_features).t()[None, :, :, None]  # (1, I, rows, 1), channels_last as it lies
+        if not input.numel():
+            return super().forward(input)
+        places = input.reshape(-1, self.in_features).t()[None, :, :, None]  # (1, I, rows, 1), channels_last as it lies
         outputs = F.conv2d(places, self.weight[:, :, None, None], self.bias)
-        return outputs[0, :, :, 0].t().reshape(*x.shape[:-1], self.out_features)
+        return outputs[0, :, :, 0].t().reshape(*input.shape[:-1], self.out_features)
 
 
 class GatheredRoIAlign(MultiScaleRoIAlign):
@@ -97,16 +98,13 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         return places.flatten(2), weights.flatten(2)
 
 
-def _convolved(layer: nn.Linear) -> nn.Module:
-    rows, columns = layer.weight.shape
-    new: nn.Linear = nn.utils.skip_init(ConvolvedLinear, columns, rows, bias=layer.bias is not None)
-    new.weight, new.bias = layer.weight, layer.bias
-    return new
+def _as(kind: type[nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    def changed(layer: nn.Module) -> nn.Module:
+        new = copy.copy(layer)  # with its parameters, and hooks if there are any
+        new.__class__ = kind
+        return new
 
-
-def _gathered(layer: MultiScaleRoIAlign) -> nn.Module:
-    options = (layer.featmap_names, layer.output_size, layer.sampling_ratio)
-    return GatheredRoIAlign(*options, canonical_scale=layer.canonical_scale, canonical_level=layer.canonical_level)
+    return changed
 
 
 def _itself(layer: nn.Module) -> nn.Module:
@@ -115,10 +113,10 @@ def _itself(layer: nn.Module) -> nn.Module:
 
 LINEAR: Registry[Callable[[Any], nn.Module]] = Registry("form")
 LINEAR.register("linear", _itself)
-LINEAR.register("convolution", _convolved)
+LINEAR.register("convolution", _as(ConvolvedLinear))
 POOLING: Registry[Callable[[Any], nn.Module]] = Registry("form")
 POOLING.register("roi_align", _itself)
-POOLING.register("gathered", _gathered)
+POOLING.register("gathered", _as(GatheredRoIAlign))
 
 
 @forms_of.register

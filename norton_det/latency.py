@@ -204,11 +204,11 @@ def _time_layer(module: nn.Module, rank: int | None, shape: tuple[int, ...], dev
         made = module.to_empty(device=device)
         for parameter in made.parameters():
             nn.init.normal_(parameter, std=0.05)
-        forms = [made]
+        layer = made
         if rank is not None:
             assert isinstance(made, nn.Conv2d)
-            block = CPConv2d.like(made, rank)
-            forms = [expand(block, form) for form in forms_of(block)]
+            layer = CPConv2d.like(made, rank)
+        forms = [expand(layer, form) for form in forms_of(layer)] or [layer]
         images = torch.randn(shape, device=device)
         if images.ndim == 4:
             images = images.contiguous(memory_format=memory_format)

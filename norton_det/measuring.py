@@ -10,8 +10,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from norton_det.decompositions import Decomposition
 
-Calls = tuple[tuple[Any, ...], ...]
-"""Arguments of a layer each time that it runs; of images and feature maps only shape and type (device "meta")."""
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a layer, by position and by name; of images and feature maps only shape and type (device "meta")."""
+Calls = tuple[Call, ...]
+"""One for each time that the layer runs."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ def calls_of(net: nn.Module, arguments: tuple[Any, ...], wanted: Callable[[nn.Mo
     for name, module in net.named_modules():
         if wanted(module):
 
-            def note(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                calls[name] = (*calls.get(name, ()), tree_map(_without_values, args))
+            def note(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                calls[name] = (*calls.get(name, ()), tree_map(_without_values, (args, kwargs)))
 
-            handles.append(module.register_forward_pre_hook(note))
+            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     net(*arguments)
     for handle in handles:
         handle.remove()

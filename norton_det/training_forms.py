@@ -97,7 +97,7 @@ def _time_steps(
     block: Decomposition, calls: Calls, memory_format: torch.memory_format, amp: bool, repeats: int
 ) -> dict[str, float]:
     """Return the median milliseconds of a step of each form on inputs of these calls."""
-    images = [image.requires_grad_() for (image,) in random_inputs(block, calls, memory_format)]
+    images = [image.requires_grad_() for (image,), _ in random_inputs(block, calls, memory_format)]
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
 
     def step(form: str) -> None:

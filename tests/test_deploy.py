@@ -20,6 +20,7 @@ from norton_det.decompositions.forms import EXPANSIONS, expand, forms_of
 from norton_det.deploy import deploy
 from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
+from norton_det.inference_forms import LINEAR, ConvolvedLinear
 from norton_det.setting import spec_of_setting
 
 
@@ -140,6 +141,29 @@ def test_what_has_no_other_form() -> None:
     assert not list(forms_of(MultiScaleRoIAlign(["0"], 7, sampling_ratio=0)))  # as many points as each box needs
     assert not list(forms_of(Own(3, 4)))
     assert not list(forms_of(nn.Conv2d(3, 4, 3)))
+
+
+class Named(nn.Module):
+    """A linear layer that is called by name, and watched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(6, 5), 0
+        self.layer.register_forward_hook(lambda *_: setattr(self, "seen", self.seen + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=x)
+
+
+def test_arguments_by_name_and_hooks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(LINEAR._items, "linear")
+    net, x = Named(), torch.randn(4, 6)
+    fast = deploy(net, x, repeats=1)
+    assert type(fast.layer) is ConvolvedLinear
+    net.seen = 0
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net.layer(x))
+    assert net.seen == 2
 
 
 @pytest.mark.parametrize("bias", [True, False])
