@@ -1,16 +1,19 @@
-"""The forms in which decomposed layers train fastest: same parameters and gradients, measured on a batch's shapes."""
+"""The forms in which layers train fastest: same parameters and gradients, measured on a batch's shapes."""
 
+import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import partial, singledispatch
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions import Decomposition, in_form, set_form, set_forms
+from norton_det.batch_norm import WideBatchNorm2d
+from norton_det.decompositions import Decomposition, set_form
+from norton_det.errors import UsageError
 from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
 from norton_det.timing import time_alternating
 from norton_det.weights import read_file
@@ -19,7 +22,42 @@ logger = logging.getLogger(__name__)
 
 
 AUTO = "auto"
-"""In place of a form: the fastest one, block by block."""
+"""In place of a form: the fastest one, layer by layer."""
+
+
+@singledispatch
+def training_forms_of(layer: nn.Module) -> Mapping[str, Callable[[], None]]:
+    """Return what gives a layer each of the forms in which it may train, by its type: none, if it has but one."""
+    return {}
+
+
+@training_forms_of.register
+def _(block: Decomposition) -> Mapping[str, Callable[[], None]]:
+    return {form: partial(setattr, block, "form", form) for form in block.forms}
+
+
+@training_forms_of.register
+def _(norm: nn.BatchNorm2d) -> Mapping[str, Callable[[], None]]:
+    classes = {"torch": nn.BatchNorm2d, "wide": WideBatchNorm2d}
+    if type(norm) not in classes.values():
+        return {}  # somebody's own
+    return {form: partial(setattr, norm, "__class__", kind) for form, kind in classes.items()}
+
+
+def set_forms(net: nn.Module, forms: Mapping[str, str]) -> None:
+    """Let layers in ``net`` train in a form each, by their names.
+
+    Raises:
+        UsageError: no such layer, or an unknown form.
+    """
+    modules = dict(net.named_modules())
+    for name, form in forms.items():
+        known = training_forms_of(modules[name]) if name in modules else {}
+        if not known:
+            raise UsageError(f"form of {name!r}: no such layer with forms in the network")
+        if form not in known:
+            raise UsageError(f"form of {name!r} is {form!r}; expected one of: {', '.join(known)}")
+        known[form]()
 
 
 def use_form(
@@ -31,7 +69,7 @@ def use_form(
     memory_format: torch.memory_format = torch.contiguous_format,
     amp: bool = False,
 ) -> dict[str, str]:
-    """Let the decomposed layers be computed in ``form``, or with "auto" each in its fastest.
+    """Let the decomposed layers train in ``form``, or with "auto" these and others each in its fastest.
 
     Args:
         net: as for :func:`set_fastest_forms`.
@@ -43,7 +81,7 @@ def use_form(
         amp: likewise.
 
     Returns:
-        What "auto" chose, by the blocks' names.
+        What "auto" chose, by the layers' names.
 
     Raises:
         UsageError: an unknown form.
@@ -66,7 +104,9 @@ def set_fastest_forms(
     amp: bool = False,
     repeats: int = 2,
 ) -> tuple[BlockChoice, ...]:
-    """Let each decomposed layer be computed in the form in which a step of training, forward and back, is fastest here.
+    """Let each layer train in the form in which a step of training, forward and back, is fastest here.
+
+    These are the decomposed layers and, in channels_last, batch norms (see :class:`WideBatchNorm2d`).
 
     Args:
         net: on its device; its buffers stay as they are.
@@ -76,34 +116,38 @@ def set_fastest_forms(
         repeats: timed steps of each form.
 
     Returns:
-        The blocks, the milliseconds of their forms and the choices, which are set.
+        The layers, the milliseconds of their forms and the choices, which are set.
     """
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    wanted = (Decomposition, nn.BatchNorm2d) if memory_format == torch.channels_last else Decomposition
     training = net.training
     with torch.no_grad():
-        calls = calls_of(net.eval(), arguments, lambda module: isinstance(module, Decomposition))
+        calls = calls_of(
+            net.eval(), arguments, lambda layer: isinstance(layer, wanted) and bool(training_forms_of(layer))
+        )
     net.train(training)
     measure = partial(_time_steps, memory_format=memory_format, amp=amp, repeats=repeats)
     choices = choose_forms(net, calls, measure)
     set_forms(net, {choice.name: choice.form for choice in choices})
     counts = Counter(choice.form for choice in choices)
-    logger.info(
-        "forms of decomposed layers: %s", ", ".join(f"{n} {form}" for form, n in counts.most_common()) or "none"
-    )
+    logger.info("training forms: %s", ", ".join(f"{n} {form}" for form, n in counts.most_common()) or "none")
     return tuple(choices)
 
 
 def _time_steps(
-    block: Decomposition, calls: Calls, memory_format: torch.memory_format, amp: bool, repeats: int
+    layer: nn.Module, calls: Calls, memory_format: torch.memory_format, amp: bool, repeats: int
 ) -> dict[str, float]:
     """Return the median milliseconds of a step of each form on inputs of these calls."""
-    images = [image.requires_grad_() for (image,), _ in random_inputs(block, calls, memory_format)]
-    parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
+    images = [image.requires_grad_() for (image,), _ in random_inputs(layer, calls, memory_format)]
+    layer = copy.deepcopy(layer).train()  # which may track statistics
+    forms = training_forms_of(layer)
+    parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
 
     def step(form: str) -> None:
-        with in_form(block, form), torch.autocast(images[0].device.type, enabled=amp):
-            outputs: list[Tensor] = [block(image) for image in images]
+        forms[form]()
+        with torch.autocast(images[0].device.type, enabled=amp):
+            outputs: list[Tensor] = [layer(image) for image in images]
         torch.autograd.grad(outputs, [*images, *parameters], [torch.ones_like(output) for output in outputs])
 
-    seconds = time_alternating({form: partial(step, form) for form in block.forms}, repeats)
+    seconds = time_alternating({form: partial(step, form) for form in forms}, repeats)
     return {form: 1e3 * median(values) for form, values in seconds.items()}

@@ -52,10 +52,11 @@ def test_block_equals_convolution_with_reconstructed_kernel(geometry: dict, rank
         torch.testing.assert_close(block(x), conv(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["merged", "dense"])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("form", ["depthwise", "merged", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: str) -> None:
-    block = CPConv2d.from_conv(nn.Conv2d(5, 7, **geometry, dtype=torch.float64), 2)
+def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: str, rank: int) -> None:
+    block = CPConv2d.from_conv(nn.Conv2d(5, 7, **geometry, dtype=torch.float64), rank)
     x = torch.randn(2, 5, 13, 11, dtype=torch.float64, requires_grad=True)
     inputs = [x, *block.parameters()]
     expected = block(x)
@@ -69,7 +70,7 @@ def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: str) -> No
 
 
 def test_an_unknown_form() -> None:
-    with pytest.raises(UsageError, match="unknown form 'fast'; expected one of: factored, merged, dense"):
+    with pytest.raises(UsageError, match="unknown form 'fast'; expected one of: factored, depthwise, merged, dense"):
         set_form(nn.Sequential(), "fast")
 
 

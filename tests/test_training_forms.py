@@ -1,5 +1,6 @@
 """The forms in which networks train: chosen by measuring, equal in all else."""
 
+import copy
 import logging
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det.decompositions import CPConv2d, set_forms
+from norton_det.batch_norm import WideBatchNorm2d
+from norton_det.decompositions import CPConv2d
 from norton_det.errors import UsageError
 from norton_det.setting import spec_of_setting
-from norton_det.training_forms import set_fastest_forms, use_form
+from norton_det.training_forms import set_fastest_forms, set_forms, use_form
 
 
 def forms_of(net: nn.Module) -> dict[str, str]:
@@ -26,7 +28,7 @@ def test_the_fastest_form_of_each_block_is_set(caplog: pytest.LogCaptureFixture)
     assert len(choices) == 13
     assert all(choice.milliseconds[choice.form] == min(choice.milliseconds.values()) for choice in choices)
     assert forms_of(net) == {choice.name: choice.form for choice in choices}
-    assert "forms of decomposed layers: " in caplog.text
+    assert "training forms: " in caplog.text
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -43,5 +45,74 @@ def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
     assert set(forms_of(net).values()) == {"factored"}
     with pytest.raises(UsageError, match="unknown form 'fast'"):
         use_form(net, "fast", lambda: None)
-    with pytest.raises(UsageError, match="form of '2': no such decomposed layer"):
+    with pytest.raises(UsageError, match="form of '2': no such layer with forms"):
         set_forms(net, {"2": "dense"})
+    with pytest.raises(UsageError, match="form of '1' is 'wide'; expected one of: factored, depthwise, merged, dense"):
+        set_forms(net, {"1": "wide"})
+
+
+def norms(
+    momentum: float | None = 0.1, channels: int = 5, dtype: torch.dtype = torch.float64
+) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
+    """Return torch's batch norm and a wide one in the same state."""
+    known = nn.BatchNorm2d(channels, momentum=momentum, dtype=dtype)
+    for tensor in known.parameters():
+        nn.init.uniform_(tensor, 0.5, 2)
+    wide = copy.deepcopy(known)
+    set_forms(nn.Sequential(wide), {"0": "wide"})
+    assert type(wide) is WideBatchNorm2d
+    return known, wide
+
+
+def maps(*shape: int) -> torch.Tensor:
+    x = 5 + torch.randn(*shape, dtype=torch.float64)
+    return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("shape", [(4, 13, 6, 8), (3, 5, 7, 5), (2, 2, 1, 3), (1, 16, 4, 4)], ids=str)
+def test_a_wide_batch_norm_is_that_of_torch(shape: tuple[int, ...], momentum: float | None) -> None:
+    known, wide = norms(momentum, shape[1])
+    for _ in range(2):
+        x = maps(*shape)
+        weights = torch.randn(shape, dtype=torch.float64)  # of the outputs in what is differentiated
+        expected, got = known(x), wide(x)
+        assert "Wide" in type(got.grad_fn).__name__
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(got, expected)
+        wanted = torch.autograd.grad((expected * weights).sum(), [x, *known.parameters()])
+        found = torch.autograd.grad((got * weights).sum(), [x, *wide.parameters()])
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for name, tensor in known.state_dict().items():
+        torch.testing.assert_close(wide.state_dict()[name], tensor)
+
+
+def test_a_wide_batch_norm_leaves_the_rest_to_torch() -> None:
+    x = maps(4, 5, 3, 3)
+    for inputs in (x.contiguous(), x.bfloat16()):  # another memory format, mixed precision
+        known, wide = norms(dtype=torch.float64 if inputs.dtype == torch.float64 else torch.float32)
+        assert torch.equal(wide(inputs), known(inputs))
+    known, wide = norms()
+    assert torch.equal(wide.eval()(x), known.eval()(x))
+
+
+def test_batch_norms_have_forms_in_channels_last_only() -> None:
+    net = nd.build(spec_of_setting("resnet56_cifar", 1, "[0.9]*30")).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    assert all(set(choice.milliseconds) == set(CPConv2d.forms) for choice in set_fastest_forms(net, images, repeats=1))
+    choices = set_fastest_forms(net, images, memory_format=torch.channels_last, repeats=1)
+    assert [set(choice.milliseconds) for choice in choices].count({"torch", "wide"}) == 55
+    wide = [name for name, module in net.named_modules() if type(module) is WideBatchNorm2d]
+    assert wide == [choice.name for choice in choices if choice.form == "wide"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_somebodys_own_batch_norm_stays() -> None:
+    class Own(nn.BatchNorm2d):
+        """Not one of ours."""
+
+    net = nn.Sequential(CPConv2d(3, 4, 3, 1), Own(4))
+    choices = set_fastest_forms(net, torch.randn(2, 3, 8, 8), memory_format=torch.channels_last, repeats=1)
+    assert [choice.name for choice in choices] == ["0"]

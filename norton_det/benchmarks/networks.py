@@ -23,7 +23,7 @@ from norton_det.training_forms import set_fastest_forms
 
 ROW = "imagenet/resnet50_0.92g.yaml"
 """The config of the backbone."""
-_TRIED = 2  # runs by which the memory format of training is chosen
+_TRIED = 4  # runs by which the memory format of training is chosen
 
 
 def backbones(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """What a decomposition has to offer to be plugged in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ from norton_det.regression import Regression
 from norton_det.spec import Rank
 
 Size = tuple[int, int]
-FORMS = ("factored", "merged", "dense")
+FORMS = ("factored", "depthwise", "merged", "dense")
 """How a block may be computed: one convolution after another, some of them multiplied out, or one dense one."""
 
 
@@ -109,20 +109,6 @@ def set_form(net: nn.Module, form: str) -> None:
             raise UsageError(f"unknown form {form!r}; expected one of: {', '.join(forms)}")
     for block in blocks:
         block.form = form
-
-
-def set_forms(net: nn.Module, forms: Mapping[str, str]) -> None:
-    """Let decomposed layers in ``net`` be computed in a form each, by their names.
-
-    Raises:
-        UsageError: no such layer, or an unknown form.
-    """
-    modules = dict(net.named_modules())
-    for name, form in forms.items():
-        block = modules.get(name)
-        if not isinstance(block, Decomposition):
-            raise UsageError(f"form of {name!r}: no such decomposed layer in the network")
-        set_form(block, form)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class CPConv2d(Decomposition):
     (c) and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of
     ``nn.Conv2d``, but for ``groups``.
 
-    The same function, with the same parameters and gradients, can be computed in three forms (see :attr:`forms` and
+    The same function, with the same parameters and gradients, can be computed in four forms (see :attr:`forms` and
     :func:`norton_det.decompositions.set_form`). Fewer multiply-accumulates are not always less time.
 
     Args:
@@ -44,7 +44,7 @@ class CPConv2d(Decomposition):
 
     rank: int
     forms: ClassVar[tuple[str, ...]] = FORMS
-    """Three convolutions and a sum; a 1x1 and one grouped k x k convolution; one dense one."""
+    """Three convolutions and a sum; a 1x1, a depthwise k x k and a sum; a 1x1 and a grouped k x k; one dense one."""
 
     def __init__(
         self,
@@ -85,13 +85,17 @@ class CPConv2d(Decomposition):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
         if self.form == "dense":
-            return self._convolve(x, self.kernel(), groups=1)
-        y: Tensor = self.pointwise(x)
+            return self._convolve(x, self.kernel(), self.bias, groups=1)
         if self.form == "merged":
-            return self._convolve(y, self._merged_kernel(), groups=self.out_channels)
-        y = self.horizontal(self.vertical(y))
-        if self.rank > 1:
-            y = y.unflatten(-3, (self.out_channels, self.rank)).sum(-3)
+            return self._convolve(self.pointwise(x), self._merged_kernel(), self.bias, groups=self.out_channels)
+        y: Tensor
+        if self.form == "depthwise":
+            y = F.conv2d(x, self.by_terms(self.pointwise.weight))
+            kernel = self.by_terms(self.vertical.weight * self.horizontal.weight)
+            y = sum_terms(self._convolve(y, kernel, None, groups=len(kernel)), self.rank)
+        else:
+            y = self.horizontal(self.vertical(self.pointwise(x)))
+            y = y.unflatten(-3, (self.out_channels, self.rank)).sum(-3) if self.rank > 1 else y
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def kernel(self) -> Tensor:
@@ -100,22 +104,27 @@ class CPConv2d(Decomposition):
         kernel: Tensor = (a.mT @ self._merged_kernel().flatten(2)).unflatten(-1, self.kernel_size)
         return kernel
 
+    def by_terms(self, weight: Tensor) -> Tensor:
+        """Return a weight (O * R, ...), which is ordered filter by filter, in the order of :func:`sum_terms`."""
+        terms: Tensor = weight.unflatten(0, (self.out_channels, self.rank)).transpose(0, 1).flatten(0, 1)
+        return terms
+
     def _merged_kernel(self) -> Tensor:
         """Return the outer products of b and c, of shape (O, R, Kh, Kw)."""
         return (self.vertical.weight * self.horizontal.weight).view(self.out_channels, self.rank, *self.kernel_size)
 
-    def _convolve(self, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
-        """Convolve with the geometry of the vertical and the horizontal convolution together, and add the bias."""
+    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        """Convolve with the geometry of the vertical and the horizontal convolution together."""
         vertical, horizontal = self.vertical, self.horizontal
         stride = (vertical.stride[0], horizontal.stride[1])
         dilation = (vertical.dilation[0], horizontal.dilation[1])
         if vertical.padding_mode == "zeros" and not isinstance(vertical.padding, str):
             padding = (vertical.padding[0], int(horizontal.padding[1]))
-            return F.conv2d(x, kernel, self.bias, stride, padding, dilation, groups)
+            return F.conv2d(x, kernel, bias, stride, padding, dilation, groups)
         sides = zip(vertical._reversed_padding_repeated_twice, horizontal._reversed_padding_repeated_twice, strict=True)
         mode = "constant" if vertical.padding_mode == "zeros" else vertical.padding_mode
         padded = F.pad(x, [a + b for a, b in sides], mode=mode)
-        return F.conv2d(padded, kernel, self.bias, stride, 0, dilation, groups)
+        return F.conv2d(padded, kernel, bias, stride, 0, dilation, groups)
 
     def reset_parameters(self) -> None:
         """Set the bias to zero; the convolutions inside reset themselves."""
@@ -257,6 +266,20 @@ def _(layer: CPConv2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
         depthwise.in_channels = depthwise.out_channels = depthwise.groups = len(depthwise.weight)
     select_(layer, "bias", 0, outputs)
     layer.in_channels, layer.out_channels = layer.pointwise.in_channels, len(layer.pointwise.weight) // layer.rank
+
+
+def sum_terms(x: Tensor, rank: int) -> Tensor:
+    """Add up the terms of filters: (N, R * O, H, W), term by term, -> (N, O, H, W).
+
+    In this order what is added lies together in every memory format; filter by filter it does not in channels_last.
+    """
+    first, *others = x.chunk(rank, -3)
+    if not others:
+        return first
+    total = first + others[0]
+    for term in others[1:]:
+        total += term
+    return total
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

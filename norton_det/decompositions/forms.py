@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.decompositions.base import Decomposition
-from norton_det.decompositions.cp import CPConv2d
+from norton_det.decompositions.cp import CPConv2d, sum_terms
 from norton_det.registry import Registry
 
 
 class SumTerms(nn.Module):
-    """The sum over the terms of each filter: (N, O * R, H, W) -> (N, O, H, W).
+    """The sum over the terms of each filter: (N, R * O, H, W), term by term, -> (N, O, H, W).
 
     Args:
-        rank: R, neighbouring channels that are added up.
+        rank: R.
     """
 
     def __init__(self, rank: int) -> None:
@@ -29,21 +29,23 @@ class SumTerms(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add up."""
-        total: Tensor = x.unflatten(-3, (-1, self.rank)).sum(-3)
-        return total
+        return sum_terms(x, self.rank)
 
 
 def _factored(block: CPConv2d) -> nn.Module:
     """Three convolutions and a sum."""
-    last = like_conv(block.horizontal, block.horizontal.weight, _bias_of_terms(block), block.horizontal.groups)
-    return _summed(block, plain(block.pointwise), plain(block.vertical), last)
+    first, second, third = (
+        like_conv(conv, block.by_terms(conv.weight), bias, conv.groups)
+        for conv, bias in ((block.pointwise, None), (block.vertical, None), (block.horizontal, _bias_of_terms(block)))
+    )
+    return _summed(block, first, second, third)
 
 
 def _depthwise(block: CPConv2d) -> nn.Module:
     """A 1x1, a depthwise k x k convolution and a sum."""
-    kernel = block.vertical.weight * block.horizontal.weight
-    both = like_conv(block.to_dense(), kernel, _bias_of_terms(block), len(kernel))
-    return _summed(block, plain(block.pointwise), both)
+    kernel = block.by_terms(block.vertical.weight * block.horizontal.weight)
+    first = like_conv(block.pointwise, block.by_terms(block.pointwise.weight), None, groups=1)
+    return _summed(block, first, like_conv(block.to_dense(), kernel, _bias_of_terms(block), len(kernel)))
 
 
 def _merged(block: CPConv2d) -> nn.Module:
@@ -99,9 +101,7 @@ def _bias_of_terms(block: CPConv2d) -> Tensor | None:
     """Return a bias (O * R,) whose sum over the terms is the block's: the first term has all of it."""
     if block.bias is None:
         return None
-    bias = block.bias.new_zeros(block.out_channels, block.rank)
-    bias[:, 0] = block.bias
-    return bias.flatten()
+    return torch.cat([block.bias, block.bias.new_zeros(block.out_channels * (block.rank - 1))])
 
 
 def plain(conv: nn.Conv2d) -> nn.Conv2d:
