@@ -24,7 +24,7 @@ from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
 from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
 from norton_det.tables import table
-from norton_det.timing import time_alternating
+from norton_det.timing import time_alternating, time_contenders
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def deploy(
         model: a classifier, a detector, or any network with decomposed layers or batch norms in it; it stays as it is.
         example_inputs: what the network is to be fast for: a tuple of its arguments, or the only one (a batch (N, 3, H,
             W), or for a detector a list of images (3, H, W)).
-        repeats: timed runs of each form and of the whole.
+        repeats: timed runs of each form that may be the fastest, and of the whole.
         compile: hand the result to ``torch.compile`` as well.
 
     Returns:
@@ -175,8 +175,8 @@ def _time_forms(block: nn.Module, calls: Calls, memory_format: torch.memory_form
 
         return once
 
-    seconds = time_alternating({form: run(module) for form, module in forms.items()}, repeats)
-    return {form: 1e3 * median(values) for form, values in seconds.items()}
+    seconds = time_contenders({form: run(module) for form, module in forms.items()}, repeats)
+    return {form: 1e3 * value for form, value in seconds.items()}
 
 
 def _with_forms(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:

@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial, singledispatch
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from norton_det.batch_norm import WideBatchNorm2d
 from norton_det.decompositions import Decomposition, set_form
 from norton_det.errors import UsageError
 from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
-from norton_det.timing import time_alternating
+from norton_det.timing import time_contenders
 from norton_det.weights import read_file
 
 logger = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ def set_fastest_forms(
         example_inputs: a batch of the training's shapes: a tuple of arguments, or the only one.
         memory_format: in which it will be trained.
         amp: measure in mixed precision.
-        repeats: timed steps of each form.
+        repeats: timed steps of each form that may be the fastest.
 
     Returns:
         The layers, the milliseconds of their forms and the choices, which are set.
@@ -149,5 +148,5 @@ def _time_steps(
             outputs: list[Tensor] = [layer(image) for image in images]
         torch.autograd.grad(outputs, [*images, *parameters], [torch.ones_like(output) for output in outputs])
 
-    seconds = time_alternating({form: partial(step, form) for form in forms}, repeats)
-    return {form: 1e3 * median(values) for form, values in seconds.items()}
+    seconds = time_contenders({form: partial(step, form) for form in forms}, repeats)
+    return {form: 1e3 * value for form, value in seconds.items()}

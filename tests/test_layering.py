@@ -14,7 +14,7 @@ ORDER = [
     {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep", "vectors", "tables"},
     {"channels", "moments"},
     {"decompositions", "criteria", "models"},
-    {"folding", "measuring", "inference_forms"},
+    {"folding", "measuring", "inference_forms", "batch_norm"},
     {"deploy"},
     {"weights"},
     {"build"},

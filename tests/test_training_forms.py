@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 import norton_det as nd
+from norton_det import timing
 from norton_det.batch_norm import WideBatchNorm2d
 from norton_det.decompositions import CPConv2d
 from norton_det.errors import UsageError
@@ -49,6 +52,22 @@ def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
         set_forms(net, {"2": "dense"})
     with pytest.raises(UsageError, match="form of '1' is 'wide'; expected one of: factored, depthwise, merged, dense"):
         set_forms(net, {"1": "wide"})
+
+
+def test_what_cannot_be_the_fastest_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, runs = [0.0], Counter[str]()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def taking(name: str, *seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            now[0] += seconds[min(runs[name], len(seconds) - 1)]
+            runs[name] += 1
+
+        return run
+
+    functions = {"fast": taking("fast", 1), "cold": taking("cold", 4, 0.5), "slow": taking("slow", 6)}
+    assert timing.time_contenders(functions, 3) == {"fast": 1, "cold": 0.5, "slow": 6}
+    assert runs == {"fast": 4, "cold": 4, "slow": 1}
 
 
 def norms(

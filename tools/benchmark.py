@@ -8,7 +8,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     add("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of decompose, similarity (default: 1 2 4 8)")
     add("--sizes", type=int, nargs="+", default=[224, 800], help="of backbone (default: 224 800)")
     add("--batch-sizes", type=int, nargs="+", default=[1, 8], help="of backbone (default: 1 8)")
-    add("--train-batch", type=int, default=64, help="images a step of train-step (default: 64; a quarter at 224x224)")
+    add("--train-batch", type=int, default=256, help="images of train-step (default: 256; a sixteenth at 224x224)")
     add("--configs", default=str(CONFIGS), metavar="DIR", help="folder of the published rows")
     add("--only", default="", metavar="TEXT", help="only the cases in whose arguments this is found")
     add("--device", default="cpu", help="cpu or cuda, for networks")
@@ -46,13 +46,15 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     check_counts(args, repeats=1, train_batch=1)
     check_device(args.device)
-    rows = _rows(args)
-    if args.output:
-        write_json(args.output, [asdict(row) for row in rows])
+    rows = []
+    for row in _rows(args):
+        rows.append(row)
+        if args.output:  # an hour's work is not lost with the last case
+            write_json(args.output, [asdict(row) for row in rows])
     print(json.dumps([asdict(row) for row in rows], indent=1) if args.json else _text(rows))
 
 
-def _rows(args: argparse.Namespace) -> list[Row]:
+def _rows(args: argparse.Namespace) -> Iterator[Row]:
     values = {field.name: getattr(args, field.name) for field in fields(Settings)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     settings = Settings(**{**values, "configs": Path(args.configs)})
@@ -61,7 +63,8 @@ def _rows(args: argparse.Namespace) -> list[Row]:
     logging.getLogger("norton_det").setLevel(logging.WARNING)  # each deployment would tell of itself
     torch.manual_seed(0)
     bar = tqdm(cases, desc=args.what, unit="case", disable=None, leave=False)
-    return [compare(*case, settings) for case in bar]
+    for case in bar:
+        yield compare(*case, settings)
 
 
 def _text(rows: Sequence[Row]) -> str:

@@ -39,7 +39,9 @@ a GPU it is what torch holds there while it runs.
   detection, fixed so that the work does not depend on the weights. Every part is timed by itself. Linear layers and
   RoIAlign are deployed as well, on both sides.
 - `train-step`: forward, back and update of every published classifier, each CP block in its fastest form, and the
-  network in its fastest memory format, against the dense network in its.
+  network in its fastest memory format, against the dense network in its. 256 images a step on CIFAR-10, as in the
+  published fine-tuning, where building the kernels from the factors weighs little; with 64 images small networks gain
+  less. 16 images a step at 224x224.
 - `import`: a new interpreter that imports `norton_det`, against one that imports `torchvision`.
 
 `--device cuda`, with `--amp` or without, does the networks on a GPU.

@@ -28,7 +28,7 @@ class Settings:
         ranks: of decompose and similarity.
         sizes: heights and widths of images for backbone.
         batch_sizes: for backbone.
-        train_batch: images in a step of training, for images of 32 x 32; a quarter of it for larger ones.
+        train_batch: images in a step of training, for images of 32 x 32; a sixteenth of it for larger ones.
         device: "cpu" or "cuda".
         amp: bfloat16 where torch's autocast has it.
         repeats: counted runs of each side.
@@ -39,7 +39,7 @@ class Settings:
     ranks: tuple[int, ...] = (1, 4)
     sizes: tuple[int, ...] = (224, 800)
     batch_sizes: tuple[int, ...] = (1, 8)
-    train_batch: int = 64
+    train_batch: int = 256
     device: str = "cpu"
     amp: bool = False
     repeats: int = 3

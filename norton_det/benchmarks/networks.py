@@ -18,7 +18,7 @@ from norton_det.deploy import FORMATS, deploy
 from norton_det.models import ARCHITECTURES
 from norton_det.setting import spec_of_setting
 from norton_det.spec import Spec
-from norton_det.timing import time_alternating
+from norton_det.timing import time_contenders
 from norton_det.training_forms import set_fastest_forms
 
 ROW = "imagenet/resnet50_0.92g.yaml"
@@ -44,7 +44,7 @@ def detectors(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def train_steps(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the cases of ``train-step``: every published classifier."""
-    for folder, batch in (("cifar10", settings.train_batch), ("imagenet", max(1, settings.train_batch // 4))):
+    for folder, batch in (("cifar10", settings.train_batch), ("imagenet", max(1, settings.train_batch // 16))):
         for path in sorted((settings.configs / folder).glob("*.yaml")):
             yield "train-step", {"config": str(path), "batch": batch, "device": settings.device, "amp": settings.amp}
 
@@ -142,8 +142,8 @@ def train_step(config: str, batch: int, device: str = "cpu", amp: bool = False) 
             name: _step(build(spec, device), images, labels, memory_format, amp)
             for name, memory_format in FORMATS.items()
         }
-        seconds = time_alternating({name: side.run for name, side in steps.items()}, _TRIED)
-        return steps[min(seconds, key=lambda name: min(seconds[name]))]
+        seconds = time_contenders({name: side.run for name, side in steps.items()}, _TRIED)
+        return steps[min(seconds, key=lambda name: seconds[name])]
 
     ratio = count_complexity(_dense(spec)).macs / count_complexity(spec).macs
     name = f"train-step {Path(config).stem}, batch {batch} ({ratio:.2f} times fewer MACs); other: dense"
