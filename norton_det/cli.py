@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from norton_det.allocator import keep_freed_memory
 from norton_det.config import Config, read_config
 from norton_det.errors import DataError, TerminatedError, UsageError
 from norton_det.spec import parse_ranks
@@ -32,12 +33,14 @@ class Parser(argparse.ArgumentParser):
 def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     """Make a tool's ``main``: it returns the exit code; wrong arguments and wrong data are told in one line.
 
+    The process keeps the memory that it frees (see :func:`keep_freed_memory`).
     Other errors are raised as they are (exit code 1 and a traceback when run as a script).
     """
 
     @functools.wraps(run)
     def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        keep_freed_memory()
         try:
             run(sys.argv[1:] if argv is None else argv)
         except (UsageError, DataError) as error:

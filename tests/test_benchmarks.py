@@ -15,6 +15,7 @@ from norton_det.benchmarks import BENCHMARKS, CASES, Row, Settings, compare
 from norton_det.benchmarks.compare import Case, Side, peak_memory
 from norton_det.benchmarks.detector import DETECTIONS, watched
 from norton_det.benchmarks.growth import growth_figure
+from norton_det.benchmarks.kinds import KINDS, REST
 from norton_det.complexity import PROPOSALS
 
 Run = Callable[..., list[dict]]
@@ -48,7 +49,9 @@ def test_backbone(run: Run) -> None:
     rows = run("backbone", "--sizes", "32", "--batch-sizes", "1", "--no-memory")
     assert [row["name"].split(";")[0] for row in rows] == ["backbone 0.92G"] * 2 + ["backbone of rank 4, unpruned"]
     assert all(row["name"].endswith(", 1 x 32x32") for row in rows)
-    assert "they take" in rows[0]["detail"]
+    assert rows[0]["detail"].count("G MACs a second") == 2
+    assert all(list(row["parts"]) == [*KINDS, REST] for row in rows)
+    assert all(min(times) > 0 for row in rows for times in row["parts"].values())
     assert rows[0]["ours_memory"] is None
 
 
@@ -57,6 +60,11 @@ def test_train_step(run: Run, tmp_path: Path) -> None:
     (row,) = run("train-step", *words)
     assert row["name"].startswith("train-step resnet56_14m, batch 2 (9.")
     assert json.loads((tmp_path / "rows.json").read_text()) == [row]
+    ranks = ["--ranks", "1", "--no-memory", "--output", str(tmp_path / "rows.json")]
+    assert run("similarity", *ranks)
+    *kept, last = json.loads((tmp_path / "rows.json").read_text())
+    assert kept == [row]
+    assert last["name"] == "similarity of 512 filters, rank 1"
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import norton_det
 PACKAGE = Path(norton_det.__file__).parent
 # From left to right; a module may import what stands to its left (or, in a folder of its own, beside it).
 ORDER = [
-    {"errors"},
+    {"errors", "allocator"},
     {"spec", "registry", "timing", "results", "labels", "checks", "regression", "lockstep", "vectors", "tables"},
     {"channels", "moments"},
     {"decompositions", "criteria", "models"},

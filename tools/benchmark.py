@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from norton_det.benchmarks import BENCHMARKS, Row, Settings, compare
+from norton_det.benchmarks import BENCHMARKS, Row, Settings, compare, read_rows
 from norton_det.checkpoint import write_json
 from norton_det.cli import Parser, check_counts, check_device, command
 from norton_det.tables import table
@@ -42,15 +42,17 @@ def main(argv: Sequence[str]) -> None:
     add("--repeats", type=int, default=3, help="counted runs of each side (default: 3)")
     add("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
     add("--json", action="store_true", help="print a JSON list of rows")
-    add("--output", metavar="FILE", help="write the JSON list to a file as well")
+    add("--output", metavar="FILE", help="write the JSON list to a file as well, in which rows of other names stay")
     args = parser.parse_args(argv)
     check_counts(args, repeats=1, train_batch=1)
     check_device(args.device)
+    written = {(row.benchmark, row.name): row for row in (read_rows(Path(args.output)) if args.output else [])}
     rows = []
     for row in _rows(args):
         rows.append(row)
+        written[row.benchmark, row.name] = row
         if args.output:  # an hour's work is not lost with the last case
-            write_json(args.output, [asdict(row) for row in rows])
+            write_json(args.output, [asdict(row) for row in written.values()])
     print(json.dumps([asdict(row) for row in rows], indent=1) if args.json else _text(rows))
 
 

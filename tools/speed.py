@@ -1,22 +1,22 @@
 """Write the page on speed, and its picture of how cost grows, from rows of benchmark.py."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from norton_det.benchmarks import BENCHMARKS, Row
+from norton_det.benchmarks import BENCHMARKS, Row, read_rows
 from norton_det.benchmarks.growth import NAME, growth_figure
 from norton_det.checkpoint import write_atomically
 from norton_det.cli import Parser, command
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import UsageError
 
 DOCS = Path(__file__).parent.parent / "docs"
 PICTURE = "speed_growth.svg"
 _HEADER = ("", "ours, s", "other, s", "ratio", "spread", "ours, MB", "other, MB", "")
 _PAGE = """# Speed
 
-Written by `python tools/speed.py`; do not edit. All figures come from one command, on a machine that does nothing else:
+Written by `python tools/speed.py`; do not edit. All figures come from this, on a machine that does nothing else; the
+name of one benchmark in place of `all` brings its rows up to date:
 
 ```sh
 python tools/benchmark.py all --output docs/speed.json && python tools/speed.py
@@ -34,25 +34,27 @@ a GPU it is what torch holds there while it runs.
 - `similarity`: PABS of 512 filters with 512 channels, and their elimination down to a quarter. The other is a loop of
   scipy's `subspace_angles` over the pairs of 24 filters, scaled to all pairs, without an elimination.
 - `backbone`: the 0.92G ResNet-50, deployed, against the dense one deployed the same way, and against itself as three
-  convolutions and a sum a block; and a ResNet-50 of rank 4 without pruning against the dense one.
+  convolutions and a sum a block; and a ResNet-50 of rank 4 without pruning against the dense one. Every kind of layer
+  is timed by itself.
 - `detector`: the three R-CNNs with that backbone at 800x800, both deployed, at exactly 1000 proposals and one
   detection, fixed so that the work does not depend on the weights. Every part is timed by itself. Linear layers and
   RoIAlign are deployed as well, on both sides.
 - `train-step`: forward, back and update of every published classifier, each CP block in its fastest form, and the
   network in its fastest memory format, against the dense network in its. 256 images a step on CIFAR-10, as in the
   published fine-tuning, where building the kernels from the factors weighs little; with 64 images small networks gain
-  less. 16 images a step at 224x224.
+  less. 16 images a step at 224x224. `torch` and `wide` are the two forms of batch norms.
 - `import`: a new interpreter that imports `norton_det`, against one that imports `torchvision`.
 
 `--device cuda`, with `--amp` or without, does the networks on a GPU.
 
 On Linux, glibc hands every buffer of more than 32 MB back to the system as soon as it is free, and the system clears it
-when it is wanted again; an image of 800x800 has several in each pass. Two variables keep them, for these benchmarks as
-for a program of your own; the command shows what that saves:
+when it is wanted again; a batch of large images has many in each pass. All tools of this package, the benchmarks
+included, on both sides, keep such memory; a program of your own does after
 
-```sh
-export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
-python tools/benchmark.py detector --no-memory
+```python
+from norton_det.allocator import keep_freed_memory
+
+keep_freed_memory()
 ```
 
 {results}
@@ -75,20 +77,6 @@ def main(argv: Sequence[str]) -> None:
         write_atomically(page.parent / PICTURE, growth_figure(rows).savefig)
     write_atomically(page, lambda name: Path(name).write_text(_PAGE.format(results=results)))
     print(f"written: {page}")
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read what ``benchmark.py --output`` wrote; no file is no rows.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    if not path.is_file():
-        return []
-    try:
-        return [Row(**row) for row in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected rows of benchmark.py: {error}") from None
 
 
 def _results(rows: Sequence[Row]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from norton_det.errors import DataError
 from norton_det.registry import Registry
 from norton_det.timing import describe_machine, time_alternating
 
@@ -113,6 +114,20 @@ class Row:
     parts: Mapping[str, list[float]] = field(default_factory=dict)
     detail: str = ""
     machine: str = ""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows that were written as JSON; no file is no rows.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [Row(**row) for row in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: expected rows of benchmark.py: {error}") from None
 
 
 def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: Settings) -> Row:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from norton_det.benchmarks.compare import CASES, Case, Settings, Side
 from norton_det.benchmarks.detector import DETECTORS, watched
+from norton_det.benchmarks.kinds import time_kinds
 from norton_det.build import build
 from norton_det.complexity import DETECTOR_SIZE, count_complexity
 from norton_det.config import read_config
@@ -63,10 +65,11 @@ def _autocast(inputs: Any, amp: bool) -> torch.autocast:
 
 
 @lru_cache(maxsize=3)  # the cases of one size share theirs
-def _deployed(text: str, batch: int, size: int, device: str, amp: bool) -> Any:
+def _deployed(text: str, batch: int, size: int, device: str, amp: bool) -> tuple[Any, dict[str, list[float]]]:
     images = torch.randn(batch, 3, size, size, device=device)
     with _autocast(images, amp):
-        return deploy(build(Spec.from_json(text), device), images)
+        net = deploy(build(Spec.from_json(text), device), images)
+    return net, time_kinds(net)
 
 
 def _backbone(
@@ -74,22 +77,27 @@ def _backbone(
 ) -> Case:
     images = torch.randn(batch, 3, size, size, device=device)
 
+    def side(spec: Spec, net: nn.Module, parts: dict[str, list[float]], forms: str = "") -> Side:
+        def told() -> str:
+            seconds = median(map(sum, zip(*parts.values(), strict=True)))
+            return f"{forms}{batch * count_complexity(spec, size).macs / seconds / 1e9:.0f}G MACs a second"
+
+        return Side(_forward(net, images, amp), told, parts)
+
     def deployed(spec: Spec) -> Side:
-        net = _deployed(spec.to_json(), batch, size, device, amp)
-        return Side(_forward(net, images, amp), lambda: _told(net.deployment) if spec.ranks else "")
+        net, parts = _deployed(spec.to_json(), batch, size, device, amp)
+        return side(spec, net, parts, _forms(net.deployment) if spec.ranks else "")
 
     def plain() -> Side:
-        return Side(_forward(build(other, device).eval(), images, amp))
+        net = build(other, device).eval()
+        return side(other, net, time_kinds(net))
 
     return Case(f"{name}, {batch} x {size}x{size}", lambda: deployed(ours), plain if eager else lambda: deployed(other))
 
 
-def _told(done: Any) -> str:
+def _forms(done: Any) -> str:
     forms = Counter(block.form for block in done.blocks)
-    blocks = sum(block.milliseconds[block.form] for block in done.blocks)
-    share = blocks / done.milliseconds[done.memory_format]
-    kinds = ", ".join(f"{count} {form}" for form, count in forms.most_common())
-    return f"{kinds}, {done.memory_format}; they take {share:.0%} of the time"
+    return f"{', '.join(f'{count} {form}' for form, count in forms.most_common())}, {done.memory_format}, "
 
 
 def backbone(config: str, **options: Any) -> Case:

@@ -1,0 +1,23 @@
+"""The C library's allocator: memory that is freed and wanted again in every pass need not go back to the system."""
+
+import ctypes
+import platform
+
+_MALLOPT_FOR_EVER = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0)}
+"""Parameters of ``mallopt`` (malloc.h of glibc), and the values with which nothing is given back."""
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for its own use; all tools do.
+
+    By default glibc hands every buffer of more than 32 MB back to the system as soon as it is free, and the system
+    clears its pages anew when it is wanted again: in networks on the CPU, with large images or batches, that may take
+    longer than the arithmetic. The process then stays as large as it has ever been.
+
+    Returns:
+        Whether it could be set: only glibc on Linux has it, elsewhere nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT_FOR_EVER.values())
