@@ -17,7 +17,16 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it could be set: only glibc on Linux has it, elsewhere nothing happens.
     """
-    if platform.libc_ver()[0] != "glibc":
+    return _is_glibc() and all(ctypes.CDLL(None).mallopt(*pair) == 1 for pair in _MALLOPT_FOR_EVER.values())
+
+
+def give_back_freed_memory() -> bool:
+    """Hand all memory that is free at the moment back to the system; return whether that could be asked for."""
+    if not _is_glibc():
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT_FOR_EVER.values())
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from norton_det.allocator import keep_freed_memory
+from norton_det.allocator import give_back_freed_memory, keep_freed_memory
 
 FAULTS = """
 import resource, torch
@@ -16,8 +16,8 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(64 * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults(), faults()
-print(faults())
+faults()
+print(min(faults() for _ in range(5)))
 """
 
 
@@ -34,3 +34,4 @@ def test_memory_is_used_again() -> None:
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()
+    assert not give_back_freed_memory()

@@ -11,11 +11,12 @@ import torch
 from conftest import TINY, TOOLS, tool
 from torchvision.models import get_model
 
-from norton_det.benchmarks import BENCHMARKS, CASES, Row, Settings, compare
-from norton_det.benchmarks.compare import Case, Side, peak_memory
+from norton_det.benchmarks import BENCHMARKS, CASES, Row, Settings, compare, memory
+from norton_det.benchmarks.compare import Case, Side
 from norton_det.benchmarks.detector import DETECTIONS, watched
 from norton_det.benchmarks.growth import growth_figure
 from norton_det.benchmarks.kinds import KINDS, REST
+from norton_det.benchmarks.memory import peak_memory
 from norton_det.complexity import PROPOSALS
 
 Run = Callable[..., list[dict]]
@@ -41,8 +42,18 @@ def test_similarity(run: Run) -> None:
     assert "survivors the same" in row["detail"]
 
 
-def test_memory_is_that_of_a_process_of_its_own() -> None:
-    assert 50 < peak_memory("similarity", "ours", {"rank": 1, "filters": 32}) < 1500
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not tell")
+@pytest.mark.parametrize("megabytes", [40, 400])
+def test_memory_is_what_the_run_takes_beyond_what_was_there(megabytes: int) -> None:
+    there = torch.ones(100 * 250_000)
+    taken = peak_memory(lambda: torch.ones(megabytes * 250_000).sum())
+    assert taken == pytest.approx(megabytes, abs=15)
+    assert there[-1] == 1
+
+
+def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "none")
+    assert peak_memory(lambda: pytest.fail("run")) is None
 
 
 def test_backbone(run: Run) -> None:

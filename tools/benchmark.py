@@ -1,7 +1,7 @@
 """Time what this package does against what a user would do otherwise, both in this process, in turn.
 
-The alternatives that loop in Python are timed on a sample that is stated, and scaled to the whole. Peak memory is that
-of a process that runs one side alone (on a GPU: what torch holds there).
+The alternatives that loop in Python are timed on a sample that is stated, and scaled to the whole. Peak memory is what
+a run takes beyond what is there before it.
 """
 
 import argparse

@@ -1,18 +1,13 @@
-"""A comparison: two ways to the same end, timed in turn in this process; the memory of each in a process of its own."""
+"""A comparison: two ways to the same end, timed in turn in one process, and the memory that each takes."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import torch
-
+from norton_det.benchmarks.memory import peak_memory
 from norton_det.errors import DataError
 from norton_det.registry import Registry
 from norton_det.timing import describe_machine, time_alternating
@@ -33,7 +28,7 @@ class Settings:
         device: "cpu" or "cuda".
         amp: bfloat16 where torch's autocast has it.
         repeats: counted runs of each side.
-        memory: measure peak memory, by running each side once more in a process of its own.
+        memory: measure peak memory, by running each side once more.
     """
 
     configs: Path
@@ -66,16 +61,18 @@ class Case:
         ours: makes the first side; what is made is not timed.
         other: makes the second one.
         scale: how much more the whole is than what the other side does.
+        in_process: whether the work is done by this process, whose memory can be measured.
     """
 
     name: str
     ours: Callable[[], Side]
     other: Callable[[], Side]
     scale: float = 1.0
+    in_process: bool = True
 
 
 CASES: Registry[Callable[..., Case]] = Registry("benchmark case")
-"""By name, functions of JSON values, so that another process can make the same case."""
+"""By name, functions of JSON values, which are kept with the results."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,7 @@ class Row:
         ratio: median of other over ours, pair by pair.
         ours_spread: largest less smallest, over the median.
         other_spread: likewise.
-        ours_memory: peak memory in MB: on the CPU of a process that runs this side and nothing else, torch and the
-            making of the case included; on a GPU what torch holds there while it runs. None: not measured.
+        ours_memory: peak memory in MB, see :func:`~norton_det.benchmarks.memory.peak_memory`. None: not measured.
         other_memory: likewise, not scaled.
         parts: median seconds of parts, [ours, other], where there are any.
         detail: what else is to be known.
@@ -139,7 +135,8 @@ def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: S
     made = CASES[case](**arguments)
     sides = {"ours": made.ours(), "other": made.other()}
     seconds = time_alternating({name: side.run for name, side in sides.items()}, settings.repeats)
-    memory = {name: peak_memory(case, name, arguments) if settings.memory else None for name in SIDES}
+    wanted = settings.memory and made.in_process
+    memory = {name: peak_memory(sides[name].run, settings.device) if wanted else None for name in SIDES}
     ours, other = seconds["ours"], seconds["other"]
     shared = [part for part in sides["ours"].parts if part in sides["other"].parts]
     return Row(
@@ -162,32 +159,3 @@ def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: S
 
 def _spread(seconds: list[float]) -> float:
     return (max(seconds) - min(seconds)) / median(seconds)
-
-
-def peak_memory(case: str, side: str, arguments: Mapping[str, Any]) -> float:
-    """Run one side of a case once, in a process of its own; return its peak memory in MB (see :class:`Row`)."""
-    words = [sys.executable, "-m", "norton_det.benchmarks.memory", case, side, json.dumps(arguments)]
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
-    return float(done.stdout.split()[-1])
-
-
-def run_for_memory(case: str, side: str, arguments: Mapping[str, Any]) -> float:
-    """Make one side of a case, run it once, and return the peak memory in MB of what it took, or of this process."""
-    made = CASES[case](**arguments)
-    run = getattr(made, side)().run
-    if arguments.get("device") == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() / 1e6
-    run()
-    return _peak_of_this_process()
-
-
-def _peak_of_this_process() -> float:
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux: ru_maxrss is at least that of the process that started this one
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return float(lines["VmHWM"].split()[0]) / 1e3
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, kB elsewhere
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,12 +1,37 @@
-"""``python -m norton_det.benchmarks.memory CASE SIDE ARGUMENTS``: write the peak memory of one side of a case."""
+"""How much memory a piece of work takes beyond what is there before."""
 
-import json
-import sys
+from collections.abc import Callable
+from pathlib import Path
 
-from norton_det.allocator import keep_freed_memory
-from norton_det.benchmarks import CASES  # noqa: F401  # the cases are registered on import
-from norton_det.benchmarks.compare import run_for_memory
+import torch
 
-if __name__ == "__main__":
-    keep_freed_memory()
-    sys.stdout.write(f"{run_for_memory(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))}\n")
+from norton_det.allocator import give_back_freed_memory
+
+_RESET_PEAK = "5"  # proc_pid_clear_refs(5): the peak becomes what is resident now
+_PROCESS = Path("/proc/self")
+
+
+def peak_memory(run: Callable[[], object], device: str = "cpu") -> float | None:
+    """Run once and return the peak in MB, less what was there before: of tensors on a GPU, else of resident pages.
+
+    Networks, images and factors are there before. None: this system does not tell (only Linux does, of the CPU).
+    """
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    give_back_freed_memory()
+    try:
+        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+        before = _resident("VmRSS")
+    except OSError:
+        return None
+    run()
+    return (_resident("VmHWM") - before) / 1e3
+
+
+def _resident(what: str) -> int:
+    """Return one of the kernel's figures on this process, in kB."""
+    lines = dict(line.split(":", 1) for line in (_PROCESS / "status").read_text().splitlines())
+    return int(lines[what].split()[0])

@@ -16,7 +16,7 @@ def imports(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def import_(ours: str = "norton_det", other: str = "torchvision") -> Case:
     """Import the package in a new interpreter; other: torchvision."""
-    return Case(f"import {ours}; other: {other}", partial(_import, ours), partial(_import, other))
+    return Case(f"import {ours}; other: {other}", partial(_import, ours), partial(_import, other), in_process=False)
 
 
 def _import(name: str) -> Side:
