@@ -52,10 +52,11 @@ class _Wide(torch.autograd.Function):
         centred = rows - mean.repeat(copies)
         variance = _per_channel(centred.square().mean(0), copies) / copies
         inverse = (variance + eps).rsqrt()
-        y = torch.addcmul(bias.repeat(copies), centred, (weight * inverse).repeat(copies))
+        y = torch.empty_like(x)  # no view: a ReLU may work in place on it
+        torch.addcmul(bias.repeat(copies), centred, (weight * inverse).repeat(copies), out=_wide(y)[0])
         ctx.save_for_backward(centred, weight, inverse)
         ctx.mark_non_differentiable(mean, variance)
-        return _narrow(y, x), mean, variance
+        return y, mean, variance
 
     @staticmethod
     @once_differentiable

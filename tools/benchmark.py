@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     add("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of decompose, similarity (default: 1 2 4 8)")
     add("--sizes", type=int, nargs="+", default=[224, 800], help="of backbone (default: 224 800)")
     add("--batch-sizes", type=int, nargs="+", default=[1, 8], help="of backbone (default: 1 8)")
-    add("--train-batch", type=int, default=256, help="images of train-step (default: 256; a sixteenth at 224x224)")
+    add("--train-batch", type=int, default=128, help="images of train-step (default: 128; an eighth at 224x224)")
     add("--configs", default=str(CONFIGS), metavar="DIR", help="folder of the published rows")
     add("--only", default="", metavar="TEXT", help="only the cases in whose arguments this is found")
     add("--device", default="cpu", help="cpu or cuda, for networks")

@@ -24,7 +24,7 @@ class Settings:
         ranks: of decompose and similarity.
         sizes: heights and widths of images for backbone.
         batch_sizes: for backbone.
-        train_batch: images in a step of training, for images of 32 x 32; a sixteenth of it for larger ones.
+        train_batch: images in a step of training, for images of 32 x 32; an eighth of it for larger ones.
         device: "cpu" or "cuda".
         amp: bfloat16 where torch's autocast has it.
         repeats: counted runs of each side.
@@ -35,7 +35,7 @@ class Settings:
     ranks: tuple[int, ...] = (1, 4)
     sizes: tuple[int, ...] = (224, 800)
     batch_sizes: tuple[int, ...] = (1, 8)
-    train_batch: int = 256
+    train_batch: int = 128
     device: str = "cpu"
     amp: bool = False
     repeats: int = 3

@@ -46,7 +46,7 @@ def detectors(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def train_steps(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the cases of ``train-step``: every published classifier."""
-    for folder, batch in (("cifar10", settings.train_batch), ("imagenet", max(1, settings.train_batch // 16))):
+    for folder, batch in (("cifar10", settings.train_batch), ("imagenet", max(1, settings.train_batch // 8))):
         for path in sorted((settings.configs / folder).glob("*.yaml")):
             yield "train-step", {"config": str(path), "batch": batch, "device": settings.device, "amp": settings.amp}
 
