@@ -72,8 +72,8 @@ Fewer multiply-accumulates (MACs) are not as much less time:
 - *Detector.* FPN, RPN and RoI heads cost the same on both sides and are most of the time of ours: what the backbone
   saves is the whole gain.
 - *Training.* A small network with many narrow layers trains fastest with dense kernels that are built from the
-  factors in each step. Its convolutions then are those of the dense network, but for the channels that were pruned: a
-  row with more than half of the dense MACs takes longer than the dense one.
+  factors in each step. Its convolutions then are those of the dense network but for the channels that were pruned,
+  and where few were, building the kernels takes what they save.
 """
 
 
