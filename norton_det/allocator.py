@@ -3,7 +3,7 @@
 import ctypes
 import platform
 
-_MALLOPT_FOR_EVER = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0)}
+_NOTHING_BACK = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0)}
 """Parameters of ``mallopt`` (malloc.h of glibc), and the values with which nothing is given back."""
 
 
@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it could be set: only glibc on Linux has it, elsewhere nothing happens.
     """
-    return _is_glibc() and all(ctypes.CDLL(None).mallopt(*pair) == 1 for pair in _MALLOPT_FOR_EVER.values())
+    return _is_glibc() and all(ctypes.CDLL(None).mallopt(*pair) == 1 for pair in _NOTHING_BACK.values())
 
 
 def give_back_freed_memory() -> bool:

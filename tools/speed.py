@@ -26,8 +26,8 @@ python tools/benchmark.py all --output docs/speed.json && python tools/speed.py
 
 Ours and what a user would do otherwise run in one process, in turn, after a run of each that does not count. *Ratio*
 is the median of the ratios of neighbouring runs; *spread* is the largest time less the smallest, over the median, of
-ours and of the other. Memory is the peak of a run less what was there before it (networks, images,
-factors): of resident pages, on a GPU of tensors.
+ours and of the other. Memory is the peak of a run less what was there before it (networks, images, factors): of
+resident pages, on a GPU of tensors.
 
 - `decompose`: the sixteen 3x3 convolutions of a ResNet-50 (random weights). The other is a loop of tensorly's `parafac`
   (random start, at most 300 iterations) on two filters of each layer, scaled to all.
