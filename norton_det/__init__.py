@@ -10,7 +10,7 @@ from norton_det.decompositions import CPConv2d, TuckerConv2d
 from norton_det.deploy import deploy
 from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
 from norton_det.reconstruction import reconstruct
-from norton_det.results import published
+from norton_det.reporting.published import published
 from norton_det.spec import Spec
 
 __all__ = [

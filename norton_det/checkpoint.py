@@ -1,9 +1,6 @@
 """One file for a compressed network: safetensors, with the spec in its header."""
 
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from torch import nn
 from norton_det.build import DEPLOYED, build, check_described
 from norton_det.deploy import Deployment, deploy, deployment_of
 from norton_det.errors import DataError, UsageError
+from norton_det.files import write_atomically
 from norton_det.folding import fold_structure
 from norton_det.spec import Spec
 from norton_det.weights import load_state, read_file
@@ -157,33 +155,3 @@ def has_spec(path: str | Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Call ``write`` with a temporary name in the folder of ``path``, then rename: a reader never sees half a file.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: folder {path.parent} does not exist")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(temporary)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: str | Path, content: object) -> None:
-    """Write ``content`` as JSON, atomically."""
-    write_atomically(path, lambda name: Path(name).write_text(json.dumps(content, indent=1) + "\n"))

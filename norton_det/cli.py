@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from norton_det.allocator import keep_freed_memory
 from norton_det.config import Config, read_config
 from norton_det.errors import DataError, TerminatedError, UsageError
+from norton_det.runtime.malloc import keep_freed_memory
 from norton_det.spec import parse_ranks
 
 logger = logging.getLogger(__name__)
@@ -172,11 +172,3 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
         raise UsageError(f"--device {device}: not available here; expected cpu") from None
-
-
-def human(count: float) -> str:
-    """Return a count as people write it: 899.6M, 4.09G."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= limit:
-            return f"{count / limit:.2f}{suffix}"
-    return str(count)

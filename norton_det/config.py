@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from norton_det.checkpoint import write_atomically
 from norton_det.errors import DataError, UsageError
+from norton_det.files import write_atomically
 from norton_det.setting import spec_of_setting
 from norton_det.spec import Spec
 

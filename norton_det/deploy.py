@@ -22,9 +22,9 @@ import norton_det.inference_forms  # noqa: F401  registers forms
 from norton_det.decompositions.forms import expand, forms_of
 from norton_det.errors import DataError, UsageError
 from norton_det.folding import fold_norms
+from norton_det.formatting import table
 from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
-from norton_det.tables import table
-from norton_det.timing import time_alternating, time_contenders
+from norton_det.runtime.timing import time_alternating, time_contenders
 
 logger = logging.getLogger(__name__)
 

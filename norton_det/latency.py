@@ -19,15 +19,15 @@ from torch import nn
 from tqdm import tqdm
 
 from norton_det.build import build
-from norton_det.checkpoint import write_json
 from norton_det.complexity import DETECTOR_SIZE
 from norton_det.cost import CostModel, LayerCost
 from norton_det.decompositions import CPConv2d
 from norton_det.decompositions.forms import expand, forms_of
 from norton_det.deploy import FORMATS, deploy, deployment_of
+from norton_det.files import write_json
 from norton_det.models import ARCHITECTURES
+from norton_det.runtime.timing import describe_machine, time_contenders
 from norton_det.spec import Spec
-from norton_det.timing import describe_machine, time_contenders
 
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 _RANKS = (1, 2, 4, 8)

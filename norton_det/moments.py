@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.regression import Regression, best_ridge
+from norton_det.linalg.least_squares import Regression, best_ridge
 
 POSITIONS = 64
 """Places of an image that are looked at, at most, in each layer: neighbours tell little new."""

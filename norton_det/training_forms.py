@@ -14,7 +14,7 @@ from norton_det.batch_norm import WideBatchNorm2d
 from norton_det.decompositions import Decomposition, set_form
 from norton_det.errors import UsageError
 from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
-from norton_det.timing import time_contenders
+from norton_det.runtime.timing import time_contenders
 from norton_det.weights import read_file
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def use_form(
 
     Args:
         net: as for :func:`set_fastest_forms`.
-        form: of :data:`~norton_det.decompositions.FORMS`, or "auto".
+        form: of :data:`~norton_det.decompositions.base.FORMS`, or "auto".
         example_inputs: returns what they are measured on.
         resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set
             again, since rounding differs by form.

@@ -22,8 +22,8 @@ from norton_det.engine import (
     train_one_epoch,
 )
 from norton_det.engine.detection import keep_losses_finite
-from norton_det.engine.distributed import data_parallel, processes, rank, world_size
 from norton_det.engine.optim import make_optimizer, make_schedule
+from norton_det.runtime.distributed import data_parallel, processes, rank, world_size
 
 
 def detection(net: nn.Module, shapes: Path, folder: Path | None = None) -> Detection:

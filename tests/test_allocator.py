@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from norton_det.allocator import give_back_freed_memory, keep_freed_memory
+from norton_det.runtime.malloc import give_back_freed_memory, keep_freed_memory
 
 FAULTS = """
 import resource, torch

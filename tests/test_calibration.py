@@ -17,10 +17,10 @@ from norton_det.channels import narrow_network
 from norton_det.decompositions.als import CPFactors, cp_decompose
 from norton_det.decompositions.aware import fit_output
 from norton_det.errors import UsageError
+from norton_det.linalg.least_squares import RIDGES, Regression, best_ridge
 from norton_det.lockstep import observed, visit
 from norton_det.models import ARCHITECTURES
 from norton_det.moments import Moments
-from norton_det.regression import RIDGES, Regression, best_ridge
 from norton_det.setting import current_plan
 
 OUT, IN, K = 6, 8, 3

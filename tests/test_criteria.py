@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 
 from norton_det.criteria import CRITERIA, Filters
 from norton_det.criteria.csa import csa_similarity
-from norton_det.criteria.eigenvalues import smallest_eigenvalue
 from norton_det.criteria.elimination import eliminate
 from norton_det.criteria.pabs import pabs_distance
 from norton_det.criteria.subspaces import largest_principal_cosine
 from norton_det.criteria.vbd import vbd_distance
 from norton_det.errors import UsageError
+from norton_det.linalg.eigenvalues import smallest_eigenvalue
 
 
 def random_factors(filters: int, rank: int, sizes: tuple[int, ...] = (16, 3, 3)) -> tuple[Tensor, ...]:

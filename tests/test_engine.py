@@ -9,18 +9,12 @@ import torch
 from conftest import TINY
 from torch import nn
 
-from norton_det.checkpoint import write_atomically
 from norton_det.data import CocoDataset, read_coco
 from norton_det.detection import make_detector
-from norton_det.engine import (
-    evaluate_results,
-    format_metrics,
-    kinds_of,
-    predict,
-    to_results,
-)
+from norton_det.engine import evaluate_results, format_metrics, kinds_of, predict, to_results
 from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import DataError, UsageError
+from norton_det.files import write_atomically
 
 
 def perfect(data: CocoDataset) -> list[dict]:

@@ -9,8 +9,9 @@ import pytest
 
 import norton_det as nd
 from norton_det.errors import DataError, UsageError
-from norton_det.pareto import COSTS, pareto_figure
-from norton_det.results import DENSE, MeasuredRow
+from norton_det.reporting.measured import MeasuredRow
+from norton_det.reporting.pareto import COSTS, pareto_figure
+from norton_det.reporting.published import DENSE
 
 
 def measured(label: str, macs: int, params: int, top1: float) -> MeasuredRow:

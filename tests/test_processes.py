@@ -14,7 +14,7 @@ from gloo_process import train
 
 import norton_det as nd
 from norton_det.cli import EXIT_TERMINATED
-from norton_det.engine.termination import catch_sigterm
+from norton_det.runtime.signals import catch_sigterm
 from norton_det.weights import read_state_dict
 
 

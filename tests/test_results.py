@@ -11,7 +11,8 @@ import pytest
 import norton_det as nd
 from norton_det.config import read_config
 from norton_det.errors import DataError, UsageError
-from norton_det.results import DENSE, METRICS, PublishedRow, read_measured
+from norton_det.reporting.measured import read_measured
+from norton_det.reporting.published import DENSE, METRICS, PublishedRow
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TABLES = [f"Pham et al. 2023 table {i}" for i in range(1, 6)]

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det import timing
 from norton_det.batch_norm import WideBatchNorm2d
 from norton_det.decompositions import CPConv2d
 from norton_det.errors import UsageError
+from norton_det.runtime import timing
 from norton_det.setting import spec_of_setting
 from norton_det.training_forms import set_fastest_forms, set_forms, use_form
 

@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 import norton_det as nd
-from norton_det.data import CocoDataset, Images, Video, open_pictures
+from norton_det.data import CocoDataset
 from norton_det.data.shapes import KEYPOINTS
 from norton_det.detection import load_detector, make_detector
-from norton_det.engine import Legend, detect, draw_detections, side_by_side
-from norton_det.engine.draw import colour_of
+from norton_det.engine import detect
 from norton_det.errors import DataError, UsageError
-from norton_det.timing import Stopwatch
+from norton_det.runtime.timing import Stopwatch
+from norton_det.visualization.draw import Legend, colour_of, draw_detections, side_by_side
+from norton_det.visualization.media import Images, Video, open_pictures
 
 SKELETON = [(0, 1), (0, 2), (0, 3), (0, 4)]
 

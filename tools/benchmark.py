@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from norton_det.benchmarks import BENCHMARKS, Row, Settings, compare, read_rows
-from norton_det.checkpoint import write_json
 from norton_det.cli import Parser, check_counts, check_device, command
-from norton_det.tables import table
-from norton_det.timing import describe_machine
+from norton_det.files import write_json
+from norton_det.formatting import table
+from norton_det.runtime.timing import describe_machine
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 HEADER = ("benchmark", "ours, s", "other, s", "ratio", "spread", "ours, MB", "other, MB")

@@ -24,15 +24,16 @@ from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
 import norton_det as nd
-from norton_det.checkpoint import write_atomically, write_json
-from norton_det.cli import Parser, check_counts, command, human, parse_setting
+from norton_det.cli import Parser, check_counts, command, parse_setting
 from norton_det.data import CocoDataset
 from norton_det.data.shapes import CLASSES
-from norton_det.engine import Legend, detect, draw_detections, side_by_side
+from norton_det.engine import detect
 from norton_det.engine.coco_eval import MAIN_LINES
 from norton_det.errors import UsageError
-from norton_det.tables import table
-from norton_det.timing import time_alternating
+from norton_det.files import write_atomically, write_json
+from norton_det.formatting import human, table
+from norton_det.runtime.timing import time_alternating
+from norton_det.visualization.draw import Legend, draw_detections, side_by_side
 
 TOOLS = Path(__file__).parent
 # Objects of 30 to 60 pixels: small anchors and few proposals.

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from norton_det.checkpoint import write_json
-from norton_det.checks import read_json
 from norton_det.checks.results import FIELD
 from norton_det.cli import Parser, command
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
@@ -19,7 +17,8 @@ from norton_det.detection import load_detector
 from norton_det.engine import CocoEvaluator, format_metrics, kinds_of, predict
 from norton_det.engine.coco_eval import CLASSES, METRICS, Metrics
 from norton_det.errors import UsageError
-from norton_det.tables import table
+from norton_det.files import read_json, write_json
+from norton_det.formatting import table
 
 
 def _parser() -> Parser:

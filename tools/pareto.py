@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from norton_det.checkpoint import write_atomically
 from norton_det.cli import Parser, command
 from norton_det.errors import UsageError
-from norton_det.pareto import pareto_figure
-from norton_det.results import read_measured
+from norton_det.files import write_atomically
+from norton_det.reporting.measured import read_measured
+from norton_det.reporting.pareto import pareto_figure
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured.json"
 SUFFIXES = (".png", ".svg", ".pdf")

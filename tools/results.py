@@ -8,14 +8,15 @@ from typing import Any
 from tqdm import tqdm
 
 import norton_det  # noqa: F401  # the detectors are registered on import
-from norton_det.checkpoint import write_atomically
-from norton_det.checks import read_json
-from norton_det.cli import Parser, command, human
+from norton_det.cli import Parser, command
 from norton_det.complexity import count_complexity
 from norton_det.config import read_config
 from norton_det.engine.coco_eval import MAIN_LINES
 from norton_det.errors import DataError
-from norton_det.results import DENSE, MeasuredRow, baseline, parse_count, read_measured
+from norton_det.files import read_json, write_atomically
+from norton_det.formatting import human, parse_count
+from norton_det.reporting.measured import MeasuredRow, baseline, read_measured
+from norton_det.reporting.published import DENSE
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

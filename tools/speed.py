@@ -6,9 +6,9 @@ from pathlib import Path
 
 from norton_det.benchmarks import BENCHMARKS, Row, read_rows
 from norton_det.benchmarks.growth import NAME, growth_figure
-from norton_det.checkpoint import write_atomically
 from norton_det.cli import Parser, command
 from norton_det.errors import UsageError
+from norton_det.files import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 PICTURE = "speed_growth.svg"

@@ -29,14 +29,14 @@ from norton_det.data.images import ImageSet, dataset_for, read_images
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.classify import Classification, evaluate
 from norton_det.engine.distill import by_logits, load_teacher
-from norton_det.engine.distributed import is_main, processes, rank, world_size
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
-from norton_det.engine.progress import tensorboard_log
 from norton_det.engine.state import TrainingState
 from norton_det.engine.train import Task, TrainOptions
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.runtime.distributed import is_main, processes, rank, world_size
+from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec
 from norton_det.training_forms import use_form
 from norton_det.weights import initial_network, read_file

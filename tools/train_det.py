@@ -39,11 +39,11 @@ from norton_det.engine import CocoEvaluator, Detection, Task, TrainingState, Tra
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.detection import as_they_are, keep_losses_finite
 from norton_det.engine.distill import by_features, load_teacher
-from norton_det.engine.distributed import is_main, processes, rank, world_size
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
-from norton_det.engine.progress import tensorboard_log
 from norton_det.errors import UsageError
+from norton_det.runtime.distributed import is_main, processes, rank, world_size
+from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec
 from norton_det.training_forms import use_form
 from norton_det.weights import read_file

@@ -16,12 +16,13 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.cli import Parser, command
-from norton_det.data import Images, Video, open_pictures
 from norton_det.detection import load_detector
-from norton_det.engine import Legend, detect, draw_detections, side_by_side
+from norton_det.engine import detect
 from norton_det.errors import DataError, UsageError
-from norton_det.tables import table
-from norton_det.timing import Stopwatch
+from norton_det.formatting import table
+from norton_det.runtime.timing import Stopwatch
+from norton_det.visualization.draw import Legend, draw_detections, side_by_side
+from norton_det.visualization.media import Images, Video, open_pictures
 
 
 def _parser() -> Parser:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from norton_det.benchmarks.memory import peak_memory
 from norton_det.errors import DataError
 from norton_det.registry import Registry
-from norton_det.timing import describe_machine, time_alternating
+from norton_det.runtime.timing import describe_machine, time_alternating
 
 SIDES = ("ours", "other")
 
@@ -93,7 +93,7 @@ class Row:
         other_memory: likewise, not scaled.
         parts: median seconds of parts, [ours, other], where there are any.
         detail: what else is to be known.
-        machine: see :func:`norton_det.timing.describe_machine`.
+        machine: see :func:`norton_det.runtime.timing.describe_machine`.
     """
 
     benchmark: str

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.complexity import PROPOSALS
-from norton_det.timing import Stopwatch
+from norton_det.runtime.timing import Stopwatch
 
 DETECTORS = {"faster": "fasterrcnn_93g.yaml", "mask": "maskrcnn_93g.yaml", "keypoint": "keypointrcnn_96g.yaml"}
 """The R-CNNs that are compared, and their configs."""

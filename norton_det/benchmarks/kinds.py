@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from norton_det.timing import Stopwatch
+from norton_det.runtime.timing import Stopwatch
 
 KINDS = {
     "stem": r"conv1|bn1|maxpool",

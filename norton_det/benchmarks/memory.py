@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from norton_det.allocator import give_back_freed_memory
+from norton_det.runtime.malloc import give_back_freed_memory
 
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5): the peak becomes what is resident now
 _PROCESS = Path("/proc/self")

@@ -18,9 +18,9 @@ from norton_det.complexity import DETECTOR_SIZE, count_complexity
 from norton_det.config import read_config
 from norton_det.deploy import FORMATS, deploy
 from norton_det.models import ARCHITECTURES
+from norton_det.runtime.timing import time_alternating
 from norton_det.setting import spec_of_setting
 from norton_det.spec import Spec
-from norton_det.timing import time_alternating
 from norton_det.training_forms import set_fastest_forms
 
 ROW = "imagenet/resnet50_0.92g.yaml"

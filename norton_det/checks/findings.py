@@ -1,11 +1,10 @@
 """A check looks for one kind of fault; what it finds is a finding."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from norton_det.errors import DataError
 
@@ -85,25 +84,3 @@ def raise_errors(findings: Iterable[Finding], source: str | Path) -> None:
     if errors:
         more = f" (and {len(errors) - 1} more kinds of errors: see tools/check_data.py)" if len(errors) > 1 else ""
         raise DataError(f"{source}: {errors[0]}{more}")
-
-
-def read_json(path: str | Path, kind: type, expected: str) -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        path: the file.
-        kind: of its outermost value, dict or list.
-        expected: what the file should be, for messages.
-
-    Raises:
-        DataError: the file is missing, no JSON, or holds another kind of value.
-    """
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected {expected}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; expected {expected}") from None
-    if not isinstance(content, kind):
-        raise DataError(f"{path}: holds a {type(content).__name__}; expected {expected}")
-    return content

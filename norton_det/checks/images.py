@@ -13,8 +13,8 @@ from tqdm import tqdm
 from norton_det.checks.content import Annotations, Entry
 from norton_det.checks.fields import leaves_folder
 from norton_det.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+from norton_det.files import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _UPRIGHT = 1  # EXIF's orientation of a picture that is stored as it is to be shown
 
 

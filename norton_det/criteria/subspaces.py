@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from norton_det.criteria.eigenvalues import smallest_eigenvalue
-from norton_det.vectors import contract
+from norton_det.linalg.batched import contract
+from norton_det.linalg.eigenvalues import smallest_eigenvalue
 
 _CLEARLY = 1e-6  # above zero
 _PAIRS = 2**14  # that are looked at together

@@ -3,7 +3,6 @@
 from norton_det.data.augment import Augment
 from norton_det.data.batching import Batching
 from norton_det.data.coco import CocoDataset, annotation_file, collate, read_coco
-from norton_det.data.pictures import Images, Video, open_pictures
 from norton_det.data.sampling import AspectRatioBatchSampler, evaluation_batches, training_batches
 from norton_det.data.shapes import make_shapes
 
@@ -12,13 +11,10 @@ __all__ = [
     "Augment",
     "Batching",
     "CocoDataset",
-    "Images",
-    "Video",
     "annotation_file",
     "collate",
     "evaluation_batches",
     "make_shapes",
-    "open_pictures",
     "read_coco",
     "training_batches",
 ]

@@ -15,10 +15,10 @@ from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from norton_det.checkpoint import write_atomically
 from norton_det.data.batching import Batches, Batching
 from norton_det.data.folder import MEAN, STD, image_folder, read_rgb
 from norton_det.errors import DataError
+from norton_det.files import write_atomically
 
 SIZE, PADDING = 32, 4
 Batch = tuple[Tensor, Tensor]

@@ -8,12 +8,12 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from norton_det.checks.images import IMAGE_SUFFIXES
 from norton_det.data.batching import hold_out
 from norton_det.data.cifar import SIZE, normalize, read_cifar
 from norton_det.data.folder import image_folder, read_rgb
 from norton_det.data.imagenet import Preset
 from norton_det.errors import DataError, UsageError
+from norton_det.files import IMAGE_SUFFIXES
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 
 

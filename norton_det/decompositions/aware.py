@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from norton_det.decompositions.als import CPFactors, cp_decompose, share_norm
-from norton_det.regression import Regression
+from norton_det.linalg.least_squares import Regression
 
 SWEEPS = 12
 STEPS = 8  # of conjugate gradients in each sweep

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from norton_det.errors import UsageError
+from norton_det.linalg.least_squares import Regression
 from norton_det.registry import Registry
-from norton_det.regression import Regression
 from norton_det.spec import Rank
 
 Size = tuple[int, int]

@@ -11,7 +11,7 @@ from norton_det.decompositions.als import CPFactors, cp_decompose
 from norton_det.decompositions.aware import SWEEPS, fit_output
 from norton_det.decompositions.base import DECOMPOSITIONS, FORMS, Decomposition, Size
 from norton_det.errors import UsageError
-from norton_det.regression import Regression
+from norton_det.linalg.least_squares import Regression
 from norton_det.spec import Rank
 
 
@@ -23,7 +23,7 @@ class CPConv2d(Decomposition):
     ``nn.Conv2d``, but for ``groups``.
 
     The same function, with the same parameters and gradients, can be computed in four forms (see :attr:`forms` and
-    :func:`norton_det.decompositions.set_form`). Fewer multiply-accumulates are not always less time.
+    :func:`norton_det.decompositions.base.set_form`). Fewer multiply-accumulates are not always less time.
 
     Args:
         in_channels: I.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from norton_det.vectors import contract
+from norton_det.linalg.batched import contract
 
 _CHECK_EVERY = 10
 _SOLVE_RIDGE = 1e-12  # of the mean diagonal: only keeps elimination going on collinear terms

@@ -19,8 +19,8 @@ from norton_det.decompositions.aware import over_channels, over_places
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition, Size
 from norton_det.decompositions.forms import forms_of, like_conv, plain
 from norton_det.errors import DataError, UsageError
+from norton_det.linalg.least_squares import Regression
 from norton_det.registry import Registry
-from norton_det.regression import Regression
 from norton_det.spec import Rank, is_rank
 
 ITERATIONS = 10  # of orthogonal iteration

@@ -2,7 +2,6 @@
 
 from norton_det.engine.coco_eval import CocoEvaluator, evaluate_results, format_metrics
 from norton_det.engine.detection import Detection
-from norton_det.engine.draw import Legend, draw_detections, side_by_side
 from norton_det.engine.evaluate import detect, kinds_of, predict
 from norton_det.engine.results import to_results
 from norton_det.engine.state import TrainingState
@@ -11,18 +10,15 @@ from norton_det.engine.train import NonFiniteLossError, Task, TrainOptions, trai
 __all__ = [
     "CocoEvaluator",
     "Detection",
-    "Legend",
     "NonFiniteLossError",
     "Task",
     "TrainOptions",
     "TrainingState",
     "detect",
-    "draw_detections",
     "evaluate_results",
     "format_metrics",
     "kinds_of",
     "predict",
-    "side_by_side",
     "to_results",
     "train_one_epoch",
 ]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from norton_det.engine.distributed import share_buffers, sum_over_processes
-from norton_det.engine.progress import ProgressLog
 from norton_det.engine.train import SizedBatches
+from norton_det.runtime.distributed import share_buffers, sum_over_processes
+from norton_det.runtime.progress import ProgressLog
 
 Batch = tuple[Tensor, Tensor]
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.checkpoint import write_json
 from norton_det.engine.coco_eval import CocoEvaluator, Metrics, format_metrics
-from norton_det.engine.distributed import is_main, made_once, share_buffers
 from norton_det.engine.evaluate import predict
 from norton_det.engine.train import SizedBatches
+from norton_det.files import write_json
+from norton_det.runtime.distributed import is_main, made_once, share_buffers
 
 logger = logging.getLogger(__name__)
 

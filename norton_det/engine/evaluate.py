@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.engine.distributed import gather
-from norton_det.engine.progress import ProgressLog
 from norton_det.engine.results import CROPS, MASK_THRESHOLD, Result, full_masks, has_masks, masks_as_crops, to_results
+from norton_det.runtime.distributed import gather
+from norton_det.runtime.progress import ProgressLog
 
 DetectionBatches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
 logger = logging.getLogger(__name__)

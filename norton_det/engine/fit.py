@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from norton_det.checkpoint import save, write_atomically
-from norton_det.engine.distributed import any_process, data_parallel, is_main
+from norton_det.checkpoint import save
 from norton_det.engine.state import TrainingState
-from norton_det.engine.termination import catch_sigterm
 from norton_det.engine.train import Task, TrainOptions, train_one_epoch
 from norton_det.errors import TerminatedError
+from norton_det.files import write_atomically
+from norton_det.runtime.distributed import any_process, data_parallel, is_main
+from norton_det.runtime.signals import catch_sigterm
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from norton_det.checkpoint import write_atomically
 from norton_det.errors import DataError
+from norton_det.files import write_atomically
 from norton_det.spec import Spec
 from norton_det.weights import load_state
 

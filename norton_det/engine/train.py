@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from norton_det.engine.distributed import gather, rank, sum_over_processes
 from norton_det.engine.optim import warm_up
-from norton_det.engine.progress import ProgressLog
 from norton_det.engine.state import TrainingState
+from norton_det.runtime.distributed import gather, rank, sum_over_processes
+from norton_det.runtime.progress import ProgressLog
 
 
 class NonFiniteLossError(RuntimeError):

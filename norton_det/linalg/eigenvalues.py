@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from norton_det.vectors import contract
+from norton_det.linalg.batched import contract
 
 _PRECISION = 1e-15
 _MOST_STEPS = 60  # where two of many roots are equal, a step leaves about 0.3 of the distance

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from norton_det.errors import UsageError
-from norton_det.labels import write_names
-from norton_det.results import DENSE, METRICS, MeasuredRow, PublishedRow, baseline, published
+from norton_det.reporting.label_placement import write_names
+from norton_det.reporting.measured import MeasuredRow, baseline
+from norton_det.reporting.published import DENSE, METRICS, PublishedRow, published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,7 @@ def pareto_figure(
         network: architecture with published rows; ``_cifar`` may be left out.
         measured: rows of our own; those of other networks are passed over. Each dataset is a series, and its "dense"
             row the baseline of the others.
-        metric: one of ``norton_det.results.METRICS``.
+        metric: one of ``norton_det.reporting.published.METRICS``.
         relative: draw the difference to the own baseline, which makes different datasets or trainings comparable.
 
     Raises:

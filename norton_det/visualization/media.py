@@ -12,9 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from norton_det.checkpoint import write_atomically
-from norton_det.checks.images import IMAGE_SUFFIXES
 from norton_det.errors import DataError, UsageError
+from norton_det.files import IMAGE_SUFFIXES, write_atomically
 
 
 class Images:

@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
-from norton_det.engine.distributed import is_main
 from norton_det.errors import UsageError
+from norton_det.runtime.distributed import is_main
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
 
-from norton_det.checks import read_json
 from norton_det.errors import DataError
+from norton_det.files import read_json
 
 _GOLDEN = 0.618034  # of the circle of hues: neighbouring labels differ, however many there are
 _TITLE_HEIGHT = 16
@@ -51,7 +51,7 @@ def draw_detections(image: Tensor, found: Mapping[str, Tensor], legend: Legend |
     Args:
         image: (3, H, W), uint8 or float between 0 and 1.
         found: ``boxes`` (N, 4) as x1, y1, x2, y2, ``labels`` (N,), ``scores`` (N,), and where there are any ``masks``
-            (N, H, W) bool and ``keypoints`` (N, K, 3), as :func:`norton_det.engine.detect` returns them.
+            (N, H, W) bool and ``keypoints`` (N, K, 3), as :func:`norton_det.engine.evaluate.detect` returns them.
         legend: what the labels mean.
 
     Returns:

@@ -1,6 +1,7 @@
-"""Tables as text."""
+"""Tables and counts as text."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -13,3 +14,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
+
+
+_UNITS = {"M": 10**6, "G": 10**9}
+
+
+def parse_count(printed: str) -> int:
+    """Return a count as printed in tables ("126.49M", "0.92G") as a number."""
+    return int(Decimal(printed[:-1]) * _UNITS[printed[-1]])
+
+
+def human(count: float) -> str:
+    """Return a count as people write it: 899.6M, 4.09G."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= limit:
+            return f"{count / limit:.2f}{suffix}"
+    return str(count)

@@ -1,0 +1,1 @@
+"""What a process needs around the work: processes, signals, memory, timing, progress."""
