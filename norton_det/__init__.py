@@ -7,7 +7,7 @@ from norton_det.complexity import count_complexity
 from norton_det.compress import compress, decompose, prune
 from norton_det.cost import Budget
 from norton_det.decompositions import CPConv2d, TuckerConv2d
-from norton_det.deploy import deploy
+from norton_det.deployment.deploy import deploy
 from norton_det.detection import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
 from norton_det.reconstruction import reconstruct
 from norton_det.reporting.published import published

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from norton_det.channels import ChannelMap, narrow_network
+from norton_det.channels.narrow import ChannelMap, narrow_network
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
-from norton_det.deploy import deployment_of
+from norton_det.deployment.record import deployment_of
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.spec import Spec
@@ -75,7 +75,7 @@ def check_described(net: nn.Module, spec: Spec) -> None:
         UsageError: it has not; the message names the first difference.
     """
     if deployment_of(net):
-        raise UsageError(f"model {DEPLOYED}; expected the network before norton_det.deploy")
+        raise UsageError(f"model {DEPLOYED}; expected the network before norton_det.deployment.deploy")
     state = {name: tensor.to("meta") for name, tensor in net.state_dict().items()}
     try:
         load_state(build(spec, "meta"), state, f"model (as arch={spec.arch!r})")

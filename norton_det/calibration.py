@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.channels import ChannelPlan, positions
+from norton_det.channels.narrow import positions
+from norton_det.channels.plan import ChannelPlan
 from norton_det.decompositions import Decomposition, in_form
 from norton_det.errors import UsageError
 from norton_det.lockstep import Seen, observed, visit

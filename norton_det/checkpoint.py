@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from norton_det.build import DEPLOYED, build, check_described
-from norton_det.deploy import Deployment, deploy, deployment_of
+from norton_det.deployment.deploy import deploy
+from norton_det.deployment.fold_batch_norm import fold_structure
+from norton_det.deployment.record import Deployment, deployment_of
+from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_atomically
-from norton_det.folding import fold_structure
 from norton_det.spec import Spec
 from norton_det.weights import load_state, read_file
 
@@ -28,7 +30,7 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     the header.
 
     Args:
-        net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it.
+        net: the network that ``spec`` describes, or what :func:`norton_det.deployment.deploy` made of it.
         spec: what :func:`norton_det.compress` returned with it.
         path: the file; its folder must exist. An older file stays whole until the new one is complete.
 
@@ -66,8 +68,7 @@ def load(
     Args:
         path: the file.
         device: where the network is put.
-        redeploy: example inputs, as for :func:`norton_det.deploy`: what the file holds is deployed for them, by
-            measuring here.
+        redeploy: example inputs, as for :func:`norton_det.deploy`: the network is deployed for them, by measuring here.
         deployed: whether a deployed network is wanted as well; without, its file is refused.
 
     Returns:
@@ -89,7 +90,7 @@ def load(
         load_state(net, tensors, path)
         net.to(device).eval()
         if deployment and redeploy is None:
-            net = deployment.restore(net)
+            net = restore(net, deployment)
     except UsageError as error:
         raise DataError(f"{path}: spec cannot be built: {error}") from None
     if redeploy is not None:

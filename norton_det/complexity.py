@@ -13,7 +13,7 @@ from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.build import build
-from norton_det.channels import NORMS
+from norton_det.channels.narrow import NORMS
 from norton_det.decompositions import Decomposition
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES

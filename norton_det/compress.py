@@ -15,12 +15,12 @@ from tqdm import tqdm
 from norton_det.allocation import allocate
 from norton_det.build import check_described, conv_of, describe
 from norton_det.calibration import Images, calibrate
-from norton_det.channels import narrow_network
+from norton_det.channels.narrow import narrow_network
 from norton_det.cost import Budget
-from norton_det.criteria import CRITERIA
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import DataError, UsageError
-from norton_det.selection import select_channels
+from norton_det.pruning import CRITERIA
+from norton_det.pruning.select import select_channels
 from norton_det.setting import Ranks, chosen_layers, current_plan, kept_widths
 from norton_det.spec import Spec
 from norton_det.weights import initial_network

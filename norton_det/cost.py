@@ -14,7 +14,8 @@ from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.build import build
-from norton_det.channels import NORMS, Layer
+from norton_det.channels.narrow import NORMS
+from norton_det.channels.plan import Layer
 from norton_det.complexity import DETECTOR_SIZE, PUBLISHED_PER_NORM_OUTPUT, RCNNAtFixedProposals, count_complexity
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import UsageError

@@ -22,8 +22,9 @@ from norton_det.build import build
 from norton_det.complexity import DETECTOR_SIZE
 from norton_det.cost import CostModel, LayerCost
 from norton_det.decompositions import CPConv2d
-from norton_det.decompositions.forms import expand, forms_of
-from norton_det.deploy import FORMATS, deploy, deployment_of
+from norton_det.deployment.deploy import deploy
+from norton_det.deployment.implementations import expand, forms_of
+from norton_det.deployment.record import FORMATS, deployment_of
 from norton_det.files import write_json
 from norton_det.models import ARCHITECTURES
 from norton_det.runtime.timing import describe_machine, time_contenders

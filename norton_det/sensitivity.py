@@ -22,15 +22,16 @@ from tqdm import tqdm
 
 from norton_det.build import describe
 from norton_det.calibration import Images
-from norton_det.channels import ChannelMap, Layer, positions
-from norton_det.criteria import CRITERIA
+from norton_det.channels.narrow import ChannelMap, positions
+from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import Regression
 from norton_det.lockstep import Seen, observed
 from norton_det.models import ARCHITECTURES
 from norton_det.moments import Moments, unfold
-from norton_det.selection import select_channels
+from norton_det.pruning import CRITERIA
+from norton_det.pruning.select import select_channels
 from norton_det.setting import chosen_layers, widths_at
 from norton_det.spec import Rank, Spec
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from norton_det.build import build, conv_of
-from norton_det.channels import ChannelPlan
+from norton_det.channels.plan import ChannelPlan
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES

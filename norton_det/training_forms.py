@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from norton_det.batch_norm import WideBatchNorm2d
 from norton_det.decompositions import Decomposition, set_form
+from norton_det.deployment.autotune import Calls, calls_of, choose_forms, random_inputs
+from norton_det.deployment.record import BlockChoice
 from norton_det.errors import UsageError
-from norton_det.measuring import BlockChoice, Calls, calls_of, choose_forms, random_inputs
 from norton_det.runtime.timing import time_contenders
 from norton_det.weights import read_file
 

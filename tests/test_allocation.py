@@ -30,7 +30,7 @@ def resnet8(monkeypatch: pytest.MonkeyPatch) -> str:
     builder, plan = partial(resnet_cifar.CifarResNet, 1), resnet_cifar._plan(1)
     network = Architecture(builder, plan, resnet_cifar._rate_order(1), 10, 32, "linear")
     monkeypatch.setitem(ARCHITECTURES._items, "resnet8", network)
-    for module in ("norton_det.models", "norton_det.data.unlabelled"):
+    for module in ("norton_det.models", "norton_det.data.calibration_set"):
         monkeypatch.setattr(f"{module}.CLASSIFIERS", ("resnet8",))
     return "resnet8"
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import norton_det as nd
 from norton_det.build import build
 from norton_det.calibration import calibrate, own_norms
-from norton_det.channels import narrow_network
-from norton_det.decompositions.als import CPFactors, cp_decompose
-from norton_det.decompositions.aware import fit_output
+from norton_det.channels.narrow import narrow_network
+from norton_det.decompositions.cp_als import CPFactors, cp_decompose
+from norton_det.decompositions.cp_output_fit import fit_output
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import RIDGES, Regression, best_ridge
 from norton_det.lockstep import observed, visit

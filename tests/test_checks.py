@@ -12,9 +12,9 @@ import pytest
 from conftest import tool
 from PIL import Image
 
-from norton_det.checks import Finding, check_annotations, check_images, check_results, raise_errors
-from norton_det.checks.fields import mask_fault
 from norton_det.data import make_shapes
+from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results, raise_errors
+from norton_det.data.coco.checks.fields import mask_fault
 from norton_det.errors import DataError
 
 Content = dict[str, Any]

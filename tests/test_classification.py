@@ -7,7 +7,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
 import norton_det as nd
-from norton_det.channels import ChannelMap
+from norton_det.channels.narrow import ChannelMap
 from norton_det.engine import NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.classify import Classification, evaluate

@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.models.detection import transform
 
-from norton_det.checks.annotations import CHECKS
 from norton_det.data import CocoDataset, collate
+from norton_det.data.coco.checks.annotations import CHECKS
 from norton_det.detection import make_detector
 from norton_det.engine import CocoEvaluator, coco_eval, evaluate_results, predict, to_results
 from norton_det.engine.coco_eval import CLASSES, METRICS

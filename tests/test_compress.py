@@ -14,7 +14,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import norton_det as nd
 from norton_det.build import build, describe
-from norton_det.channels import narrow_network
+from norton_det.channels.narrow import narrow_network
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec

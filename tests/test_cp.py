@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions import CPConv2d, als, set_form
-from norton_det.decompositions.als import CPFactors, cp_decompose
+from norton_det.decompositions import CPConv2d, set_form
+from norton_det.decompositions import cp_als as als
+from norton_det.decompositions.cp_als import CPFactors, cp_decompose
 from norton_det.errors import DataError, UsageError
 
 

@@ -8,14 +8,14 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import Generator, Tensor
 
-from norton_det.criteria import CRITERIA, Filters
-from norton_det.criteria.csa import csa_similarity
-from norton_det.criteria.elimination import eliminate
-from norton_det.criteria.pabs import pabs_distance
-from norton_det.criteria.subspaces import largest_principal_cosine
-from norton_det.criteria.vbd import vbd_distance
 from norton_det.errors import UsageError
 from norton_det.linalg.eigenvalues import smallest_eigenvalue
+from norton_det.pruning import CRITERIA, Filters
+from norton_det.pruning.csa import csa_similarity
+from norton_det.pruning.elimination import eliminate
+from norton_det.pruning.pabs import pabs_distance
+from norton_det.pruning.subspace_angles import largest_principal_cosine
+from norton_det.pruning.vbd import vbd_distance
 
 
 def random_factors(filters: int, rank: int, sizes: tuple[int, ...] = (16, 3, 3)) -> tuple[Tensor, ...]:
@@ -69,7 +69,7 @@ def test_spaces_of_different_dimension_and_zero_filters() -> None:
 def test_blocks_of_pairs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     factors = random_factors(20, 2)
     whole = pabs_distance(factors)
-    monkeypatch.setattr("norton_det.criteria.subspaces._PAIRS", 1)
+    monkeypatch.setattr("norton_det.pruning.subspace_angles._PAIRS", 1)
     torch.testing.assert_close(pabs_distance(factors), whole, rtol=0, atol=1e-9)
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from norton_det.data import AspectRatioBatchSampler, Augment, CocoDataset, make_shapes
-from norton_det.data.augment import flipped_order
-from norton_det.data.shapes import KEYPOINTS
+from norton_det.data.coco.synthetic_shapes import KEYPOINTS
+from norton_det.data.coco.transforms import flipped_order
 from norton_det.errors import DataError, UsageError
 
 

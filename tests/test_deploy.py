@@ -14,13 +14,14 @@ from torchvision.models import get_model
 from torchvision.ops import MultiScaleRoIAlign
 
 import norton_det as nd
-from norton_det.channels import NORMS
+from norton_det.channels.narrow import NORMS
 from norton_det.decompositions import CPConv2d
-from norton_det.decompositions.forms import EXPANSIONS, expand, forms_of
-from norton_det.deploy import deploy
+from norton_det.deployment.deploy import deploy
+from norton_det.deployment.fold_batch_norm import fold_norms
+from norton_det.deployment.implementations import CP, expand, forms_of
+from norton_det.deployment.linear import ConvolvedLinear
+from norton_det.deployment.roi_align import LINEAR
 from norton_det.errors import DataError, UsageError
-from norton_det.folding import fold_norms
-from norton_det.inference_forms import LINEAR, ConvolvedLinear
 from norton_det.setting import spec_of_setting
 
 
@@ -33,7 +34,7 @@ def with_statistics(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("form", list(EXPANSIONS))
+@pytest.mark.parametrize("form", list(CP))
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("inputs", [1, 5])
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_an_unknown_form() -> None:
         expand(CPConv2d(3, 3, 3, 1), "fast")
 
 
-@pytest.mark.parametrize("form", list(EXPANSIONS))
+@pytest.mark.parametrize("form", list(CP))
 @pytest.mark.parametrize(
     ("arch", "size"),
     [
@@ -71,9 +72,9 @@ def test_an_unknown_form() -> None:
 def test_networks_keep_their_function(arch: str, size: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = with_statistics(nd.build(spec_of_setting(arch, 2, "[0.25]*57")))
-    for name in EXPANSIONS:
+    for name in CP:
         if name != form:  # so that the fastest of the forms is this one
-            monkeypatch.delitem(EXPANSIONS._items, name)
+            monkeypatch.delitem(CP._items, name)
     images = torch.randn(2, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     fast = deploy(net, images, repeats=1)

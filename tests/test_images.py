@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.cifar import MemoryImages, normalize, read_cifar, shift_and_mirror
-from norton_det.data.folder import MEAN, STD
+from norton_det.data.image_folder import MEAN, STD
 from norton_det.data.imagenet import Preset, read_imagenet
 from norton_det.errors import DataError, UsageError
 

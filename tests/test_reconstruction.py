@@ -10,7 +10,7 @@ from conftest import TINY, tool
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.data.unlabelled import read_unlabelled
+from norton_det.data.calibration_set import read_unlabelled
 from norton_det.detection import make_detector
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from norton_det import Spec
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, make_shapes, training_batches
-from norton_det.data.copypaste import copy_paste
+from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.detection import make_detector
 from norton_det.engine import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
 from norton_det.engine.average import moving_average

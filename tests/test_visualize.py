@@ -14,7 +14,7 @@ from torch import Tensor
 
 import norton_det as nd
 from norton_det.data import CocoDataset
-from norton_det.data.shapes import KEYPOINTS
+from norton_det.data.coco.synthetic_shapes import KEYPOINTS
 from norton_det.detection import load_detector, make_detector
 from norton_det.engine import detect
 from norton_det.errors import DataError, UsageError

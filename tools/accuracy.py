@@ -20,8 +20,8 @@ import norton_det as nd
 from norton_det.calibration import Images
 from norton_det.cli import Parser, check_counts, command, parse_setting
 from norton_det.data.batching import Batching, hold_out
-from norton_det.data.images import dataset_for, read_images
-from norton_det.data.unlabelled import read_unlabelled
+from norton_det.data.calibration_set import read_unlabelled
+from norton_det.data.image_datasets import dataset_for, read_images
 from norton_det.decompositions import in_form
 from norton_det.engine.classify import evaluate
 from norton_det.errors import UsageError

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from norton_det.checks import Finding, check_annotations, check_images, check_results
 from norton_det.cli import Parser, command
 from norton_det.data import annotation_file
+from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results
 from norton_det.errors import DataError, UsageError
 from norton_det.files import read_json
 from norton_det.formatting import table

@@ -26,7 +26,7 @@ from torchvision.utils import make_grid
 import norton_det as nd
 from norton_det.cli import Parser, check_counts, command, parse_setting
 from norton_det.data import CocoDataset
-from norton_det.data.shapes import CLASSES
+from norton_det.data.coco.synthetic_shapes import CLASSES
 from norton_det.engine import detect
 from norton_det.engine.coco_eval import MAIN_LINES
 from norton_det.errors import UsageError

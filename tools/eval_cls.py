@@ -13,9 +13,9 @@ from norton_det.build import describe
 from norton_det.checkpoint import has_spec
 from norton_det.cli import Parser, check_counts, check_device, command
 from norton_det.data.batching import Batching, hold_out
-from norton_det.data.folder import check_num_classes
+from norton_det.data.image_datasets import dataset_for, read_images
+from norton_det.data.image_folder import check_num_classes
 from norton_det.data.imagenet import Preset
-from norton_det.data.images import dataset_for, read_images
 from norton_det.decompositions import set_form
 from norton_det.engine.classify import evaluate
 from norton_det.errors import UsageError

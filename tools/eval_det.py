@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from norton_det.checks.results import FIELD
 from norton_det.cli import Parser, command
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
+from norton_det.data.coco.checks.results import FIELD
 from norton_det.detection import load_detector
 from norton_det.engine import CocoEvaluator, format_metrics, kinds_of, predict
 from norton_det.engine.coco_eval import CLASSES, METRICS, Metrics

@@ -22,13 +22,13 @@ from norton_det.allocation import MEASURED, allocate
 from norton_det.cli import Parser, check_counts, check_device, command
 from norton_det.config import Config, write_config
 from norton_det.cost import CONVENTIONS, Budget, CostModel
-from norton_det.criteria import CRITERIA
-from norton_det.data.unlabelled import read_unlabelled
+from norton_det.data.calibration_set import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import human, table
 from norton_det.latency import LatencyModel
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.pruning import CRITERIA
 from norton_det.search import RANKS, Candidate, search
 from norton_det.weights import initial_network
 

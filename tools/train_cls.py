@@ -23,9 +23,9 @@ from norton_det.build import describe
 from norton_det.checkpoint import has_spec, load, read_spec
 from norton_det.cli import Parser, check_counts, check_device, command, parse_with_config, tell_changes
 from norton_det.data.batching import Batching, hold_out
-from norton_det.data.folder import check_classes, check_num_classes
+from norton_det.data.image_datasets import ImageSet, dataset_for, read_images
+from norton_det.data.image_folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
-from norton_det.data.images import ImageSet, dataset_for, read_images
 from norton_det.engine.average import adjusted_decay, moving_average
 from norton_det.engine.classify import Classification, evaluate
 from norton_det.engine.distill import by_logits, load_teacher

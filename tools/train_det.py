@@ -30,9 +30,8 @@ from norton_det.cli import (
     tell_changes,
 )
 from norton_det.compress import compress
-from norton_det.criteria import CRITERIA
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
-from norton_det.data.copypaste import copy_paste
+from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.detection import freeze_backbone, make_detector
 from norton_det.engine import CocoEvaluator, Detection, Task, TrainingState, TrainOptions, format_metrics, kinds_of
@@ -42,6 +41,7 @@ from norton_det.engine.distill import by_features, load_teacher
 from norton_det.engine.fit import fit
 from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import UsageError
+from norton_det.pruning import CRITERIA
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec

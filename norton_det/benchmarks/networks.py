@@ -16,7 +16,8 @@ from norton_det.benchmarks.kinds import time_kinds
 from norton_det.build import build
 from norton_det.complexity import DETECTOR_SIZE, count_complexity
 from norton_det.config import read_config
-from norton_det.deploy import FORMATS, deploy
+from norton_det.deployment.deploy import deploy
+from norton_det.deployment.record import FORMATS
 from norton_det.models import ARCHITECTURES
 from norton_det.runtime.timing import time_alternating
 from norton_det.setting import spec_of_setting

@@ -1,10 +1,10 @@
 """Data sets: COCO's format, CIFAR-10, class folders."""
 
-from norton_det.data.augment import Augment
 from norton_det.data.batching import Batching
-from norton_det.data.coco import CocoDataset, annotation_file, collate, read_coco
-from norton_det.data.sampling import AspectRatioBatchSampler, evaluation_batches, training_batches
-from norton_det.data.shapes import make_shapes
+from norton_det.data.coco.dataset import CocoDataset, annotation_file, collate, read_coco
+from norton_det.data.coco.sampler import AspectRatioBatchSampler, evaluation_batches, training_batches
+from norton_det.data.coco.synthetic_shapes import make_shapes
+from norton_det.data.coco.transforms import Augment
 
 __all__ = [
     "AspectRatioBatchSampler",

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.data.batching import Batches, Batching
-from norton_det.data.folder import MEAN, STD, image_folder, read_rgb
+from norton_det.data.image_folder import MEAN, STD, image_folder, read_rgb
 from norton_det.errors import DataError
 from norton_det.files import write_atomically
 

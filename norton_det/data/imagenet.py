@@ -11,8 +11,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
 from norton_det.data.batching import Batching
-from norton_det.data.folder import MEAN, STD, image_folder, read_rgb
-from norton_det.data.loading import load
+from norton_det.data.image_folder import MEAN, STD, image_folder, read_rgb
+from norton_det.data.loader import load
 from norton_det.errors import UsageError
 
 POLICIES = ("ra", "ta_wide", "augmix", *(policy.value for policy in AutoAugmentPolicy))

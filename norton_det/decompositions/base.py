@@ -21,7 +21,7 @@ class Decomposition(nn.Module, ABC):
     """A block that stands for a decomposed ``nn.Conv2d`` and computes what a convolution of the same geometry would.
 
     A new kind is a subclass in a file of its own, registered in :data:`DECOMPOSITIONS`, with a function registered at
-    :func:`norton_det.channels.narrow`.
+    :func:`norton_det.channels.narrow.narrow`.
     """
 
     rank: Rank

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.channels import narrow, select_
-from norton_det.decompositions.als import CPFactors, cp_decompose
-from norton_det.decompositions.aware import SWEEPS, fit_output
+from norton_det.channels.narrow import narrow, select_
 from norton_det.decompositions.base import DECOMPOSITIONS, FORMS, Decomposition, Size
+from norton_det.decompositions.cp_als import CPFactors, cp_decompose
+from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import Regression
 from norton_det.spec import Rank

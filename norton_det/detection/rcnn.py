@@ -19,7 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from norton_det.channels import ChannelPlan, Layer
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.complexity import DETECTOR_SIZE
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture

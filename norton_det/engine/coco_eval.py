@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from norton_det.checks import check_annotations, check_results, raise_errors
-from norton_det.checks.results import FIELD
+from norton_det.data.coco.checks import check_annotations, check_results, raise_errors
+from norton_det.data.coco.checks.results import FIELD
 from norton_det.engine.results import Result
 from norton_det.errors import DataError, UsageError
 from norton_det.registry import Registry
@@ -54,7 +54,7 @@ class CocoEvaluator:
         name: what the annotations are called in messages: their file.
 
     Raises:
-        DataError: the annotations are damaged: see :mod:`norton_det.checks`.
+        DataError: the annotations are damaged: see :mod:`norton_det.data.coco.checks`.
         UsageError: an unknown kind, an unknown backend, or one that is not installed.
     """
 
@@ -79,7 +79,7 @@ class CocoEvaluator:
             For each kind the lines of pycocotools' summary by name; None where there is no ground truth.
 
         Raises:
-            DataError: the results do not fit the annotations, or are damaged: see :mod:`norton_det.checks`.
+            DataError: the results do not fit the annotations, or are damaged: see :mod:`norton_det.data.coco.checks`.
         """
         raise_errors(check_results(self._content, results, kinds=list(self._truths)), name)
         with contextlib.redirect_stdout(io.StringIO()):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from norton_det.channels import ChannelPlan
+from norton_det.channels.plan import ChannelPlan
 from norton_det.registry import Registry
 
 

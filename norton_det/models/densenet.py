@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.channels import ChannelPlan, Layer
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.models.architecture import ARCHITECTURES, Architecture
 
 _GROWTH = 12

@@ -2,7 +2,7 @@
 
 from torchvision.models import ResNet50_Weights, resnet50
 
-from norton_det.channels import ChannelPlan, Layer
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.models.architecture import ARCHITECTURES, Architecture
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")

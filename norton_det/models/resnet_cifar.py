@@ -8,7 +8,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.channels import ChannelMap, ChannelPlan, Layer
+from norton_det.channels.narrow import ChannelMap
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.models.architecture import ARCHITECTURES, Architecture
 
 _WIDTHS = (16, 32, 64)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from norton_det.channels import ChannelPlan, Layer
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.models.architecture import ARCHITECTURES, Architecture
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

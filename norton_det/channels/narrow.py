@@ -1,0 +1,141 @@
+"""Narrow a network to the channels that are kept: one small function per layer type."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from norton_det.channels.plan import ChannelPlan
+from norton_det.errors import UsageError
+
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+"""Classes of batch norms."""
+
+
+class ChannelMap(nn.Module):
+    """A shortcut between channel groups: output channel c is input channel ``index[c]``, or zero where that is -1.
+
+    Rows and columns are subsampled by ``stride``. The index follows from the spec and is no part of the state dict, so
+    that plain networks keep their usual names.
+
+    Args:
+        index: input channel of each output channel, or -1.
+        stride: spatial subsampling.
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Sequence[int], stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        # On the CPU even under torch.device("meta"): the index is data, not a parameter to be filled later.
+        self.register_buffer("index", torch.tensor(list(index), dtype=torch.int64, device="cpu"), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (N, C_in, H, W) to (N, C_out, ceil(H / stride), ceil(W / stride))."""
+        mapped = x[:, :, :: self.stride, :: self.stride].index_select(1, self.index.clamp(min=0))
+        return mapped.masked_fill((self.index < 0).view(-1, 1, 1), 0)
+
+    def extra_repr(self) -> str:
+        """Show sizes rather than the index."""
+        return f"{int((self.index >= 0).sum())} of {self.index.numel()} channels mapped, stride={self.stride}"
+
+
+def narrow_network(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]) -> None:
+    """Narrow ``net`` in place to the channels in ``kept``.
+
+    Args:
+        net: the network, each group as wide as in ``plan``.
+        plan: its channel plan.
+        kept: group -> kept channels, int64 of shape (width,), ascending. Groups that are not named stay whole.
+
+    Raises:
+        UsageError: a layer of the plan is of a type that cannot be narrowed.
+    """
+    for layer in plan.layers:
+        if layer.writes in kept or not kept.keys().isdisjoint(layer.reads):
+            inputs = positions(layer.reads, plan.widths, kept)
+            narrow(net.get_submodule(layer.name), inputs, kept.get(layer.writes or ""))
+
+
+def positions(groups: Iterable[str], widths: Mapping[str, int], kept: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which channels of the concatenation of ``groups`` are kept, int64 (C',), or None where all are."""
+    parts: list[Tensor] = []
+    offset = 0
+    groups = tuple(groups)
+    if kept.keys().isdisjoint(groups):
+        return None
+    for group in groups:
+        parts.append(kept.get(group, torch.arange(widths[group])) + offset)
+        offset += widths[group]
+    return torch.cat(parts)
+
+
+@singledispatch
+def narrow(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    """Narrow one layer in place.
+
+    Args:
+        layer: the layer; the function is chosen by its type.
+        inputs: kept input channels, int64 of shape (I',); None keeps all.
+        outputs: kept output channels, int64 of shape (O',); None keeps all.
+
+    Raises:
+        UsageError: no function is registered for the layer's type.
+    """
+    raise UsageError(f"cannot narrow a layer of type {type(layer).__name__}")
+
+
+@narrow.register
+def _(layer: nn.Conv2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if layer.groups != 1:
+        raise UsageError(f"cannot narrow a convolution with groups={layer.groups}; expected groups=1")
+    select_(layer, "weight", 1, inputs)
+    select_(layer, "weight", 0, outputs)
+    select_(layer, "bias", 0, outputs)
+    layer.out_channels, layer.in_channels = layer.weight.shape[:2]
+
+
+@narrow.register
+def _(layer: nn.Linear, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    select_(layer, "weight", 1, inputs)
+    select_(layer, "weight", 0, outputs)
+    select_(layer, "bias", 0, outputs)
+    layer.out_features, layer.in_features = layer.weight.shape
+
+
+@narrow.register(nn.BatchNorm1d)
+@narrow.register(nn.BatchNorm2d)
+@narrow.register(nn.SyncBatchNorm)
+@narrow.register(FrozenBatchNorm2d)
+def _(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        select_(layer, name, 0, inputs)
+    if inputs is not None and isinstance(layer, nn.modules.batchnorm._NormBase):
+        layer.num_features = inputs.numel()
+
+
+@narrow.register
+def _(layer: ChannelMap, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    select_(layer, "index", 0, outputs)
+    if inputs is not None:
+        position = torch.full((max(int(inputs.max()), int(layer.index.max())) + 1,), -1)
+        position[inputs] = torch.arange(inputs.numel())
+        index = layer.index.cpu()
+        layer.index = torch.where(index >= 0, position[index.clamp(min=0)], index).to(layer.index.device)
+
+
+def select_(layer: nn.Module, name: str, dim: int, index: Tensor | None) -> None:
+    """Replace the parameter or buffer ``name`` of ``layer`` by its entries ``index`` along ``dim``.
+
+    Nothing is done where ``index`` or the tensor is None (a convolution without bias).
+    """
+    tensor = getattr(layer, name)
+    if index is None or tensor is None:
+        return
+    selected = tensor.detach().index_select(dim, index.to(tensor.device))
+    if isinstance(tensor, nn.Parameter):
+        selected = nn.Parameter(selected, requires_grad=tensor.requires_grad)
+    setattr(layer, name, selected)

@@ -1,0 +1,47 @@
+"""Channel plans: which channels of a network must be pruned together.
+
+A plan says, as data, which layers write and read which *channel group*: the layers of a residual stage all write one
+group, so that they keep the same channels. Which channels are kept is chosen by a pruning criterion.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a channel plan.
+
+    Attributes:
+        name: the submodule's name.
+        reads: the groups that make up its input channels, concatenated in this order. Empty: an input that never
+            changes (the image).
+        writes: the group of its output channels. None: they never change (a classifier), or the layer works in place
+            on what it reads (a batch norm).
+    """
+
+    name: str
+    reads: tuple[str, ...] = ()
+    writes: str | None = None
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Which layers of a network write and read which channel group.
+
+    Attributes:
+        widths: full number of channels of each group.
+        layers: the layers, in the order of computation.
+    """
+
+    widths: Mapping[str, int]
+    layers: tuple[Layer, ...]
+
+    def writers(self, group: str) -> list[str]:
+        """Return the names of the layers that write ``group``."""
+        return [layer.name for layer in self.layers if layer.writes == group]
+
+    def inside(self, prefix: str) -> "ChannelPlan":
+        """Return the plan of a network that holds this one under ``prefix`` (``"backbone.body."``)."""
+        layers = tuple(Layer(prefix + layer.name, layer.reads, layer.writes) for layer in self.layers)
+        return ChannelPlan(self.widths, layers)

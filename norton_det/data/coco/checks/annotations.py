@@ -1,0 +1,134 @@
+"""Checks of COCO annotations by themselves: no image is read."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from norton_det.data.coco.checks import objects
+from norton_det.data.coco.checks.content import Annotations, Entry, each_annotation, shown
+from norton_det.data.coco.checks.fields import are_numbers, is_number, leaves_folder, outside
+from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+
+
+def check_annotations(
+    content: Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+    masks: bool = False,
+    only: Collection[str] | None = None,
+) -> list[Finding]:
+    """Tell what is wrong with COCO annotations; no file is read.
+
+    Args:
+        content: of the JSON file (``dataset`` of a ``pycocotools.coco.COCO``).
+        num_classes: outputs of the detector that will be trained, background included; None: not known.
+        masks: each object needs a mask.
+        only: names of the checks that are wanted; None: all.
+
+    Returns:
+        Findings, errors first.
+
+    Raises:
+        DataError: the content is not that of COCO annotations at all.
+    """
+    checks = [check for check in CHECKS if only is None or check.name in only]
+    return run_checks(checks, Annotations(content, num_classes, masks))
+
+
+def _empty(data: Annotations) -> Iterator[str]:
+    return (f"no {kind}" for kind in ("images", "annotations", "categories") if not getattr(data, kind))
+
+
+def _duplicate(kind: str) -> Callable[[Annotations], Iterator[str]]:
+    def find(data: Annotations) -> Iterator[str]:
+        counts = Counter(entry["id"] for entry in getattr(data, kind))
+        return (f"id {value} comes {count} times" for value, count in counts.items() if count > 1)
+
+    return find
+
+
+def _paths(data: Annotations) -> Iterator[str]:
+    for image in data.images:
+        if leaves_folder(image["file_name"]):
+            yield f"image {image['id']}: {shown(image, 'file_name')}"
+
+
+def _without_annotations(data: Annotations) -> Iterator[str]:
+    used = {a["image_id"] for a in data.annotations}
+    return (image["file_name"] for image in data.images if image["id"] not in used)
+
+
+def _labels_out_of_range(data: Annotations) -> Iterator[str]:
+    limit = data.num_classes
+    expected = "1 or more" if limit is None else f"1 to {limit - 1}, as num_classes is {limit}"
+    for label, count in Counter(a["category_id"] for a in data.annotations).items():
+        if not isinstance(label, int) or label < 1 or (limit is not None and label >= limit):
+            yield f"category_id {label!r} of {count} annotations; expected {expected}"
+
+
+def _id_zero(data: Annotations, a: Entry) -> str | None:
+    return f"image_id {a['image_id']}" if a["id"] == 0 else None
+
+
+def _without_image(data: Annotations, a: Entry) -> str | None:
+    return None if a["image_id"] in data.image_of else f"image_id {a['image_id']!r}"
+
+
+def _unknown_category(data: Annotations, a: Entry) -> str | None:
+    return None if a["category_id"] in data.category_of else f"category_id {a['category_id']!r}"
+
+
+def _wrong_area(data: Annotations, a: Entry) -> str | None:
+    return None if is_number(a.get("area")) and a["area"] >= 0 else shown(a, "area")
+
+
+def _malformed_box(data: Annotations, a: Entry) -> str | None:
+    return None if are_numbers(a.get("bbox"), 4) else shown(a, "bbox")
+
+
+def _negative_box(data: Annotations, a: Entry) -> str | None:
+    return f"bbox {a['bbox']}" if are_numbers(a.get("bbox"), 4) and min(a["bbox"][2:]) < 0 else None
+
+
+def _box_without_area(data: Annotations, a: Entry) -> str | None:
+    return f"bbox {a['bbox']}" if are_numbers(a.get("bbox"), 4) and min(a["bbox"][2:]) == 0 else None
+
+
+def _box_outside(data: Annotations, a: Entry) -> str | None:
+    image = data.image_of.get(a["image_id"])
+    if image is None or not are_numbers(a.get("bbox"), 4) or not outside(a["bbox"], image):
+        return None
+    return f"bbox {a['bbox']}, image {image['width']} x {image['height']}"
+
+
+def _boxes_as_corners(data: Annotations) -> Iterator[str]:
+    pairs = [(a["bbox"], data.image_of.get(a["image_id"])) for a in data.annotations if are_numbers(a.get("bbox"), 4)]
+    boxes = [(box, image) for box, image in pairs if image is not None]
+    leaving = sum(outside(box, image) for box, image in boxes)
+    if leaving > len(boxes) / 2 and all(
+        x1 <= x2 and y1 <= y2 and not outside((x1, y1, x2 - x1, y2 - y1), image) for (x1, y1, x2, y2), image in boxes
+    ):
+        yield f"{leaving} of {len(boxes)} boxes leave their image; as x1, y1, x2, y2 none would"
+
+
+CHECKS: tuple[Check[Annotations], ...] = (
+    Check("nothing there", ERROR, _empty, "there is nothing to train or evaluate on"),
+    Check("incomplete entries", ERROR, lambda data: data.incomplete, "expected ids, a file name, sizes above 0"),
+    Check("duplicate image ids", ERROR, _duplicate("images"), "their annotations are mixed"),
+    Check("duplicate category ids", ERROR, _duplicate("categories"), "the last one hides the others"),
+    Check("duplicate annotation ids", WARNING, _duplicate("annotations"), "other programs take the last for all"),
+    Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools never counts it as found; here it counts"),
+    Check("annotations without image", ERROR, each_annotation(_without_image), "expected the id of an image"),
+    Check("unknown categories", ERROR, each_annotation(_unknown_category), "expected the id of a category"),
+    Check("labels out of range", ERROR, _labels_out_of_range, "the loss cannot be computed; 0 is the background"),
+    Check("malformed boxes", ERROR, each_annotation(_malformed_box), "expected four finite numbers"),
+    Check("negative boxes", ERROR, each_annotation(_negative_box), "expected x, y, width, height"),
+    Check("boxes as corners", ERROR, _boxes_as_corners, "expected x, y, width, height"),
+    Check("boxes without area", WARNING, each_annotation(_box_without_area), "left out in training"),
+    Check("boxes outside the image", WARNING, each_annotation(_box_outside), "clipped, or left out in training"),
+    Check("wrong areas", ERROR, each_annotation(_wrong_area), "expected pixels: they decide how an object counts"),
+    *objects.CHECKS,
+    Check("paths that leave the folder", ERROR, _paths, "expected a file in the folder of images"),
+    Check("images without annotations", NOTE, _without_annotations, "left out in training"),
+)
+"""All checks of annotations, in the order in which they are told."""

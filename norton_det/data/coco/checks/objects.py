@@ -1,0 +1,74 @@
+"""Checks of the masks and keypoints of COCO annotations."""
+
+from collections.abc import Callable, Iterator
+
+from norton_det.data.coco.checks.content import Annotations, Entry, each_annotation, shown
+from norton_det.data.coco.checks.fields import keypoints_fault, mask_fault
+from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check
+
+
+def _without_mask(data: Annotations, a: Entry) -> str | None:
+    return shown(a, "segmentation") if data.masks and not a.get("segmentation") else None
+
+
+def _broken_mask(data: Annotations, a: Entry) -> str | None:
+    mask, image = a.get("segmentation"), data.image_of.get(a["image_id"])
+    return mask_fault(mask, image["height"], image["width"]) if mask and image else None
+
+
+def _run_lengths(kind: type) -> Callable[[Annotations, Entry], str | None]:
+    def tell(data: Annotations, a: Entry) -> str | None:
+        mask = a.get("segmentation")
+        return f"size {mask.get('size')}" if isinstance(mask, dict) and isinstance(mask.get("counts"), kind) else None
+
+    return tell
+
+
+def _wrong_keypoints(data: Annotations, a: Entry) -> str | None:
+    count = data.keypoints_of.get(a["category_id"])
+    return None if count is None else keypoints_fault(a.get("keypoints"), count)
+
+
+def _visibilities(data: Annotations, a: Entry) -> list[float]:
+    """Return the visibility of each keypoint, none where the keypoints are wrong as a whole."""
+    whole = a["category_id"] in data.keypoints_of and not _wrong_keypoints(data, a)
+    return a["keypoints"][2::3] if whole else []
+
+
+def _unknown_visibility(data: Annotations, a: Entry) -> str | None:
+    wrong = [v for v in _visibilities(data, a) if v not in (0, 1, 2)]
+    return f"visibility {wrong[0]}" if wrong else None
+
+
+def _wrong_num_keypoints(data: Annotations, a: Entry) -> str | None:
+    visibilities = _visibilities(data, a)
+    visible = sum(v > 0 for v in visibilities)
+    if not visibilities or a.get("num_keypoints") == visible:
+        return None
+    return f"{shown(a, 'num_keypoints')}, {visible} are visible"
+
+
+def _all_invisible(data: Annotations, a: Entry) -> str | None:
+    visibilities = _visibilities(data, a)
+    return None if not visibilities or any(v > 0 for v in visibilities) else f"none of {len(visibilities)}"
+
+
+def _different_keypoints(data: Annotations) -> Iterator[str]:
+    if len(set(data.keypoints_of.values())) > 1:
+        yield ", ".join(f"category {number} has {count}" for number, count in data.keypoints_of.items())
+
+
+CHECKS: tuple[Check[Annotations], ...] = (
+    Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs one of each object"),
+    Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs on them, or draws other ones"),
+    Check("compressed run-length masks", NOTE, each_annotation(_run_lengths(str)), "they are read"),
+    Check("uncompressed run-length masks", NOTE, each_annotation(_run_lengths(list)), "they are read"),
+    Check("categories of different keypoints", ERROR, _different_keypoints, "a detector has one number of them"),
+    Check("wrong keypoints", ERROR, each_annotation(_wrong_keypoints), "expected those of the category"),
+    Check(
+        "unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0 absent, 1 hidden, 2 visible"
+    ),
+    Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs go by it"),
+    Check("no visible keypoints", NOTE, each_annotation(_all_invisible), "ignored in the evaluation of keypoints"),
+)
+"""Checks of masks and keypoints, in the order in which they are told."""

@@ -1,0 +1,149 @@
+"""Checks of results in COCO's format against the annotations that they are for."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from norton_det.data.coco.checks.content import Annotations
+from norton_det.data.coco.checks.fields import box_fault, is_id, is_number, keypoints_fault, mask_fault, outside
+from norton_det.data.coco.checks.findings import ERROR, WARNING, Check, Finding, run_checks
+
+FIELD = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+"""Kinds of results, and the field that holds each."""
+Row = dict[str, Any]
+
+
+class Results:
+    """Results and the annotations that they are for.
+
+    Args:
+        data: the annotations.
+        results: the results.
+        kinds: which fields are looked at; None: all that are there.
+    """
+
+    def __init__(self, data: Annotations, results: Sequence[Any], kinds: Sequence[str] | None = None) -> None:
+        self.data, self.all = data, results
+        self.fields = [FIELD[kind] for kind in kinds or ()]
+        self.wanted = self.fields if kinds is not None else list(FIELD.values())
+
+    @cached_property
+    def rows(self) -> list[tuple[int, Row]]:
+        """The results that are whole, with their numbers."""
+        return [(i, row) for i, row in enumerate(self.all) if self.fault(row) is None]
+
+    def fault(self, row: Any) -> str | None:
+        """Return what a result lacks."""
+        if not isinstance(row, dict):
+            return f"is a {type(row).__name__}"
+        if not is_id(row.get("image_id")) or not is_id(row.get("category_id")) or "score" not in row:
+            return "lacks image_id, category_id or score"
+        if lacking := [field for field in self.fields if field not in row]:
+            return f"has no {lacking[0]!r}"
+        return None if any(field in row for field in self.wanted) else f"has none of {', '.join(self.wanted)}"
+
+    def value(self, row: Row, field: str) -> Any:
+        """Return what a result has in a field, None where it is not there or not wanted."""
+        return row.get(field) if field in self.wanted else None
+
+
+def check_results(
+    content: Mapping[str, Any], results: Sequence[Any], *, kinds: Sequence[str] | None = None
+) -> list[Finding]:
+    """Tell what is wrong with results in COCO's format.
+
+    Args:
+        content: of the annotation file that they are for.
+        results: one dict for each object that was found.
+        kinds: of "bbox", "segm", "keypoints": those that each result must have and that are looked at; None: those
+            that are there.
+
+    Returns:
+        Findings, errors first.
+
+    Raises:
+        DataError: the content is not that of COCO annotations at all.
+    """
+    return run_checks(CHECKS, Results(Annotations(content), results, kinds))
+
+
+def _each_result(fault: Callable[[Results, Row], str | None]) -> Callable[[Results], Iterator[str]]:
+    """Make the search of a check from a function that says what is wrong with one result, or None."""
+
+    def find(subject: Results) -> Iterator[str]:
+        for i, row in subject.rows:
+            if case := fault(subject, row):
+                yield f"result {i}: {case}"
+
+    return find
+
+
+def _none(subject: Results) -> Iterator[str]:
+    if not subject.all:
+        yield "no results"
+
+
+def _incomplete(subject: Results) -> Iterator[str]:
+    for i, row in enumerate(subject.all):
+        if fault := subject.fault(row):
+            yield f"result {i} {fault}"
+
+
+def _no_known_category(subject: Results) -> Iterator[str]:
+    found, known = {row["category_id"] for _, row in subject.rows}, subject.data.category_of.keys()
+    if found and not found & known:
+        yield f"category ids {_few(found)}; the annotations have {_few(known)}"
+
+
+def _few(ids: Iterable[Any]) -> str:
+    shown = sorted(map(str, ids))
+    return ", ".join(shown[:5]) + (" ..." if len(shown) > 5 else "")
+
+
+def _unknown_image(subject: Results, row: Row) -> str | None:
+    return None if row["image_id"] in subject.data.image_of else f"image_id {row['image_id']!r}"
+
+
+def _unknown_category(subject: Results, row: Row) -> str | None:
+    return None if row["category_id"] in subject.data.category_of else f"category_id {row['category_id']!r}"
+
+
+def _wrong_score(subject: Results, row: Row) -> str | None:
+    return None if is_number(row["score"]) else f"score {row['score']!r}"
+
+
+def _wrong_box(subject: Results, row: Row) -> str | None:
+    box = subject.value(row, "bbox")
+    return None if box is None else box_fault(box)
+
+
+def _box_outside(subject: Results, row: Row) -> str | None:
+    box, image = subject.value(row, "bbox"), subject.data.image_of.get(row["image_id"])
+    if box is None or image is None or box_fault(box) or not outside(box, image):
+        return None
+    return f"bbox {box}, image {image['width']} x {image['height']}"
+
+
+def _wrong_mask(subject: Results, row: Row) -> str | None:
+    mask, image = subject.value(row, "segmentation"), subject.data.image_of.get(row["image_id"])
+    return None if mask is None or image is None else mask_fault(mask, image["height"], image["width"])
+
+
+def _wrong_keypoints(subject: Results, row: Row) -> str | None:
+    points, count = subject.value(row, "keypoints"), subject.data.keypoints_of.get(row["category_id"])
+    return None if points is None or count is None else keypoints_fault(points, count)
+
+
+CHECKS: tuple[Check[Results], ...] = (
+    Check("no results", WARNING, _none, "every figure is 0"),
+    Check("incomplete results", ERROR, _incomplete, "expected image_id, category_id, score and what was found"),
+    Check("results of unknown images", ERROR, _each_result(_unknown_image), "expected an image of the annotations"),
+    Check("results of no known category", ERROR, _no_known_category, "every figure would be 0"),
+    Check("results of unknown categories", WARNING, _each_result(_unknown_category), "they count for nothing"),
+    Check("wrong scores", ERROR, _each_result(_wrong_score), "expected a finite number"),
+    Check("wrong boxes", ERROR, _each_result(_wrong_box), "they overlap nothing"),
+    Check("boxes outside the image", WARNING, _each_result(_box_outside), "expected x, y, width, height"),
+    Check("wrong masks", ERROR, _each_result(_wrong_mask), "they overlap nothing, or pycocotools hangs on them"),
+    Check("wrong keypoints", ERROR, _each_result(_wrong_keypoints), "they cannot be compared"),
+)
+"""All checks of results, in the order in which they are told."""

@@ -1,0 +1,215 @@
+"""COCO folders: ``train2017/``, ``val2017/`` and ``annotations/``."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as TF
+
+from norton_det.data.coco.checks import check_annotations, raise_errors
+from norton_det.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
+
+KINDS = {"coco": "instances", "coco_kp": "person_keypoints"}
+"""Names of ``--dataset``, and how COCO's annotation files for it begin."""
+_MIN_KEYPOINTS = 10
+
+Target = dict[str, Any]
+Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
+
+
+def read_coco(path: str | Path) -> Any:
+    """Return the ``pycocotools.coco.COCO`` of an annotation file.
+
+    Raises:
+        DataError: the file is missing, no JSON, or no COCO annotations.
+    """
+    from pycocotools.coco import COCO
+
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; expected COCO annotations")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(path))
+        missing = [key for key in ("images", "annotations", "categories") if key not in coco.dataset]
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"{path}: no COCO annotations: {type(error).__name__} {error}") from None
+    if missing:
+        raise DataError(f"{path}: lacks {', '.join(missing)}; expected COCO annotations")
+    return coco
+
+
+def annotation_file(root: str | Path, split: str, dataset: str) -> Path:
+    """Return the path of the annotations in a COCO folder.
+
+    Raises:
+        UsageError: an unknown data set.
+    """
+    if dataset not in KINDS:
+        raise UsageError(f"unknown dataset {dataset!r}; expected one of: {', '.join(KINDS)}")
+    return Path(root) / "annotations" / f"{KINDS[dataset]}_{split}2017.json"
+
+
+class CocoDataset(Dataset[tuple[Tensor, Target]]):
+    """Images and targets as torchvision's detectors take them.
+
+    An item is an image, float (3, H, W) between 0 and 1, and a target with ``boxes`` (N, 4) as x1, y1, x2, y2 in
+    pixels, ``labels`` (N,), ``image_id``, ``area`` (N,), ``iscrowd`` (N,), and as wanted ``masks`` (N, H, W) uint8 and
+    ``keypoints`` (N, K, 3) as x, y, visibility. Labels are COCO's category ids.
+
+    For training the annotations are checked (see :mod:`norton_det.data.coco.checks`), and crowds, boxes without area
+    (with all that belongs to them) and images without an object are left out.
+
+    Args:
+        root: the COCO folder; None where ``images`` and ``annotations`` are given.
+        split: "train" or "val".
+        dataset: "coco" (instances) or "coco_kp" (person keypoints).
+        train: leave out what training cannot use.
+        masks: read the masks.
+        transform: (image, target) -> (image, target).
+        images: the folder of the images, where it is not that of the split in ``root``.
+        annotations: the annotation file, where it is not that of the split in ``root``.
+
+    Raises:
+        DataError: the folder or the annotation file is missing or damaged; training would be wrong; no image is left.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: str,
+        dataset: str = "coco",
+        *,
+        train: bool = False,
+        masks: bool = False,
+        transform: Transform | None = None,
+        images: str | Path | None = None,
+        annotations: str | Path | None = None,
+    ) -> None:
+        usual = annotation_file(root or "", split, dataset)
+        if root is not None and not Path(root).is_dir():
+            raise DataError(f"{root}: no such folder; expected a COCO folder with {split}2017/ and annotations/")
+        self.folder = Path(images or Path(root or "") / f"{split}2017")
+        self.annotations = Path(annotations or usual)
+        self.coco = read_coco(self.annotations)
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
+        self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
+        self.ids = sorted(self.coco.imgs)
+        if train:
+            found = check_annotations(self.coco.dataset, num_classes=self.num_classes, masks=masks)
+            raise_errors(found, self.annotations)
+            self.ids = [i for i in self.ids if self._usable(i)]
+            self._tell_lost()
+        if not self.ids:
+            raise DataError(
+                f"{self.annotations}: no image that can be used for {'training' if train else 'evaluation'}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of outputs that the labels need: the largest category id, and the background."""
+        return max(self.coco.cats, default=0) + 1
+
+    @property
+    def keypoint_names(self) -> list[str]:
+        """Names of the keypoints, [] where there are none."""
+        names: list[str] = next((c["keypoints"] for c in self.coco.cats.values() if "keypoints" in c), [])
+        return names
+
+    def aspect_ratios(self) -> list[float]:
+        """Return width / height of each image, from the annotations."""
+        return [self.coco.imgs[i]["width"] / self.coco.imgs[i]["height"] for i in self.ids]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        image_id = self.ids[index]
+        image = self._read(self.coco.imgs[image_id]["file_name"])
+        target = self._target(image_id, *image.shape[-2:])
+        if self.transform is not None:
+            image, target = self.transform(image, target)
+        return image, target
+
+    def _read(self, name: str) -> Tensor:
+        path = self.folder / name
+        try:
+            with Image.open(path) as picture:
+                pixels: Tensor = TF.pil_to_tensor(picture.convert("RGB"))
+                return pixels.float() / 255
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read as an image: {error}") from None
+
+    def _usable(self, image_id: int) -> bool:
+        usable = [a for a in self._objects(image_id) if self._has_area(a)]
+        if not self.keypoints:
+            return bool(usable)
+        visible = sum(v > 0 for a in usable for v in a["keypoints"][2::3])
+        return bool(visible >= min(_MIN_KEYPOINTS, len(self.keypoint_names)))
+
+    def _objects(self, image_id: int) -> list[dict[str, Any]]:
+        return [a for a in self.coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
+
+    def _has_area(self, annotation: dict[str, Any]) -> bool:
+        """Tell whether something of a box is within its image."""
+        image, (x, y, width, height) = self.coco.imgs[annotation["image_id"]], annotation["bbox"]
+        within_x = min(x + width, image["width"]) > max(x, 0)
+        return bool(within_x and min(y + height, image["height"]) > max(y, 0))
+
+    def _tell_lost(self) -> None:
+        lost = sum(not self._has_area(a) for i in self.coco.imgs for a in self._objects(i))
+        if lost:
+            logger.warning("%s: %d objects whose box has no area are left out of training", self.annotations, lost)
+
+    def _target(self, image_id: int, height: int, width: int) -> Target:
+        annotations = self._objects(image_id) if self.train else self.coco.imgToAnns[image_id]
+        boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes[:, 0::2].clamp_(0, width)
+        boxes[:, 1::2].clamp_(0, height)
+        target: Target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64),
+            "area": torch.tensor([a["area"] for a in annotations], dtype=torch.float32),
+            "iscrowd": torch.tensor([a.get("iscrowd", 0) for a in annotations], dtype=torch.int64),
+        }
+        if self.masks:
+            masks = [self.coco.annToMask(a) for a in annotations]
+            stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=np.uint8)
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(stacked))
+        if self.keypoints:
+            points = torch.tensor([a["keypoints"] for a in annotations], dtype=torch.float32)
+            target["keypoints"] = points.reshape(-1, len(self.keypoint_names), 3)
+        if self.train:
+            target = drop_degenerate(target)
+        return {**target, "image_id": image_id}
+
+
+def drop_degenerate(target: Target) -> Target:
+    """Leave out boxes without width or height, together with everything that belongs to them."""
+    boxes = target["boxes"]
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    if keep.all():
+        return target
+    kept = {}
+    for name, value in target.items():
+        per_object = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(keep)
+        kept[name] = tv_tensors.wrap(value[keep], like=value) if per_object else value
+    return kept
+
+
+def collate(batch: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+    """Make a batch of lists: images differ in size, targets in number."""
+    images, targets = zip(*batch, strict=True)
+    return list(images), list(targets)

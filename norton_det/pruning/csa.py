@@ -1,0 +1,18 @@
+"""Cosine of subspace angles: the squared cosine of the largest principal angle of the mode-1 factors."""
+
+from torch import Tensor
+
+from norton_det.pruning.base import register_distance
+from norton_det.pruning.subspace_angles import largest_principal_cosine
+
+
+def csa_similarity(factors: tuple[Tensor, ...]) -> Tensor:
+    """Return cos^2 of the largest principal angle of the mode-1 factors: a similarity, float64 of shape (O, O), 0 to 1.
+
+    Args:
+        factors: each filter's factor matrix of each mode, of shapes (O, n_mode, R); the first is used.
+    """
+    return largest_principal_cosine(factors[0]).square()
+
+
+register_distance("csa", lambda factors: 1 - csa_similarity(factors))

@@ -1,0 +1,27 @@
+"""PABS, principal angles between subspaces: the criterion of NORTON."""
+
+import torch
+from torch import Tensor
+
+from norton_det.pruning.base import register_distance
+from norton_det.pruning.subspace_angles import largest_principal_cosine
+
+
+def pabs_distance(factors: tuple[Tensor, ...]) -> Tensor:
+    """Return the sum over the modes of the largest principal angle between the factors' column spaces.
+
+    Args:
+        factors: each filter's factor matrix of each mode, of shapes (O, n_mode, R).
+
+    Returns:
+        Angles in radians, float64 of shape (O, O), 0 (identical spaces) to modes * pi / 2 (orthogonal ones).
+    """
+    total = torch.zeros(len(factors[0]), len(factors[0]), dtype=torch.float64)
+    for factor in factors:
+        cosine = largest_principal_cosine(factor)
+        if bool((cosine < 1).any()):  # not where all span everything, as small modes often do
+            total += cosine.acos_()
+    return total
+
+
+register_distance("pabs", pabs_distance)
