@@ -10,15 +10,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from norton_det.build import DEPLOYED, build, check_described
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_structure
-from norton_det.deployment.record import Deployment, deployment_of
+from norton_det.deployment.record import DEPLOYED, Deployment, deployment_of
 from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_atomically
+from norton_det.models.weights import load_state, read_file
 from norton_det.spec import Spec
-from norton_det.weights import load_state, read_file
+from norton_det.structure.build import build
+from norton_det.structure.describe import check_described
 
 SPEC_KEY, DEPLOYMENT_KEY = "norton_det.spec", "norton_det.deployment"
 
@@ -31,7 +32,7 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
 
     Args:
         net: the network that ``spec`` describes, or what :func:`norton_det.deployment.deploy` made of it.
-        spec: what :func:`norton_det.compress` returned with it.
+        spec: what :func:`norton_det.compression.compress` returned with it.
         path: the file; its folder must exist. An older file stays whole until the new one is complete.
 
     Raises:
@@ -105,7 +106,7 @@ def read_spec(path: str | Path, content: Mapping[str, Any] | None = None, *, dep
 
     Args:
         path: the file.
-        content: what :func:`norton_det.weights.read_file` returned for it, where that is at hand.
+        content: what :func:`norton_det.models.weights.read_file` returned for it, where that is at hand.
         deployed: whether that of a deployed network is wanted as well.
 
     Raises:

@@ -11,8 +11,8 @@ from typing import Any
 
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_atomically
-from norton_det.setting import spec_of_setting
 from norton_det.spec import Spec
+from norton_det.structure.settings import spec_of_setting
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "arch": (str,),

@@ -10,20 +10,14 @@ import torch
 from conftest import TINY
 from torch import Tensor, nn
 
+from norton_det.builders import make_detector
 from norton_det.data import Batching, CocoDataset, evaluation_batches
-from norton_det.detection import make_detector
-from norton_det.engine import (
-    CocoEvaluator,
-    Detection,
-    NonFiniteLossError,
-    TrainingState,
-    TrainOptions,
-    kinds_of,
-    train_one_epoch,
-)
-from norton_det.engine.detection import keep_losses_finite
-from norton_det.engine.optim import make_optimizer, make_schedule
+from norton_det.evaluation.coco import CocoEvaluator
+from norton_det.evaluation.predict import kinds_of
 from norton_det.runtime.distributed import data_parallel, processes, rank, world_size
+from norton_det.training import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
+from norton_det.training.detection import keep_losses_finite
+from norton_det.training.optim import make_optimizer, make_schedule
 
 
 def detection(net: nn.Module, shapes: Path, folder: Path | None = None) -> Detection:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from norton_det import Spec
 from norton_det.data.batching import Batches, Batching
 from norton_det.data.cifar import MemoryImages
-from norton_det.engine import TrainingState, TrainOptions, train_one_epoch
-from norton_det.engine.classify import Classification, evaluate
-from norton_det.engine.optim import make_optimizer, make_schedule
+from norton_det.evaluation.accuracy import evaluate
 from norton_det.runtime.distributed import data_parallel, is_main, processes, rank, world_size
+from norton_det.training import TrainingState, TrainOptions, train_one_epoch
+from norton_det.training.classification import Classification
+from norton_det.training.optim import make_optimizer, make_schedule
 
 BATCH, STEPS = 8, 10
 

@@ -11,16 +11,18 @@ from conftest import tool
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.allocation import best_within
-from norton_det.complexity import count_complexity
 from norton_det.config import read_config
-from norton_det.cost import Budget, CostModel
+from norton_det.cost.budget import Budget
+from norton_det.cost.complexity import count_complexity
+from norton_det.cost.cost_model import CostModel
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, resnet_cifar
 from norton_det.models.architecture import Architecture
-from norton_det.sensitivity import Sensitivity, _changes, _Trial, measure
-from norton_det.setting import decomposable_layers, spec_of_setting
+from norton_det.search.allocation import best_within
+from norton_det.search.candidates import _Trial
+from norton_det.search.sensitivity import Sensitivity, _changes, measure
 from norton_det.spec import Spec
+from norton_det.structure.settings import decomposable_layers, spec_of_setting
 
 
 @pytest.fixture

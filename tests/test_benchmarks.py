@@ -17,7 +17,7 @@ from norton_det.benchmarks.detector import DETECTIONS, watched
 from norton_det.benchmarks.growth import growth_figure
 from norton_det.benchmarks.kinds import KINDS, REST
 from norton_det.benchmarks.memory import peak_memory
-from norton_det.complexity import PROPOSALS
+from norton_det.models.rcnn import PROPOSALS
 
 Run = Callable[..., list[dict]]
 GROWN = list(BENCHMARKS["growth"](Settings(Path())))

@@ -11,17 +11,17 @@ from conftest import tool
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.build import build
-from norton_det.calibration import calibrate, own_norms
+from norton_det.calibration.layerwise import calibrate, own_norms
+from norton_det.calibration.lockstep import observed, visit
+from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import narrow_network
 from norton_det.decompositions.cp_als import CPFactors, cp_decompose
 from norton_det.decompositions.cp_output_fit import fit_output
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import RIDGES, Regression, best_ridge
-from norton_det.lockstep import observed, visit
 from norton_det.models import ARCHITECTURES
-from norton_det.moments import Moments
-from norton_det.setting import current_plan
+from norton_det.structure.build import build
+from norton_det.structure.settings import current_plan
 
 OUT, IN, K = 6, 8, 3
 

@@ -8,11 +8,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import norton_det as nd
 from norton_det.channels.narrow import ChannelMap
-from norton_det.engine import NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
-from norton_det.engine.average import adjusted_decay, moving_average
-from norton_det.engine.classify import Classification, evaluate
-from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import UsageError
+from norton_det.evaluation.accuracy import evaluate
+from norton_det.training import NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
+from norton_det.training.classification import Classification
+from norton_det.training.ema import adjusted_decay, moving_average
+from norton_det.training.optim import make_optimizer, make_schedule
 
 CPU = torch.device("cpu")
 

@@ -15,12 +15,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.models.detection import transform
 
+from norton_det.builders import make_detector
 from norton_det.data import CocoDataset, collate
 from norton_det.data.coco.checks.annotations import CHECKS
-from norton_det.detection import make_detector
-from norton_det.engine import CocoEvaluator, coco_eval, evaluate_results, predict, to_results
-from norton_det.engine.coco_eval import CLASSES, METRICS
 from norton_det.errors import DataError, UsageError
+from norton_det.evaluation import coco as coco_eval
+from norton_det.evaluation.coco import CLASSES, METRICS, CocoEvaluator, evaluate_results
+from norton_det.evaluation.coco_results import to_results
+from norton_det.evaluation.predict import predict
 
 KINDS = ["bbox", "segm", "keypoints"]
 SIZE = 150  # room for small, medium and large objects

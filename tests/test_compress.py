@@ -13,12 +13,13 @@ from torchvision.models import resnet50
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import norton_det as nd
-from norton_det.build import build, describe
 from norton_det.channels.narrow import narrow_network
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
+from norton_det.models.weights import read_state_dict
 from norton_det.spec import Spec
-from norton_det.weights import read_state_dict
+from norton_det.structure.build import build
+from norton_det.structure.describe import describe
 
 CLASSIFIERS = ["resnet50", "vgg16_bn_cifar", "resnet56_cifar", "resnet110_cifar", "densenet40_cifar"]
 CIFAR = CLASSIFIERS[1:]

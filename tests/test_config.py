@@ -8,9 +8,9 @@ import pytest
 
 import norton_det as nd
 from norton_det.cli import parse_with_config
-from norton_det.complexity import count_complexity
 from norton_det.config import Config, read_config
-from norton_det.cost import CostModel
+from norton_det.cost.complexity import count_complexity
+from norton_det.cost.cost_model import CostModel
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec

@@ -19,10 +19,9 @@ from norton_det.decompositions import CPConv2d
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_norms
 from norton_det.deployment.implementations import CP, expand, forms_of
-from norton_det.deployment.linear import ConvolvedLinear
-from norton_det.deployment.roi_align import LINEAR
+from norton_det.deployment.linear import LINEAR, ConvolvedLinear
 from norton_det.errors import DataError, UsageError
-from norton_det.setting import spec_of_setting
+from norton_det.structure.settings import spec_of_setting
 
 
 def with_statistics(net: nn.Module) -> nn.Module:

@@ -12,9 +12,9 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import norton_det as nd
-from norton_det.build import describe
-from norton_det.detection import make_detector
+from norton_det.builders import make_detector
 from norton_det.errors import DataError, UsageError
+from norton_det.structure.describe import describe
 
 KINDS = ("faster", "mask", "keypoint")
 RATES = "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
@@ -41,7 +41,7 @@ def test_torchvision_knows_the_builders() -> None:
     assert names <= set(list_models())
     assert get_model_weights("fasterrcnn_cpresnet50_fpn") is FasterRCNN_ResNet50_FPN_Weights
     importlib.reload(nd)
-    importlib.reload(importlib.import_module("norton_det.detection.builders"))
+    importlib.reload(importlib.import_module("norton_det.builders.detectors"))
     assert names <= set(list_models())
 
 

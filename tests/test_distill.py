@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import norton_det as nd
+from norton_det.builders import make_detector
 from norton_det.data import Augment, Batching, CocoDataset, training_batches
-from norton_det.detection import make_detector
-from norton_det.engine import Detection, TrainingState, TrainOptions, train_one_epoch
-from norton_det.engine.classify import Classification
-from norton_det.engine.distill import by_features, by_logits, feature_distance, load_teacher, logits_distance
-from norton_det.engine.optim import make_schedule
 from norton_det.errors import UsageError
+from norton_det.training import Detection, TrainingState, TrainOptions, train_one_epoch
+from norton_det.training.classification import Classification
+from norton_det.training.distillation import by_features, by_logits, feature_distance, load_teacher, logits_distance
+from norton_det.training.optim import make_schedule
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,14 @@ import torch
 from conftest import TINY
 from torch import nn
 
+from norton_det.builders import make_detector
 from norton_det.data import CocoDataset, read_coco
-from norton_det.detection import make_detector
-from norton_det.engine import evaluate_results, format_metrics, kinds_of, predict, to_results
-from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import DataError, UsageError
+from norton_det.evaluation.coco import evaluate_results, format_metrics
+from norton_det.evaluation.coco_results import to_results
+from norton_det.evaluation.predict import kinds_of, predict
 from norton_det.files import write_atomically
+from norton_det.training.optim import make_optimizer, make_schedule
 
 
 def perfect(data: CocoDataset) -> list[dict]:

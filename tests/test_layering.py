@@ -60,7 +60,7 @@ def test_imports_point_one_way() -> None:
 
 def test_heavy_packages_are_imported_when_used() -> None:
     heavy = "['tensorly', 'fvcore', 'pycocotools', 'matplotlib', 'scipy', 'av', 'faster_coco_eval']"
-    code = "import sys, norton_det, norton_det.data, norton_det.engine\n"
+    code = "import sys, norton_det, norton_det.data, norton_det.training\n"
     code += f"print([name for name in {heavy} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

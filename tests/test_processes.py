@@ -14,8 +14,8 @@ from gloo_process import train
 
 import norton_det as nd
 from norton_det.cli import EXIT_TERMINATED
+from norton_det.models.weights import read_state_dict
 from norton_det.runtime.signals import catch_sigterm
-from norton_det.weights import read_state_dict
 
 
 def recipe(classes: Path, net: Path, out: Path) -> list[str]:

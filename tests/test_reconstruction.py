@@ -10,11 +10,11 @@ from conftest import TINY, tool
 from torch import Tensor, nn
 
 import norton_det as nd
+from norton_det.builders import make_detector
 from norton_det.data.calibration_set import read_unlabelled
-from norton_det.detection import make_detector
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.reconstruction import reconstruct, vary
+from norton_det.training.reconstruction import reconstruct, vary
 
 ARCH = "vgg16_bn_cifar"
 

@@ -8,12 +8,12 @@ import torch
 from conftest import tool
 from torch import nn
 
-from norton_det import latency
-from norton_det.complexity import count_complexity
-from norton_det.cost import CostModel
+from norton_det.cost.complexity import count_complexity
+from norton_det.cost.cost_model import CostModel
 from norton_det.errors import UsageError
-from norton_det.search import search
-from norton_det.setting import spec_of_setting
+from norton_det.search import latency
+from norton_det.search.uniform import search
+from norton_det.structure.settings import spec_of_setting
 
 
 def test_candidates_meet_both_targets_and_are_sorted() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from norton_det.errors import UsageError
-from norton_det.setting import kept_widths, spec_of_setting, widths_at
 from norton_det.spec import Spec
+from norton_det.structure.settings import kept_widths, spec_of_setting, widths_at
 
 RESNET56 = Spec("resnet56_cifar", 10)
 

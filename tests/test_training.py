@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from norton_det import Spec
+from norton_det.builders import make_detector
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, make_shapes, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
-from norton_det.detection import make_detector
-from norton_det.engine import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
-from norton_det.engine.average import moving_average
-from norton_det.engine.detection import keep_losses_finite
-from norton_det.engine.fit import fit
-from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import DataError, TerminatedError
-from norton_det.weights import read_file
+from norton_det.models.weights import read_file
+from norton_det.training import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
+from norton_det.training.detection import keep_losses_finite
+from norton_det.training.ema import moving_average
+from norton_det.training.fit import fit
+from norton_det.training.optim import make_optimizer, make_schedule
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det.batch_norm import WideBatchNorm2d
 from norton_det.decompositions import CPConv2d
 from norton_det.errors import UsageError
 from norton_det.runtime import timing
-from norton_det.setting import spec_of_setting
-from norton_det.training_forms import set_fastest_forms, set_forms, use_form
+from norton_det.structure.settings import spec_of_setting
+from norton_det.training.batch_norm import WideBatchNorm2d
+from norton_det.training.implementations import set_fastest_forms, set_forms, use_form
 
 
 def forms_of(net: nn.Module) -> dict[str, str]:

@@ -10,16 +10,16 @@ from test_cp import GEOMETRIES
 from torch import nn
 
 import norton_det as nd
-from norton_det.build import describe
 from norton_det.channels.narrow import narrow
-from norton_det.complexity import count_complexity
-from norton_det.cost import CostModel
+from norton_det.cost.complexity import count_complexity
+from norton_det.cost.cost_model import CostModel
 from norton_det.decompositions import TuckerConv2d, set_form
 from norton_det.decompositions.tucker_fit import TuckerFactors, fit_output, tucker_decompose
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.implementations import expand, forms_of
 from norton_det.errors import DataError, UsageError
-from norton_det.setting import spec_of_setting
+from norton_det.structure.describe import describe
+from norton_det.structure.settings import spec_of_setting
 
 
 @pytest.mark.parametrize("rank", [2, (3, 4), 20])

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 import norton_det as nd
+from norton_det.builders import load_detector, make_detector
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import KEYPOINTS
-from norton_det.detection import load_detector, make_detector
-from norton_det.engine import detect
 from norton_det.errors import DataError, UsageError
+from norton_det.evaluation.predict import detect
 from norton_det.runtime.timing import Stopwatch
 from norton_det.visualization.draw import Legend, colour_of, draw_detections, side_by_side
 from norton_det.visualization.media import Images, Video, open_pictures

@@ -17,18 +17,18 @@ import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det.calibration import Images
+from norton_det.calibration.layerwise import Images
 from norton_det.cli import Parser, check_counts, command, parse_setting
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_unlabelled
 from norton_det.data.image_datasets import dataset_for, read_images
 from norton_det.decompositions import in_form
-from norton_det.engine.classify import evaluate
 from norton_det.errors import UsageError
+from norton_det.evaluation.accuracy import evaluate
 from norton_det.files import write_json
 from norton_det.formatting import table
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
-from norton_det.weights import initial_network
+from norton_det.models.weights import initial_network
 
 WAYS = ("plain", "calibrated", "reconstructed")
 

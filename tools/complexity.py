@@ -11,8 +11,8 @@ from tqdm import tqdm
 import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.checkpoint import read_spec
 from norton_det.cli import Parser, command
-from norton_det.complexity import Complexity, count_complexity
 from norton_det.config import read_config
+from norton_det.cost.complexity import Complexity, count_complexity
 from norton_det.formatting import human, table
 
 

@@ -16,14 +16,14 @@ from torch import nn
 import norton_det as nd
 from norton_det.checkpoint import has_spec
 from norton_det.cli import Parser, check_counts, command, parse_with_config, rank_or_ranks
-from norton_det.complexity import Complexity
+from norton_det.cost.complexity import Complexity
 from norton_det.data.calibration_set import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import human, table
 from norton_det.models import ARCHITECTURES
+from norton_det.models.weights import initial_network
 from norton_det.pruning import CRITERIA
-from norton_det.weights import initial_network
 
 
 def _parser() -> Parser:

@@ -27,9 +27,9 @@ import norton_det as nd
 from norton_det.cli import Parser, check_counts, command, parse_setting
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import CLASSES
-from norton_det.engine import detect
-from norton_det.engine.coco_eval import MAIN_LINES
 from norton_det.errors import UsageError
+from norton_det.evaluation.coco import MAIN_LINES
+from norton_det.evaluation.predict import detect
 from norton_det.files import write_atomically, write_json
 from norton_det.formatting import human, table
 from norton_det.runtime.timing import time_alternating

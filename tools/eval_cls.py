@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det.build import describe
 from norton_det.checkpoint import has_spec
 from norton_det.cli import Parser, check_counts, check_device, command
 from norton_det.data.batching import Batching, hold_out
@@ -17,10 +16,11 @@ from norton_det.data.image_datasets import dataset_for, read_images
 from norton_det.data.image_folder import check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.decompositions import set_form
-from norton_det.engine.classify import evaluate
 from norton_det.errors import UsageError
+from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
-from norton_det.weights import initial_network
+from norton_det.models.weights import initial_network
+from norton_det.structure.describe import describe
 
 
 def _parser() -> Parser:

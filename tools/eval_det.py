@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from norton_det.builders import load_detector
 from norton_det.cli import Parser, command
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
 from norton_det.data.coco.checks.results import FIELD
-from norton_det.detection import load_detector
-from norton_det.engine import CocoEvaluator, format_metrics, kinds_of, predict
-from norton_det.engine.coco_eval import CLASSES, METRICS, Metrics
 from norton_det.errors import UsageError
+from norton_det.evaluation.coco import CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics
+from norton_det.evaluation.predict import kinds_of, predict
 from norton_det.files import read_json, write_json
 from norton_det.formatting import table
 

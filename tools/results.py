@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.cli import Parser, command
-from norton_det.complexity import count_complexity
 from norton_det.config import read_config
-from norton_det.engine.coco_eval import MAIN_LINES
+from norton_det.cost.complexity import count_complexity
 from norton_det.errors import DataError
+from norton_det.evaluation.coco import MAIN_LINES
 from norton_det.files import read_json, write_atomically
 from norton_det.formatting import human, parse_count
 from norton_det.reporting.measured import MeasuredRow, baseline, read_measured

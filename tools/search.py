@@ -18,19 +18,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import norton_det  # noqa: F401  # the detectors are registered on import
-from norton_det.allocation import MEASURED, allocate
 from norton_det.cli import Parser, check_counts, check_device, command
 from norton_det.config import Config, write_config
-from norton_det.cost import CONVENTIONS, Budget, CostModel
+from norton_det.cost.budget import CONVENTIONS, Budget
+from norton_det.cost.cost_model import CostModel
 from norton_det.data.calibration_set import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import human, table
-from norton_det.latency import LatencyModel
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models.weights import initial_network
 from norton_det.pruning import CRITERIA
-from norton_det.search import RANKS, Candidate, search
-from norton_det.weights import initial_network
+from norton_det.search.allocation import MEASURED, allocate
+from norton_det.search.latency import LatencyModel
+from norton_det.search.uniform import RANKS, Candidate, search
 
 
 def _parser() -> Parser:

@@ -19,27 +19,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from norton_det.build import describe
 from norton_det.checkpoint import has_spec, load, read_spec
 from norton_det.cli import Parser, check_counts, check_device, command, parse_with_config, tell_changes
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import ImageSet, dataset_for, read_images
 from norton_det.data.image_folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
-from norton_det.engine.average import adjusted_decay, moving_average
-from norton_det.engine.classify import Classification, evaluate
-from norton_det.engine.distill import by_logits, load_teacher
-from norton_det.engine.fit import fit
-from norton_det.engine.optim import make_optimizer, make_schedule
-from norton_det.engine.state import TrainingState
-from norton_det.engine.train import Task, TrainOptions
 from norton_det.errors import UsageError
+from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models.weights import initial_network, read_file
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec
-from norton_det.training_forms import use_form
-from norton_det.weights import initial_network, read_file
+from norton_det.structure.describe import describe
+from norton_det.training.classification import Classification
+from norton_det.training.distillation import by_logits, load_teacher
+from norton_det.training.ema import adjusted_decay, moving_average
+from norton_det.training.fit import fit
+from norton_det.training.implementations import use_form
+from norton_det.training.loop import Task, TrainOptions
+from norton_det.training.optim import make_optimizer, make_schedule
+from norton_det.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 _FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "forms", "model", "output_dir", "print_freq"}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from norton_det.builders import freeze_backbone, make_detector
 from norton_det.checkpoint import load
 from norton_det.cli import (
     Parser,
@@ -29,24 +30,25 @@ from norton_det.cli import (
     rate_or_auto,
     tell_changes,
 )
-from norton_det.compress import compress
+from norton_det.compression.compress import compress
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.decompositions import DECOMPOSITIONS
-from norton_det.detection import freeze_backbone, make_detector
-from norton_det.engine import CocoEvaluator, Detection, Task, TrainingState, TrainOptions, format_metrics, kinds_of
-from norton_det.engine.average import adjusted_decay, moving_average
-from norton_det.engine.detection import as_they_are, keep_losses_finite
-from norton_det.engine.distill import by_features, load_teacher
-from norton_det.engine.fit import fit
-from norton_det.engine.optim import make_optimizer, make_schedule
 from norton_det.errors import UsageError
+from norton_det.evaluation.coco import CocoEvaluator, format_metrics
+from norton_det.evaluation.predict import kinds_of
+from norton_det.models.weights import read_file
 from norton_det.pruning import CRITERIA
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec
-from norton_det.training_forms import use_form
-from norton_det.weights import read_file
+from norton_det.training import Detection, Task, TrainingState, TrainOptions
+from norton_det.training.detection import as_they_are, keep_losses_finite
+from norton_det.training.distillation import by_features, load_teacher
+from norton_det.training.ema import adjusted_decay, moving_average
+from norton_det.training.fit import fit
+from norton_det.training.implementations import use_form
+from norton_det.training.optim import make_optimizer, make_schedule
 
 logger = logging.getLogger(__name__)
 

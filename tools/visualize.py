@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
+from norton_det.builders import load_detector
 from norton_det.cli import Parser, command
-from norton_det.detection import load_detector
-from norton_det.engine import detect
 from norton_det.errors import DataError, UsageError
+from norton_det.evaluation.predict import detect
 from norton_det.formatting import table
 from norton_det.runtime.timing import Stopwatch
 from norton_det.visualization.draw import Legend, draw_detections, side_by_side

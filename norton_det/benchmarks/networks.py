@@ -13,16 +13,17 @@ from torch import nn
 from norton_det.benchmarks.compare import CASES, Case, Settings, Side
 from norton_det.benchmarks.detector import DETECTORS, watched
 from norton_det.benchmarks.kinds import time_kinds
-from norton_det.build import build
-from norton_det.complexity import DETECTOR_SIZE, count_complexity
 from norton_det.config import read_config
+from norton_det.cost.complexity import count_complexity
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.record import FORMATS
 from norton_det.models import ARCHITECTURES
+from norton_det.models.rcnn import DETECTOR_SIZE
 from norton_det.runtime.timing import time_alternating
-from norton_det.setting import spec_of_setting
 from norton_det.spec import Spec
-from norton_det.training_forms import set_fastest_forms
+from norton_det.structure.build import build
+from norton_det.structure.settings import spec_of_setting
+from norton_det.training.implementations import set_fastest_forms
 
 ROW = "imagenet/resnet50_0.92g.yaml"
 """The config of the backbone."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, UsageError
 from norton_det.formatting import table
 
 FORMATS: dict[str, torch.memory_format] = {
@@ -89,3 +89,16 @@ def deployment_of(net: object) -> Deployment | None:
     """Return what :func:`deploy` did to ``net``, None if it is not deployed."""
     done = getattr(net, "deployment", None)
     return done if isinstance(done, Deployment) else None
+
+
+DEPLOYED = "is deployed, for inference only: batch norms are folded, so it can be neither trained nor compressed"
+
+
+def refuse_deployed(net: nn.Module) -> None:
+    """Check that a network is not deployed.
+
+    Raises:
+        UsageError: it is.
+    """
+    if deployment_of(net):
+        raise UsageError(f"model {DEPLOYED}; expected the network before norton_det.deploy")

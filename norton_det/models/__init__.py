@@ -1,9 +1,13 @@
 """The plain networks, their channel plans and the order of their rates."""
 
-from norton_det.models import densenet, resnet, resnet_cifar, vgg
+import norton_det.models.densenet
+import norton_det.models.rcnn
+import norton_det.models.resnet
+import norton_det.models.resnet_cifar
+import norton_det.models.vgg  # noqa: F401  each registers its architectures
 from norton_det.models.architecture import ARCHITECTURES, Architecture
 
-CLASSIFIERS = tuple(ARCHITECTURES)
-"""The architectures of this folder; detection registers its own later."""
+CLASSIFIERS = tuple(name for name in ARCHITECTURES if not name.endswith("_fpn"))
+"""The architectures that classify."""
 
-__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture", "densenet", "resnet", "resnet_cifar", "vgg"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture"]

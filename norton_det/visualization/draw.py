@@ -51,7 +51,7 @@ def draw_detections(image: Tensor, found: Mapping[str, Tensor], legend: Legend |
     Args:
         image: (3, H, W), uint8 or float between 0 and 1.
         found: ``boxes`` (N, 4) as x1, y1, x2, y2, ``labels`` (N,), ``scores`` (N,), and where there are any ``masks``
-            (N, H, W) bool and ``keypoints`` (N, K, 3), as :func:`norton_det.engine.evaluate.detect` returns them.
+            (N, H, W) bool and ``keypoints`` (N, K, 3), as :func:`norton_det.evaluation.predict.detect` returns them.
         legend: what the labels mean.
 
     Returns:

@@ -1,0 +1,182 @@
+"""Refitting a compressed network, layer by layer, to what the dense one puts out on a few unlabelled images.
+
+Both networks see the images at the same time. Before a layer of the compressed network is computed, it is fitted by
+least squares: from the inputs that the layers before it, already refitted, give it, towards what the dense layer puts
+out (the asymmetric form of Zhang, Zou, He, Sun, "Accelerating Very Deep Convolutional Networks for Classification and
+Detection", arXiv:1505.06798). One mechanism serves decomposed layers, layers that read a narrowed group, and both.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from norton_det.calibration.lockstep import Seen, observed, visit
+from norton_det.calibration.moments import Moments
+from norton_det.channels.narrow import positions
+from norton_det.channels.plan import ChannelPlan
+from norton_det.decompositions import Decomposition, in_form
+from norton_det.errors import UsageError
+
+Images = Tensor | Sequence[Tensor]
+"""What the network is called with: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W) for detectors."""
+_NEGLIGIBLE = 1e-2  # of a norm's largest gain: a channel that counts less does not make up for anything
+
+
+def calibrate(
+    net: nn.Module,
+    reference: nn.Module,
+    plan: ChannelPlan,
+    kept: Mapping[str, Tensor],
+    images: Images,
+    *,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Refit the layers of ``net`` in place, so that it does what ``reference`` does on some images.
+
+    All images pass at once and every layer is computed once; memory is that of two forward passes of all of them.
+
+    Args:
+        net: the compressed network.
+        reference: the network that it was made from; it stays as it is.
+        plan: channel plan of ``reference``.
+        kept: group -> channels of ``reference`` that ``net`` has, int64, ascending; those of other groups are all kept.
+        images: unlabelled, as the network takes them.
+        seed: of the places that are looked at and of the decompositions' starts.
+
+    Returns:
+        For each layer ``plain`` and ``fitted``: its output's squared error as a share of the output's variance, with
+        the weights as they were (and the best bias for them) and as they are now.
+
+    Raises:
+        UsageError: there is no image.
+    """
+    if not len(images):
+        raise UsageError("calibration has no image; expected at least 1")
+    training = net.training
+    fit = _Fit(net.eval(), copy.deepcopy(reference).eval(), plan, kept, seed)
+    device = next(net.parameters()).device
+    images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
+
+    def run(model: nn.Module) -> None:
+        model(images)
+
+    with (
+        in_form(net, "dense"),
+        in_form(fit.reference, "dense"),
+        observed(fit.reference, fit.layers, run) as dense,
+        tqdm(total=len(fit.layers), desc="calibrate", unit="layer", disable=None, leave=False) as bar,
+    ):
+
+        def before(name: str, x: Tensor) -> None:
+            fit.layer(name, x, next(dense))
+            bar.update()
+
+        visit(net, {name: partial(before, name) for name in fit.layers}, run)
+    net.train(training)
+    return fit.report
+
+
+class _Fit:
+    """One pass: what is known of the networks, and what is carried from layer to layer."""
+
+    def __init__(
+        self, net: nn.Module, reference: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor], seed: int
+    ) -> None:
+        self.net, self.reference, self.plan, self.kept, self.seed = net, reference, plan, kept, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.norms = own_norms(reference, plan)
+        self.sums = {group for group in plan.widths if len(plan.writers(group)) > 1}
+        self.missing: dict[str, Tensor] = {}  # by group of a residual sum: dense minus ours, where it was last read
+        self.report: dict[str, dict[str, float]] = {}
+        adapted = (nn.Conv2d, nn.Linear, Decomposition)
+        modules = {layer.name: reference.get_submodule(layer.name) for layer in plan.layers}
+        norms = [name for name, module in modules.items() if _is_norm(module) and name not in self.norms.values()]
+        self.layers = [name for name, module in modules.items() if isinstance(module, adapted) or name in norms]
+        self.by_name = {layer.name: layer for layer in plan.layers}
+
+    def layer(self, name: str, x: Tensor, dense: Seen) -> None:
+        """Fit the layer ``name`` before it is computed from ``x``."""
+        assert dense.name == name, f"{name} is computed where the dense network computes {dense.name}"
+        layer = self.by_name[name]
+        module: Any = self.net.get_submodule(name)
+        inputs = positions(layer.reads, self.plan.widths, self.kept)
+        dense_x = _select(dense.inputs, 1, inputs)
+        if _is_norm(module):
+            module.running_mean.add_(_mean(x) - _mean(dense_x))
+            return
+        outputs = self.kept.get(layer.writes or "")
+        target = _select(dense.output, 1, outputs)
+        norm: Any = self.net.get_submodule(self.norms[name]) if name in self.norms else None
+        if norm is not None and layer.writes in self.missing:
+            # What the sum lacks already, this layer makes up for: it is added next.
+            target = target + self.missing[layer.writes] / _gain(norm).view(-1, 1, 1)
+        self._refit(name, module, norm, x, target, (outputs, inputs))
+        if (group := "".join(layer.reads)) in self.sums:
+            self.missing[group] = dense_x - x
+
+    def _refit(
+        self, name: str, module: Any, norm: Any, x: Tensor, target: Tensor, kept: tuple[Tensor | None, Tensor | None]
+    ) -> None:
+        dense = _as_dense(self.reference.get_submodule(name))
+        moments = Moments(dense, self.generator)
+        moments.add(x, target)
+        prior = _select(_select(dense.weight.detach(), 0, kept[0]), 1, kept[1])
+        regression = moments.regression(prior.cpu().double().flatten(1))
+        plain = regression.error(_weights(module))
+        if isinstance(module, Decomposition):
+            module.refit(regression, seed=self.seed)
+        else:
+            module.weight.copy_(regression.solution().view_as(module.weight))
+        weights = _weights(module)
+        mean_x, mean_target = moments.means()
+        shift = mean_target - weights @ mean_x
+        if module.bias is not None:
+            module.bias.copy_(shift)
+        elif norm is not None:
+            norm.running_mean.sub_(shift.to(norm.running_mean))
+        variance = regression.power.sum().clamp(min=1e-300)
+        errors = {"plain": plain, "fitted": regression.error(weights)}
+        self.report[name] = {key: (error.sum() / variance).item() for key, error in errors.items()}
+
+
+def own_norms(net: nn.Module, plan: ChannelPlan) -> dict[str, str]:
+    """Return, for each layer whose output goes to one batch norm and nowhere else, the name of that norm."""
+    joined = {group for layer in plan.layers if len(layer.reads) > 1 for group in layer.reads}
+    norms = {}
+    for layer, following in zip(plan.layers, plan.layers[1:], strict=False):
+        alone = following.reads == (layer.writes,) and layer.writes not in joined
+        if alone and _is_norm(net.get_submodule(following.name)):
+            norms[layer.name] = following.name
+    return norms
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return hasattr(module, "running_mean")
+
+
+def _gain(norm: Any) -> Tensor:
+    """Return by how much each channel of a batch norm is multiplied; infinite where that is negligible."""
+    gain: Tensor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return gain.masked_fill(gain.abs() <= _NEGLIGIBLE * gain.abs().max(), float("inf"))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.movedim(1, 0).flatten(1).mean(1)
+
+
+def _select(x: Tensor, dim: int, channels: Tensor | None) -> Tensor:
+    return x if channels is None else x.index_select(dim, channels.to(x.device))
+
+
+def _as_dense(module: nn.Module) -> Any:
+    return module.to_dense() if isinstance(module, Decomposition) else module
+
+
+def _weights(module: nn.Module) -> Tensor:
+    weights: Tensor = _as_dense(module).weight.detach().cpu().double().flatten(1)
+    return weights

@@ -1,0 +1,1 @@
+"""The pipeline: decompose, prune, compress."""

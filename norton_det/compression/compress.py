@@ -1,0 +1,96 @@
+"""Compression: decompose a network's filters, then prune whole filters by their factors."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import WeightsEnum
+
+from norton_det.calibration.calibrate import _calibrated
+from norton_det.calibration.layerwise import Images
+from norton_det.compression.decompose import decompose, described
+from norton_det.compression.prune import prune
+from norton_det.cost.budget import Budget
+from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.errors import UsageError
+from norton_det.models.weights import initial_network
+from norton_det.pruning import CRITERIA
+from norton_det.search.allocation import allocate
+from norton_det.spec import Spec
+from norton_det.structure.settings import Ranks, kept_widths
+
+
+def compress(
+    model: nn.Module | str | Path | WeightsEnum | None,
+    *,
+    arch: str | Spec,
+    rank: Ranks | None = None,
+    rates: str | Sequence[float] | None = None,
+    criterion: str = "pabs",
+    decomposition: str = "cp",
+    num_classes: int | None = None,
+    calibration: Images | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+) -> tuple[nn.Module, Spec]:
+    """Compress a network: decompose its filters, then prune whole filters.
+
+    Args:
+        model: the network, which stays as it is; or where its weights come from: a state-dict file, torchvision's
+            weights or their name, None for seeded random ones.
+        arch: registered name of the architecture of a dense ``model``, or the spec of one compressed before.
+        rank: of every k x k convolution, of each in the network's order ("[2]*9+[3]*18", 0 leaves it dense), or by
+            layer; None decomposes nothing.
+        rates: what share of the filters goes, in the publication's notation or as numbers, in the architecture's order;
+            None prunes nothing.
+        criterion: which filters stay (pabs, csa, vbd, norm, random). Groups written by a layer without factors are
+            judged by norm where the criterion needs factors.
+        decomposition: registered name.
+        num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
+        calibration: unlabelled images on which what is left is refitted to the network's own outputs, layer by layer
+            (:func:`norton_det.calibration.layerwise.calibrate`); a few hundred. Classifiers: (N, 3, H, W), normalised;
+            detectors: a list of (3, H, W) between 0 and 1.
+        budget: the most that the result may cost, in place of ``rank`` and ``rates``: both are then chosen, layer by
+            layer, on the images of ``calibration`` (:func:`norton_det.search.allocation.allocate`).
+        seed: of random weights, of the decomposition's starts and of the criterion ``random``.
+
+    Returns:
+        The compressed network (same class, same training mode) and its spec.
+
+    Raises:
+        UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short; a budget that
+            cannot be met, or without ``calibration``, or with a rank or rates.
+        DataError: a weights file that is damaged or does not fit, weights that are not finite.
+    """
+    if isinstance(model, nn.Module):
+        net, source = model, "a model object"
+    elif isinstance(arch, str):
+        net, source = initial_network(arch, model, num_classes=num_classes, seed=seed)
+    else:
+        raise UsageError("arch is a Spec; expected the network that it describes as model")
+    original = net
+    spec = before = described(net, arch)
+    spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
+    # What can be refused is refused before the work begins.
+    if budget is not None:
+        if rank is not None or rates is not None or calibration is None:
+            raise UsageError(
+                "a budget takes the place of rank and rates, and needs calibration images to choose them on"
+            )
+        found = allocate(
+            net, spec.arch, budget, calibration, decomposition=decomposition, criterion=criterion, seed=seed
+        )
+        rank, rates = found.rank, found.rates
+        spec = replace(spec, provenance={**spec.provenance, "allocate": asdict(found)})
+    _ = CRITERIA[criterion], DECOMPOSITIONS[decomposition], None if rates is None else kept_widths(spec, rates)
+    if rank is not None:
+        net, spec = decompose(net, spec, rank, method=decomposition, seed=seed)
+    if rates is not None:
+        net, spec = prune(net, spec, rates, criterion=criterion, seed=seed)
+    net = copy.deepcopy(net) if net is model else net
+    if calibration is not None and net is not original:
+        spec = _calibrated(net, spec, original, before, calibration, seed)
+    return net, spec

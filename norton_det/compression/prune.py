@@ -1,0 +1,74 @@
+"""Remove whole filters."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from norton_det.calibration.calibrate import _calibrated
+from norton_det.calibration.layerwise import Images
+from norton_det.channels.narrow import narrow_network
+from norton_det.compression.decompose import described
+from norton_det.pruning import CRITERIA
+from norton_det.pruning.select import select_channels
+from norton_det.spec import Spec
+from norton_det.structure.settings import current_plan, kept_widths
+
+
+def prune(
+    model: nn.Module,
+    arch: str | Spec,
+    rates: str | Sequence[float],
+    *,
+    criterion: str = "pabs",
+    calibration: Images | None = None,
+    seed: int = 0,
+) -> tuple[nn.Module, Spec]:
+    """Remove whole filters, and all that read or accompany them.
+
+    Each channel group keeps ``int(width * (1 - rate))`` channels; the layers that write it (all of a residual stage)
+    keep the same ones. Every choice is made on the network as it was given.
+
+    Args:
+        model: the network, which stays as it is.
+        arch: registered name of its architecture, or its spec.
+        rates: in the publication's notation or as numbers, in the architecture's order; more than needed may be given.
+        criterion: registered name.
+        calibration: images on which the layers that are left make up for what is gone, as in :func:`compress`.
+        seed: of the criterion ``random``.
+
+    Returns:
+        The narrower network, and its spec.
+
+    Raises:
+        UsageError: an unknown criterion, too few rates, a rate outside 0 <= rate < 1 or that leaves no filter.
+    """
+    spec = described(model, arch)
+    plan = current_plan(spec)
+    widths = {group: width for group, width in kept_widths(spec, rates).items() if width < plan.widths[group]}
+    _ = CRITERIA[criterion]
+    net = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    kept: dict[str, Tensor] = {}
+    used: dict[str, str] = {}
+    for group, width in tqdm(widths.items(), desc="prune", unit="group", disable=None, leave=False):
+        writers = [net.get_submodule(name) for name in plan.writers(group)]
+        kept[group], used[group] = select_channels(writers, width, criterion, generator)
+    narrow_network(net, plan, kept)
+    original = {
+        group: [spec.kept[group][c] for c in k] if group in spec.kept else k.tolist() for group, k in kept.items()
+    }
+    text = rates if isinstance(rates, str) else list(rates)
+    step = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
+    pruned = replace(
+        spec,
+        widths={**spec.widths, **widths},
+        kept={**spec.kept, **original},
+        provenance={**spec.provenance, "prune": step},
+    )
+    if calibration is not None:
+        pruned = _calibrated(net, pruned, model, spec, calibration, seed)
+    return net, pruned

@@ -1,0 +1,36 @@
+"""The most that a network may cost."""
+
+from dataclasses import dataclass
+
+from norton_det.errors import UsageError
+
+CONVENTIONS = {"plain": "macs", "published": "macs_published"}
+"""Ways to count MACs, and the field of the costs."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a network may cost, at the architecture's image size.
+
+    Attributes:
+        macs: multiply-accumulates; None: any number.
+        params: parameters; None: any number.
+        convention: how MACs are counted: "plain" (convolutions and linear layers) or "published" (and batch norms).
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    convention: str = "plain"
+
+    def targets(self) -> dict[str, float]:
+        """Return field of :class:`Costs` -> the most it may be.
+
+        Raises:
+            UsageError: nothing is bounded, or an unknown convention.
+        """
+        if self.macs is None and self.params is None:
+            raise UsageError("no target; expected MACs, parameters or both")
+        if self.convention not in CONVENTIONS:
+            raise UsageError(f"unknown convention {self.convention!r}; expected one of: {', '.join(CONVENTIONS)}")
+        bounds = {CONVENTIONS[self.convention]: self.macs, "params": self.params}
+        return {name: bound for name, bound in bounds.items() if bound is not None}

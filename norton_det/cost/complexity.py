@@ -1,0 +1,145 @@
+"""Multiply-accumulates and parameters, per layer and in all, counted by fvcore."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import KeypointRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from norton_det.channels.narrow import NORMS
+from norton_det.decompositions import Decomposition
+from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.models.rcnn import DETECTOR_SIZE, RCNNAtFixedProposals, _HeadsOfOneDetection
+from norton_det.spec import Spec
+from norton_det.structure.build import build
+
+PUBLISHED_PER_NORM_OUTPUT = 3
+
+
+@dataclass(frozen=True)
+class LayerComplexity:
+    """What one convolution, decomposed convolution or linear layer costs."""
+
+    name: str
+    kind: str
+    """Name of the layer's class."""
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs for one image.
+
+    Attributes:
+        layers: convolutions (decomposed ones as one) and linear layers, in the network's order.
+        macs: multiply-accumulates of convolutions and linear layers, one fused multiply-add counted as one.
+        macs_published: NORTON's column: the same plus 3 per output element of a batch norm; for Keypoint R-CNN, also
+            the keypoint head for one detected object.
+        params: all parameters, batch norms and the biases of decomposed layers included (frozen batch norms have none).
+        image_size: height and width of the image.
+        macs_per_detection: of the mask and keypoint heads for each detected object, not in ``macs``, since the number
+            of objects depends on the weights. 0 without such heads.
+        cp_biases: how many of the parameters are biases of decomposed layers, which the publication does not count.
+    """
+
+    layers: tuple[LayerComplexity, ...]
+    macs: int
+    macs_published: int
+    params: int
+    image_size: tuple[int, int]
+    macs_per_detection: int = 0
+    cp_biases: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] | None = None) -> Complexity:
+    """Count what a network costs for one image.
+
+    Torchvision's R-CNNs are counted at 800x800 with exactly 1000 proposals, so that the figure does not depend on the
+    weights. The network stays as it is: a copy of it runs once on the CPU.
+
+    Args:
+        model: a network, or the spec of one.
+        image_size: height and width; None takes the architecture's own, or 800 for detectors.
+
+    Raises:
+        UsageError: no image size is given for a network that is no detector.
+    """
+    if isinstance(model, Spec):
+        image_size = image_size or ARCHITECTURES[model.arch].image_size
+        net = build(model)
+    else:
+        net = copy.deepcopy(model).cpu()
+    detector = isinstance(net, GeneralizedRCNN)
+    if image_size is None:
+        if not detector:
+            raise UsageError("image_size is None; expected the height and width of an image for a classifier")
+        image_size = DETECTOR_SIZE
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    image = torch.zeros(1, 3, height, width)
+    counted, per_detection = (RCNNAtFixedProposals(net), _HeadsOfOneDetection(net)) if detector else (net, None)
+    macs, norm_outputs = _count(counted, image)
+    head_macs = _count(per_detection, image)[0] if per_detection else {"": 0}
+    macs.update({name: count for name, count in head_macs.items() if name})
+    blocks = [module for module in net.modules() if isinstance(module, Decomposition)]
+    biases = [bias for block in blocks if (bias := getattr(block, "bias", None)) is not None]
+    published_head = head_macs[""] if isinstance(net, KeypointRCNN) else 0
+    return Complexity(
+        tuple(_layers(net, macs)),
+        macs[""],
+        macs[""] + PUBLISHED_PER_NORM_OUTPUT * norm_outputs + published_head,
+        sum(p.numel() for p in net.parameters()),
+        (height, width),
+        head_macs[""],
+        sum(bias.numel() for bias in biases),
+    )
+
+
+def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
+    """Return the multiply-accumulates by module ("" is the whole), and the number of batch-norm output elements."""
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
+
+    outputs: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: outputs.append(math.prod(map(int, output.shape))))
+        for module in net.modules()
+        if isinstance(module, NORMS)
+    ]
+    analysis = FlopCountAnalysis(net.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    # fvcore's own set also counts normalisation, interpolation and pooling.
+    analysis.clear_op_handles().set_op_handle(
+        **{"aten::_convolution": conv_flop_jit, "aten::addmm": addmm_flop_jit, "aten::linear": linear_flop_jit}
+    )
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the tracer, about shapes becoming constants: that is intended
+            macs = {name: int(count) for name, count in analysis.by_module().items()}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return macs, sum(outputs)
+
+
+def _layers(net: nn.Module, macs: dict[str, int]) -> Iterator[LayerComplexity]:
+    inside = ""
+    for name, module in net.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(module, Decomposition):
+            inside = f"{name}."
+        if isinstance(module, (Decomposition, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            params = sum(p.numel() for p in module.parameters())
+            yield LayerComplexity(name, type(module).__name__, macs.get(name, 0), params)

@@ -1,0 +1,1 @@
+"""Evaluation: predictions, COCO metrics and results files, accuracy."""
