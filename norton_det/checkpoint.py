@@ -31,8 +31,8 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     the header.
 
     Args:
-        net: the network that ``spec`` describes, or what :func:`norton_det.deployment.deploy` made of it.
-        spec: what :func:`norton_det.compression.compress` returned with it.
+        net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it.
+        spec: what :func:`norton_det.compress` returned with it.
         path: the file; its folder must exist. An older file stays whole until the new one is complete.
 
     Raises:

@@ -36,7 +36,7 @@ _TINY = 1e-12
 class Allocation:
     """A setting, what it costs, and the change of the output that is expected, as a share of its variance.
 
-    ``rank`` and ``rates`` are in the notation of :func:`norton_det.compression.compress`.
+    ``rank`` and ``rates`` are in the notation of :func:`norton_det.compress`.
     """
 
     rank: str

@@ -1,7 +1,7 @@
 """Settings: a rank and a list of pruning rates, the publication's way to say how a network is compressed.
 
 From a setting follows a :class:`Spec`, which layers it decomposes and how many channels each group keeps; which ones
-these are is decided by the weights, in :mod:`norton_det.compression.compress`.
+these are is decided by the weights, in :mod:`norton_det.compress`.
 """
 
 from collections.abc import Mapping, Sequence

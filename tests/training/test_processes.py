@@ -13,7 +13,7 @@ from conftest import TOOLS, AtLine, start, tool
 from gloo_process import train
 
 import norton_det as nd
-from norton_det.cli import EXIT_TERMINATED
+from norton_det.cli.common import EXIT_TERMINATED
 from norton_det.models.weights import read_state_dict
 from norton_det.runtime.signals import catch_sigterm
 

@@ -11,12 +11,12 @@ import torch
 from conftest import TINY, TOOLS, tool
 from torchvision.models import get_model
 
-from norton_det.benchmarks import BENCHMARKS, CASES, Row, Settings, compare, memory
-from norton_det.benchmarks.compare import Case, Side
-from norton_det.benchmarks.detector import DETECTIONS, watched
-from norton_det.benchmarks.growth import growth_figure
-from norton_det.benchmarks.kinds import KINDS, REST
-from norton_det.benchmarks.memory import peak_memory
+from benchmarks import BENCHMARKS, CASES, Row, Settings, compare, memory
+from benchmarks.compare import Case, Side
+from benchmarks.detector import DETECTIONS, watched
+from benchmarks.growth import growth_figure
+from benchmarks.kinds import KINDS, REST
+from benchmarks.memory import peak_memory
 from norton_det.models.rcnn import PROPOSALS
 
 Run = Callable[..., list[dict]]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from norton_det.benchmarks.compare import CASES, Case, Settings, Side
-from norton_det.benchmarks.detector import DETECTORS, watched
-from norton_det.benchmarks.kinds import time_kinds
+from benchmarks.compare import CASES, Case, Settings, Side
+from benchmarks.detector import DETECTORS, watched
+from benchmarks.kinds import time_kinds
 from norton_det.config import read_config
 from norton_det.cost.complexity import count_complexity
 from norton_det.deployment.deploy import deploy

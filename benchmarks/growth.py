@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from norton_det.benchmarks.compare import Row, Settings
-from norton_det.benchmarks.networks import ROW
+from benchmarks.compare import Row, Settings
+from benchmarks.networks import ROW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from norton_det.benchmarks.compare import CASES, Case, Settings, Side
+from benchmarks.compare import CASES, Case, Settings, Side
 from norton_det.decompositions.cp_als import CPFactors, cp_decompose
 from norton_det.pruning.elimination import eliminate
 from norton_det.pruning.pabs import pabs_distance

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from norton_det.benchmarks.compare import CASES, Case, Settings, Side
+from benchmarks.compare import CASES, Case, Settings, Side
 
 
 def imports(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Benchmarks: what this package does against what a user would do otherwise, both in one process, in turn."""
 
-from norton_det.benchmarks import growth, methods, networks, start
-from norton_det.benchmarks.compare import CASES, Row, Settings, compare, read_rows
+from benchmarks import growth, methods, networks, start
+from benchmarks.compare import CASES, Row, Settings, compare, read_rows
 
 __all__ = ["BENCHMARKS", "CASES", "Row", "Settings", "compare", "read_rows"]
 

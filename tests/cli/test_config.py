@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import norton_det as nd
-from norton_det.cli import parse_with_config
+from norton_det.cli.common import parse_with_config
 from norton_det.config import Config, read_config
 from norton_det.cost.complexity import count_complexity
 from norton_det.cost.cost_model import CostModel
@@ -15,7 +15,7 @@ from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
 GIGA = {"M": 1e6, "G": 1e9}
 # Published without the biases of the decomposed layers; those of the two networks that are not pruned count them.

@@ -14,7 +14,7 @@ from norton_det.errors import DataError, UsageError
 from norton_det.reporting.measured import read_measured
 from norton_det.reporting.published import DENSE, METRICS, PublishedRow
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TABLES = [f"Pham et al. 2023 table {i}" for i in range(1, 6)]
 REVISION = "Pham et al. later revision table 2"
 MEASURED = {

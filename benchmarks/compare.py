@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from norton_det.benchmarks.memory import peak_memory
+from benchmarks.memory import peak_memory
 from norton_det.errors import DataError
 from norton_det.registry import Registry
 from norton_det.runtime.timing import describe_machine, time_alternating
@@ -89,7 +89,7 @@ class Row:
         ratio: median of other over ours, pair by pair.
         ours_spread: largest less smallest, over the median.
         other_spread: likewise.
-        ours_memory: peak memory in MB, see :func:`~norton_det.benchmarks.memory.peak_memory`. None: not measured.
+        ours_memory: peak memory in MB, see :func:`~benchmarks.memory.peak_memory`. None: not measured.
         other_memory: likewise, not scaled.
         parts: median seconds of parts, [ours, other], where there are any.
         detail: what else is to be known.

@@ -48,10 +48,10 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             message = (
                 str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
             )
-            print(f"error: {message}", file=sys.stderr)  # noqa: T201  # a tool's own words
+            print(f"error: {message}", file=sys.stderr)  # a tool's own words
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
         except TerminatedError as error:
-            print(f"terminated: {error}", file=sys.stderr)  # noqa: T201
+            print(f"terminated: {error}", file=sys.stderr)
             return EXIT_TERMINATED
         return EXIT_DONE
 

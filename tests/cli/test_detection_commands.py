@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, TOOLS, AtLine, tool
 
 import norton_det as nd
-from norton_det.cli import EXIT_TERMINATED, parse_with_config
+from norton_det.cli.common import EXIT_TERMINATED, parse_with_config
 
 # The flags of torchvision's reference detection script with their defaults, but for --data-path.
 TORCHVISIONS = {

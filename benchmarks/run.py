@@ -1,0 +1,88 @@
+"""Time what this package does against what a user would do otherwise, both in this process, in turn.
+
+The alternatives that loop in Python are timed on a sample that is stated, and scaled to the whole. Peak memory is what
+a run takes beyond what is there before it.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import BENCHMARKS, Row, Settings, compare, read_rows
+from norton_det.cli.common import Parser, check_counts, check_device, command
+from norton_det.files import write_json
+from norton_det.formatting import table
+from norton_det.runtime.timing import describe_machine
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+HEADER = ("benchmark", "ours, s", "other, s", "ratio", "spread", "ours, MB", "other, MB")
+
+
+@command
+def main(argv: Sequence[str]) -> None:
+    """Parse the arguments, time and print."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("what", choices=[*BENCHMARKS, "all"])
+    add("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of decompose, similarity (default: 1 2 4 8)")
+    add("--sizes", type=int, nargs="+", default=[224, 800], help="of backbone (default: 224 800)")
+    add("--batch-sizes", type=int, nargs="+", default=[1, 8], help="of backbone (default: 1 8)")
+    add("--train-batch", type=int, default=128, help="images of train-step (default: 128; an eighth at 224x224)")
+    add("--configs", default=str(CONFIGS), metavar="DIR", help="folder of the published rows")
+    add("--only", default="", metavar="TEXT", help="only the cases in whose arguments this is found")
+    add("--device", default="cpu", help="cpu or cuda, for networks")
+    add("--amp", action="store_true", help="bfloat16 by autocast, for networks")
+    add("--repeats", type=int, default=3, help="counted runs of each side (default: 3)")
+    add("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
+    add("--json", action="store_true", help="print a JSON list of rows")
+    add("--output", metavar="FILE", help="write the JSON list to a file as well, in which rows of other names stay")
+    args = parser.parse_args(argv)
+    check_counts(args, repeats=1, train_batch=1)
+    check_device(args.device)
+    written = {(row.benchmark, row.name): row for row in (read_rows(Path(args.output)) if args.output else [])}
+    rows = []
+    for row in _rows(args):
+        rows.append(row)
+        written[row.benchmark, row.name] = row
+        if args.output:  # an hour's work is not lost with the last case
+            write_json(args.output, [asdict(row) for row in written.values()])
+    print(json.dumps([asdict(row) for row in rows], indent=1) if args.json else _text(rows))
+
+
+def _rows(args: argparse.Namespace) -> Iterator[Row]:
+    values = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    settings = Settings(**{**values, "configs": Path(args.configs)})
+    chosen = BENCHMARKS if args.what == "all" else {args.what: BENCHMARKS[args.what]}
+    cases = [(name, *case) for name, make in chosen.items() for case in make(settings) if args.only in json.dumps(case)]
+    logging.getLogger("norton_det").setLevel(logging.WARNING)  # each deployment would tell of itself
+    torch.manual_seed(0)
+    bar = tqdm(cases, desc=args.what, unit="case", disable=None, leave=False)
+    for case in bar:
+        yield compare(*case, settings)
+
+
+def _text(rows: Sequence[Row]) -> str:
+    lines = [f"machine: {describe_machine()}", table(HEADER, [_cells(row) for row in rows])]
+    for row in rows:
+        if row.parts:
+            parts = [(part, f"{a:.3f}", f"{b:.3f}", f"{b / a:.2f}") for part, (a, b) in row.parts.items()]
+            lines += ["", table((row.name, "ours, s", "other, s", "ratio"), parts)]
+    return "\n".join([*lines, "", *(f"{row.name}: {row.detail}" for row in rows if row.detail)])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    memory = ["-" if value is None else f"{value:.0f}" for value in (row.ours_memory, row.other_memory)]
+    spread = f"{row.ours_spread:.0%} / {row.other_spread:.0%}"
+    return (row.name, f"{row.ours:.3f}", f"{row.other:.3f}", f"{row.ratio:.2f}", spread, *memory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
