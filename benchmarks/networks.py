@@ -1,4 +1,4 @@
-"""Running and training networks, compressed against dense, both deployed or both in their fastest training form."""
+"""Running and training networks, compressed against dense, both deployed or both trained in the fastest way."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ from benchmarks.kinds import time_kinds
 from norton_det.config import read_config
 from norton_det.cost.complexity import count_complexity
 from norton_det.deployment.deploy import deploy
-from norton_det.deployment.record import FORMATS
+from norton_det.deployment.record import MEMORY_FORMATS
 from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn import DETECTOR_SIZE
 from norton_det.runtime.timing import time_alternating
 from norton_det.spec import Spec
 from norton_det.structure.build import build
 from norton_det.structure.settings import spec_of_setting
-from norton_det.training.implementations import set_fastest_forms
+from norton_det.training.implementations import set_fastest_implementations
 
 ROW = "imagenet/resnet50_0.92g.yaml"
 """The config of the backbone."""
@@ -79,16 +79,16 @@ def _backbone(
 ) -> Case:
     images = torch.randn(batch, 3, size, size, device=device)
 
-    def side(spec: Spec, net: nn.Module, parts: dict[str, list[float]], forms: str = "") -> Side:
+    def side(spec: Spec, net: nn.Module, parts: dict[str, list[float]], implementations: str = "") -> Side:
         def told() -> str:
             seconds = median(map(sum, zip(*parts.values(), strict=True)))
-            return f"{forms}{batch * count_complexity(spec, size).macs / seconds / 1e9:.0f}G MACs a second"
+            return f"{implementations}{batch * count_complexity(spec, size).macs / seconds / 1e9:.0f}G MACs a second"
 
         return Side(_forward(net, images, amp), told, parts)
 
     def deployed(spec: Spec) -> Side:
         net, parts = _deployed(spec.to_json(), batch, size, device, amp)
-        return side(spec, net, parts, _forms(net.deployment) if spec.ranks else "")
+        return side(spec, net, parts, _implementations(net.deployment) if spec.ranks else "")
 
     def plain() -> Side:
         net = build(other, device).eval()
@@ -97,9 +97,9 @@ def _backbone(
     return Case(f"{name}, {batch} x {size}x{size}", lambda: deployed(ours), plain if eager else lambda: deployed(other))
 
 
-def _forms(done: Any) -> str:
-    forms = Counter(block.form for block in done.blocks)
-    return f"{', '.join(f'{count} {form}' for form, count in forms.most_common())}, {done.memory_format}, "
+def _implementations(done: Any) -> str:
+    implementations = Counter(block.implementation for block in done.blocks)
+    return f"{', '.join(f'{count} {name}' for name, count in implementations.most_common())}, {done.memory_format}, "
 
 
 def backbone(config: str, **options: Any) -> Case:
@@ -150,7 +150,7 @@ def train_step(config: str, batch: int, device: str = "cpu", amp: bool = False) 
     def side(spec: Spec) -> Side:
         steps = {
             name: _step(build(spec, device), images, labels, memory_format, amp)
-            for name, memory_format in FORMATS.items()
+            for name, memory_format in MEMORY_FORMATS.items()
         }
         seconds = time_alternating({name: side.run for name, side in steps.items()}, _TRIED, warmup=2)
         return steps[min(seconds, key=lambda name: min(seconds[name]))]  # the first steps still ask for memory
@@ -165,7 +165,7 @@ def _step(
 ) -> Side:
     net.to(memory_format=memory_format).train()
     images = images.contiguous(memory_format=memory_format)
-    choices = set_fastest_forms(net, images, memory_format=memory_format, amp=amp)
+    choices = set_fastest_implementations(net, images, memory_format=memory_format, amp=amp)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
 
     def run() -> None:
@@ -175,8 +175,10 @@ def _step(
         loss.backward()
         optimizer.step()
 
-    forms = Counter(choice.form for choice in choices)
-    return Side(run, lambda: ", ".join(f"{count} {form}" for form, count in forms.most_common()))
+    implementations = Counter(choice.implementation for choice in choices)
+    return Side(
+        run, lambda: ", ".join(f"{count} {implementation}" for implementation, count in implementations.most_common())
+    )
 
 
 for _name, _case in (

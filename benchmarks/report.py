@@ -39,7 +39,8 @@ resident pages, on a GPU of tensors.
 - `detector`: the three R-CNNs with that backbone at 800x800, both deployed, at exactly 1000 proposals and one
   detection, fixed so that the work does not depend on the weights. Every part is timed by itself. Linear layers and
   RoIAlign are deployed as well, on both sides.
-- `train-step`: forward, back and update of every published classifier, each CP block and batch norm in its fastest form
+- `train-step`: forward, back and update of every published classifier, each CP block and batch norm in its fastest
+  implementation
   (`torch` and `wide` are those of batch norms), and the network in its fastest memory format, against the dense network
   in its. 128 images a step on CIFAR-10, 16 at 224x224. The published fine-tuning has 256; the more images, the less
   it weighs that kernels are built from their factors. `--train-batch 256 --only resnet56_38m` shows that for one row.

@@ -27,8 +27,8 @@ SPEC_KEY, DEPLOYMENT_KEY = "norton_det.spec", "norton_det.deployment"
 def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     """Write a network to a safetensors file from which :func:`load` rebuilds it, without flags and without pickle.
 
-    A deployed network is written as what it was before the forms were chosen, batch norms folded, with the choice in
-    the header.
+    A deployed network is written as what it was before the implementations were chosen, batch norms folded, with the
+    choice in the header.
 
     Args:
         net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it.

@@ -1,1 +1,1 @@
-"""The commands: one file each, with add_arguments and run."""
+"""The commands, one file each."""

@@ -22,7 +22,7 @@ from norton_det.cli.common import Parser, check_counts, command, parse_setting
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_unlabelled
 from norton_det.data.image_datasets import dataset_for, read_images
-from norton_det.decompositions import in_form
+from norton_det.decompositions import in_implementation
 from norton_det.errors import UsageError
 from norton_det.evaluation.accuracy import evaluate
 from norton_det.files import write_json
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     unlabelled = read_unlabelled(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
 
     def top1(net: nn.Module) -> float:
-        with in_form(net, "dense"):
+        with in_implementation(net, "dense"):
             return evaluate(net, images.evaluation(Batching(250)), torch.device("cpu")).top1
 
     rows: list[dict[str, Any]] = [{"setting": "dense", "plain": top1(dense)}]

@@ -15,7 +15,7 @@ from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import dataset_for, read_images
 from norton_det.data.image_folder import check_num_classes
 from norton_det.data.imagenet import Preset
-from norton_det.decompositions import set_form
+from norton_det.decompositions import set_implementation
 from norton_det.errors import UsageError
 from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     check_counts(args, batch_size=1, workers=0, print_freq=1, holdout=0)
     check_device(args.device)
     net, spec = _network(args.checkpoint, args.model)
-    set_form(net, args.form)
+    set_implementation(net, args.form)
     split = "train" if args.holdout else args.split
     known = {field.name for field in fields(Preset)} & vars(args).keys()
     images = read_images(

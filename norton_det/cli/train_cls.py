@@ -37,7 +37,7 @@ from norton_det.training.classification import Classification
 from norton_det.training.distillation import by_logits, load_teacher
 from norton_det.training.ema import adjusted_decay, moving_average
 from norton_det.training.fit import fit
-from norton_det.training.implementations import use_form
+from norton_det.training.implementations import use_implementation
 from norton_det.training.loop import Task, TrainOptions
 from norton_det.training.optim import make_optimizer, make_schedule
 from norton_det.training.state import TrainingState
@@ -134,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
         train, val = _images(args, arch)
         model, spec = _network(args, arch, train.classes)
         model.to(device).to(memory_format=_memory_format(args))
-        args.forms = _set_forms(args, model, arch, device)
+        args.forms = _set_implementations(args, model, arch, device)
         train, val = train.to(device), val.to(device)
         batching = Batching(args.batch_size, args.seed, rank(), world_size())
         if args.test_only:
@@ -171,10 +171,10 @@ def _architecture(args: argparse.Namespace) -> str:
     return arch
 
 
-def _set_forms(args: argparse.Namespace, model: nn.Module, arch: str, device: torch.device) -> dict[str, str]:
+def _set_implementations(args: argparse.Namespace, model: nn.Module, arch: str, device: torch.device) -> dict[str, str]:
     """Let the CP blocks be computed as --form says; return what auto chose, which the checkpoint keeps."""
     size = args.train_crop_size if _dataset(args, arch) == "imagenet" else ARCHITECTURES[arch].image_size
-    return use_form(
+    return use_implementation(
         model,
         args.form,
         lambda: torch.randn(args.batch_size, 3, size, size, device=device),

@@ -47,7 +47,7 @@ from norton_det.training.detection import as_they_are, keep_losses_finite
 from norton_det.training.distillation import by_features, load_teacher
 from norton_det.training.ema import adjusted_decay, moving_average
 from norton_det.training.fit import fit
-from norton_det.training.implementations import use_form
+from norton_det.training.implementations import use_implementation
 from norton_det.training.optim import make_optimizer, make_schedule
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> None:
                 logger.info("--lr auto: %g for %d images an update", args.lr, images)
         train, val = _images(args)
         model, spec = _detector(args, train)
-        args.forms = _set_forms(args, model.to(device), device)
+        args.forms = _set_implementations(args, model.to(device), device)
         keep_losses_finite(model)
         task = _task(args, model, train, val, device)
         if not args.test_only:
@@ -231,10 +231,10 @@ def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Modu
     return compress(model, arch=spec, **{name: getattr(args, name) for name in names})
 
 
-def _set_forms(args: argparse.Namespace, model: Any, device: torch.device) -> dict[str, Any]:
+def _set_implementations(args: argparse.Namespace, model: Any, device: torch.device) -> dict[str, Any]:
     """Let the CP blocks be computed as --form says; return what auto chose, which the checkpoint keeps."""
     images = [torch.rand(3, *tuple(model.transform.min_size[-1:]) * 2, device=device)] * args.batch_size
-    return use_form(model, args.form, lambda: images, resume=args.resume, amp=args.amp)
+    return use_implementation(model, args.form, lambda: images, resume=args.resume, amp=args.amp)
 
 
 def _task(

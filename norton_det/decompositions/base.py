@@ -13,7 +13,7 @@ from norton_det.registry import Registry
 from norton_det.spec import Rank
 
 Size = tuple[int, int]
-FORMS = ("factored", "depthwise", "merged", "dense")
+IMPLEMENTATIONS = ("factored", "depthwise", "merged", "dense")
 """How a block may be computed: one convolution after another, some of them multiplied out, or one dense one."""
 
 
@@ -25,9 +25,9 @@ class Decomposition(nn.Module, ABC):
     """
 
     rank: Rank
-    form: str
+    implementation: str
     """How it is computed."""
-    forms: ClassVar[tuple[str, ...]]
+    implementations: ClassVar[tuple[str, ...]]
     """Which values that may have; "dense" is one of them."""
     bias: Tensor | None
 
@@ -97,30 +97,32 @@ class Decomposition(nn.Module, ABC):
         """
 
 
-def set_form(net: nn.Module, form: str) -> None:
-    """Let every decomposed layer in ``net`` be computed in one form; parameters stay as they are.
+def set_implementation(net: nn.Module, implementation: str) -> None:
+    """Let every decomposed layer in ``net`` be computed in one implementation; parameters stay as they are.
 
     Raises:
-        UsageError: a form that one of the layers does not have.
+        UsageError: an implementation that one of the layers does not have.
     """
     blocks = [module for module in net.modules() if isinstance(module, Decomposition)]
-    for forms in [block.forms for block in blocks] or [FORMS]:
-        if form not in forms:
-            raise UsageError(f"unknown form {form!r}; expected one of: {', '.join(forms)}")
+    for implementations in [block.implementations for block in blocks] or [IMPLEMENTATIONS]:
+        if implementation not in implementations:
+            raise UsageError(
+                f"unknown implementation {implementation!r}; expected one of: {', '.join(implementations)}"
+            )
     for block in blocks:
-        block.form = form
+        block.implementation = implementation
 
 
 @contextmanager
-def in_form(net: nn.Module, form: str) -> Iterator[None]:
-    """Let the decomposed layers in ``net`` be computed in one form for a while."""
-    forms = {module: module.form for module in net.modules() if isinstance(module, Decomposition)}
-    set_form(net, form)
+def in_implementation(net: nn.Module, implementation: str) -> Iterator[None]:
+    """Let the decomposed layers in ``net`` be computed in one implementation for a while."""
+    implementations = {module: module.implementation for module in net.modules() if isinstance(module, Decomposition)}
+    set_implementation(net, implementation)
     try:
         yield
     finally:
-        for module, own in forms.items():
-            module.form = own
+        for module, own in implementations.items():
+            module.implementation = own
 
 
 DECOMPOSITIONS: Registry[type[Decomposition]] = Registry("decomposition")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from norton_det.channels.narrow import narrow, select_
-from norton_det.decompositions.base import DECOMPOSITIONS, FORMS, Decomposition, Size
+from norton_det.decompositions.base import DECOMPOSITIONS, IMPLEMENTATIONS, Decomposition, Size
 from norton_det.decompositions.cp_als import CPFactors, cp_decompose
 from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
 from norton_det.errors import UsageError
@@ -22,8 +22,8 @@ class CPConv2d(Decomposition):
     (c) and a sum over r: the CPDBlock of NORTON (Pham, Zniyed, Nguyen, 2023). The arguments are those of
     ``nn.Conv2d``, but for ``groups``.
 
-    The same function, with the same parameters and gradients, can be computed in four forms (see :attr:`forms` and
-    :func:`norton_det.decompositions.base.set_form`). Fewer multiply-accumulates are not always less time.
+    The same function, with the same parameters and gradients, has four implementations (see :attr:`implementations` and
+    :func:`norton_det.decompositions.base.set_implementation`). Fewer multiply-accumulates are not always less time.
 
     Args:
         in_channels: I.
@@ -43,7 +43,7 @@ class CPConv2d(Decomposition):
     """
 
     rank: int
-    forms: ClassVar[tuple[str, ...]] = FORMS
+    implementations: ClassVar[tuple[str, ...]] = IMPLEMENTATIONS
     """Three convolutions and a sum; a 1x1, a depthwise k x k and a sum; a 1x1 and a grouped k x k; one dense one."""
 
     def __init__(
@@ -67,7 +67,7 @@ class CPConv2d(Decomposition):
         vertical_padding, horizontal_padding = _split_padding(padding)
         terms = out_channels * rank
         self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank
-        self.form = "factored"
+        self.implementation = "factored"
         self.pointwise = nn.Conv2d(in_channels, terms, 1, bias=False, device=device, dtype=dtype)
         self.vertical = nn.Conv2d(
             terms, terms, (kh, 1), (sh, 1), vertical_padding, (dh, 1), terms, False, padding_mode, device, dtype
@@ -84,12 +84,12 @@ class CPConv2d(Decomposition):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
-        if self.form == "dense":
+        if self.implementation == "dense":
             return self._convolve(x, self.kernel(), self.bias, groups=1)
-        if self.form == "merged":
+        if self.implementation == "merged":
             return self._convolve(self.pointwise(x), self._merged_kernel(), self.bias, groups=self.out_channels)
         y: Tensor
-        if self.form == "depthwise":
+        if self.implementation == "depthwise":
             y = F.conv2d(x, self.by_terms(self.pointwise.weight))
             kernel = self.by_terms(self.vertical.weight * self.horizontal.weight)
             y = sum_terms(self._convolve(y, kernel, None, groups=len(kernel)), self.rank)

@@ -34,14 +34,14 @@ class TuckerConv2d(Decomposition):
     """
 
     rank: tuple[int, int]
-    forms: ClassVar[tuple[str, ...]] = ("factored", "dense")
+    implementations: ClassVar[tuple[str, ...]] = ("factored", "dense")
 
     def __init__(self, conv: nn.Conv2d, rank: Rank) -> None:
         super().__init__()
         if conv.groups != 1:
             raise UsageError(f"a convolution with groups={conv.groups} has no Tucker block; expected groups=1")
         self.rank = self.rank_for(conv, rank)
-        self.form = "factored"
+        self.implementation = "factored"
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         options: dict[str, Any] = {"bias": False, "device": conv.weight.device, "dtype": conv.weight.dtype}
         self.reduce = nn.Conv2d(conv.in_channels, self.rank[0], 1, **options)
@@ -113,7 +113,7 @@ class TuckerConv2d(Decomposition):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
-        if self.form == "dense":
+        if self.implementation == "dense":
             dense: Tensor = self.core._conv_forward(x, self.kernel(), self.bias)
             return dense
         return F.conv2d(self.core(self.reduce(x)), self.expand.weight, self.bias)

@@ -1,4 +1,4 @@
-"""Which of a layer's equal forms is the fastest: measured on inputs like those that it gets in its network."""
+"""Which of a layer's equal implementations is the fastest, measured on inputs like those in its network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,15 +49,15 @@ def random_inputs(
     return filled
 
 
-def choose_forms(
-    net: nn.Module, calls: Mapping[str, Calls], time_forms: Callable[[Any, Calls], Mapping[str, float]]
+def choose_implementations(
+    net: nn.Module, calls: Mapping[str, Calls], time_implementations: Callable[[Any, Calls], Mapping[str, float]]
 ) -> list[BlockChoice]:
-    """Return the fastest form of every layer; layers alike in all that matters are timed once.
+    """Return the fastest implementation of every layer; layers alike in all that matters are timed once.
 
     Args:
         net: with the layers.
         calls: of each layer, by its name.
-        time_forms: (layer, calls) -> milliseconds of each form.
+        time_implementations: (layer, calls) -> milliseconds of each implementation.
     """
     known: dict[Any, Mapping[str, float]] = {}
     choices = []
@@ -66,8 +66,10 @@ def choose_forms(
         dense = block.to_dense() if isinstance(block, Decomposition) else None
         key = (repr(block), repr(dense), repr(tree_map(_shape, inputs)))
         if key not in known:
-            known[key] = time_forms(block, inputs)
-        choices.append(BlockChoice(name, known[key], min(known[key], key=lambda form: known[key][form])))
+            known[key] = time_implementations(block, inputs)
+        choices.append(
+            BlockChoice(name, known[key], min(known[key], key=lambda implementation: known[key][implementation]))
+        )
     return choices
 
 

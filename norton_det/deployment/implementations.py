@@ -1,7 +1,7 @@
-"""The equal forms of layers for inference, as plain modules of torch.
+"""The equal implementations of layers for inference, as plain modules of torch.
 
 Those of a CP block all compute the convolution with the kernel ``sum_r a o b o c``; they differ in what is multiplied
-out beforehand. Another kind of layer registers its own forms at :func:`forms_of`.
+out beforehand. Another kind of layer registers its own implementations at :func:`implementations_of`.
 """
 
 import copy
@@ -68,7 +68,7 @@ def _dense(block: Decomposition) -> nn.Module:
     return block.to_dense()
 
 
-CP: Registry[Callable[[CPConv2d], nn.Module]] = Registry("form")
+CP: Registry[Callable[[CPConv2d], nn.Module]] = Registry("implementation")
 for _name, _expansion in (
     ("factored", _factored_cp),
     ("depthwise", _depthwise),
@@ -76,43 +76,43 @@ for _name, _expansion in (
     ("dense", _dense),
 ):
     CP.register(_name, _expansion)
-TUCKER2: Registry[Callable[[TuckerConv2d], nn.Module]] = Registry("form")
+TUCKER2: Registry[Callable[[TuckerConv2d], nn.Module]] = Registry("implementation")
 TUCKER2.register("factored", _factored_tucker)
 TUCKER2.register("dense", _dense)
-DENSE_ONLY: Registry[Callable[[Decomposition], nn.Module]] = Registry("form")
+DENSE_ONLY: Registry[Callable[[Decomposition], nn.Module]] = Registry("implementation")
 DENSE_ONLY.register("dense", _dense)
-NO_FORMS: Registry[Callable[[Any], nn.Module]] = Registry("form")
+NO_IMPLEMENTATIONS: Registry[Callable[[Any], nn.Module]] = Registry("implementation")
 
 
 @singledispatch
-def forms_of(layer: nn.Module) -> Registry[Callable[[Any], nn.Module]]:
-    """Return the equal forms of a layer, chosen by its type: none, if it is to stay as it is."""
-    return NO_FORMS
+def implementations_of(layer: nn.Module) -> Registry[Callable[[Any], nn.Module]]:
+    """Return the equal implementations of a layer, chosen by its type: none, if it is to stay as it is."""
+    return NO_IMPLEMENTATIONS
 
 
-@forms_of.register
+@implementations_of.register
 def _(block: Decomposition) -> Registry[Callable[[Any], nn.Module]]:
-    return DENSE_ONLY  # what every kind has, whatever other forms it registers
+    return DENSE_ONLY  # what every kind has, whatever other implementations it registers
 
 
-@forms_of.register
+@implementations_of.register
 def _(block: CPConv2d) -> Registry[Callable[[Any], nn.Module]]:
     return CP
 
 
-@forms_of.register
+@implementations_of.register
 def _(block: TuckerConv2d) -> Registry[Callable[[Any], nn.Module]]:
     return TUCKER2
 
 
-def expand(block: nn.Module, form: str) -> nn.Module:
-    """Return a module that computes what ``block`` does, its weights multiplied out as ``form`` says.
+def expand(block: nn.Module, implementation: str) -> nn.Module:
+    """Return a module that computes what ``block`` does, its weights multiplied out as ``implementation`` says.
 
     Raises:
-        UsageError: an unknown form.
+        UsageError: an unknown implementation.
     """
     with torch.no_grad():
-        return forms_of(block)[form](block).train(block.training).requires_grad_(False)
+        return implementations_of(block)[implementation](block).train(block.training).requires_grad_(False)
 
 
 def _summed(block: CPConv2d, *layers: nn.Module) -> nn.Module:
@@ -138,5 +138,5 @@ def with_class(kind: type[nn.Module]) -> Callable[[nn.Module], nn.Module]:
 
 
 def itself(layer: nn.Module) -> nn.Module:
-    """Return ``layer``: the form that it has."""
+    """Return ``layer``: the implementation that it has."""
     return layer

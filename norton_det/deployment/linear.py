@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.deployment.implementations import NO_FORMS, forms_of, itself, with_class
+from norton_det.deployment.implementations import NO_IMPLEMENTATIONS, implementations_of, itself, with_class
 from norton_det.registry import Registry
 
 
@@ -22,11 +22,11 @@ class ConvolvedLinear(nn.Linear):
         return outputs[0, :, :, 0].t().reshape(*input.shape[:-1], self.out_features)
 
 
-LINEAR: Registry[Callable[[Any], nn.Module]] = Registry("form")
+LINEAR: Registry[Callable[[Any], nn.Module]] = Registry("implementation")
 LINEAR.register("linear", itself)
 LINEAR.register("convolution", with_class(ConvolvedLinear))
 
 
-@forms_of.register
+@implementations_of.register
 def _(layer: nn.Linear) -> Registry[Callable[[Any], nn.Module]]:
-    return LINEAR if type(layer) is nn.Linear else NO_FORMS  # a subclass may do something else
+    return LINEAR if type(layer) is nn.Linear else NO_IMPLEMENTATIONS  # a subclass may do something else

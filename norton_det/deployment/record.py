@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from norton_det.errors import DataError, UsageError
 from norton_det.formatting import table
 
-FORMATS: dict[str, torch.memory_format] = {
+MEMORY_FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
@@ -18,17 +19,17 @@ FORMATS: dict[str, torch.memory_format] = {
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """The form that one layer was given.
+    """The implementation that one layer was given.
 
     Attributes:
         name: of the layer.
-        milliseconds: median time of each form on the inputs that the layer gets.
-        form: the fastest.
+        milliseconds: median time of each implementation on the inputs that the layer gets.
+        implementation: the fastest.
     """
 
     name: str
     milliseconds: Mapping[str, float]
-    form: str
+    implementation: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Deployment:
     """What :func:`deploy` did to a network.
 
     Attributes:
-        blocks: the layers that have equal forms, and theirs, in the network's order.
+        blocks: the layers that have equal implementations, and theirs, in the network's order.
         memory_format: of the parameters: "contiguous" or "channels_last".
         folded: batch norms that are gone, by the layer into which each was folded.
         milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
@@ -51,16 +52,19 @@ class Deployment:
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
-        """Return a table of the layers that have forms: milliseconds of each, the choice, its share of the whole."""
+        """Return a table: milliseconds of each layer's implementations, the choice, and its fraction of the whole."""
         whole = self.milliseconds[self.memory_format]
-        forms = sorted({form for block in self.blocks for form in block.milliseconds})
+        implementations = sorted({implementation for block in self.blocks for implementation in block.milliseconds})
         rows = []
         for block in self.blocks:
-            taken = block.milliseconds[block.form]
-            cells = (f"{block.milliseconds[form]:.2f}" if form in block.milliseconds else "" for form in forms)
-            rows.append((block.name, *cells, block.form, f"{taken / whole:.1%}"))
+            taken = block.milliseconds[block.implementation]
+            cells = (
+                f"{block.milliseconds[implementation]:.2f}" if implementation in block.milliseconds else ""
+                for implementation in implementations
+            )
+            rows.append((block.name, *cells, block.implementation, f"{taken / whole:.1%}"))
         lines = [f"{name}: {value:.2f} ms" for name, value in self.milliseconds.items()]
-        return "\n".join([table(("milliseconds", *forms, "choice", "share"), rows), "", *lines])
+        return "\n".join([table(("milliseconds", *implementations, "choice", "share"), rows), "", *lines])
 
     def to_json(self) -> str:
         """Return all but ``state`` as JSON text."""
@@ -75,14 +79,21 @@ class Deployment:
         """
         try:
             values = json.loads(text)
-            done = cls(**{**values, "blocks": tuple(BlockChoice(**block) for block in values["blocks"])})
+            blocks = tuple(_block_choice(block) for block in values["blocks"])
+            done = cls(**{**values, "blocks": blocks})
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"deployment cannot be read: {type(error).__name__} {error}") from None
-        if done.memory_format not in FORMATS:
+        if done.memory_format not in MEMORY_FORMATS:
             raise DataError(
-                f"deployment has memory_format {done.memory_format!r}; expected one of: {', '.join(FORMATS)}"
+                f"deployment has memory_format {done.memory_format!r}; expected one of: {', '.join(MEMORY_FORMATS)}"
             )
         return done
+
+
+def _block_choice(values: dict[str, Any]) -> BlockChoice:
+    # Files without a version call the implementation "form".
+    named = {"implementation" if name == "form" else name: value for name, value in values.items()}
+    return BlockChoice(**named)
 
 
 def deployment_of(net: object) -> Deployment | None:

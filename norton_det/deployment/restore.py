@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from norton_det.deployment.implementations import expand, forms_of
-from norton_det.deployment.record import FORMATS, BlockChoice, Deployment
+from norton_det.deployment.implementations import expand, implementations_of
+from norton_det.deployment.record import MEMORY_FORMATS, BlockChoice, Deployment
 from norton_det.errors import UsageError
 
 
@@ -19,11 +19,11 @@ def restore(net: nn.Module, deployment: Deployment) -> nn.Module:
         deployment: what was done to it.
 
     Raises:
-        UsageError: a block or form that there is not.
+        UsageError: a block or implementation that there is not.
     """
-    deployed = with_forms(net.eval().requires_grad_(False), deployment.blocks)
+    deployed = with_implementations(net.eval().requires_grad_(False), deployment.blocks)
     record = replace(deployment, state=net.state_dict())
-    return with_record(deployed.to(memory_format=FORMATS[deployment.memory_format]), record)
+    return with_record(deployed.to(memory_format=MEMORY_FORMATS[deployment.memory_format]), record)
 
 
 def with_record(net: nn.Module, deployment: Deployment) -> nn.Module:
@@ -33,18 +33,18 @@ def with_record(net: nn.Module, deployment: Deployment) -> nn.Module:
     return net
 
 
-def has_forms(module: nn.Module) -> bool:
-    """Tell whether a layer has equal forms."""
-    return any(True for _ in forms_of(module))
+def has_implementations(module: nn.Module) -> bool:
+    """Tell whether a layer has equal implementations."""
+    return any(True for _ in implementations_of(module))
 
 
-def with_forms(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
-    """Return a copy of ``net`` with each layer in its form."""
+def with_implementations(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
+    """Return a copy of ``net`` with each layer in its implementation."""
     changed = copy.deepcopy(net)
     modules = dict(changed.named_modules())
     for choice in choices:
         block = modules.get(choice.name)
-        if block is None or not has_forms(block):
-            raise UsageError(f"{choice.name!r} is no layer of this network that has forms; expected one")
-        changed.set_submodule(choice.name, expand(block, choice.form))
+        if block is None or not has_implementations(block):
+            raise UsageError(f"{choice.name!r} is no layer of this network that has implementations; expected one")
+        changed.set_submodule(choice.name, expand(block, choice.implementation))
     return changed

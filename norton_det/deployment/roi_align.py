@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 
-from norton_det.deployment.implementations import NO_FORMS, forms_of, itself, with_class
+from norton_det.deployment.implementations import NO_IMPLEMENTATIONS, implementations_of, itself, with_class
 from norton_det.registry import Registry
 
 
@@ -81,12 +81,12 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         return places.flatten(2), weights.flatten(2)
 
 
-ROI_ALIGN: Registry[Callable[[Any], nn.Module]] = Registry("form")
+ROI_ALIGN: Registry[Callable[[Any], nn.Module]] = Registry("implementation")
 ROI_ALIGN.register("roi_align", itself)
 ROI_ALIGN.register("gathered", with_class(GatheredRoIAlign))
 
 
-@forms_of.register
+@implementations_of.register
 def _(layer: MultiScaleRoIAlign) -> Registry[Callable[[Any], nn.Module]]:
     # Without a number of sampling points each box has its own.
-    return ROI_ALIGN if type(layer) is MultiScaleRoIAlign and layer.sampling_ratio > 0 else NO_FORMS
+    return ROI_ALIGN if type(layer) is MultiScaleRoIAlign and layer.sampling_ratio > 0 else NO_IMPLEMENTATIONS

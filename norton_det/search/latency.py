@@ -21,8 +21,8 @@ from tqdm import tqdm
 from norton_det.cost.cost_model import CostModel, LayerCost
 from norton_det.decompositions import CPConv2d
 from norton_det.deployment.deploy import deploy
-from norton_det.deployment.implementations import expand, forms_of
-from norton_det.deployment.record import FORMATS, deployment_of
+from norton_det.deployment.implementations import expand, implementations_of
+from norton_det.deployment.record import MEMORY_FORMATS, deployment_of
 from norton_det.files import write_json
 from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn import DETECTOR_SIZE
@@ -33,7 +33,7 @@ from norton_det.structure.build import build
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 _RANKS = (1, 2, 4, 8)
 _REPEATS = 3
-_FORMS = 2  # a higher number for new forms of layers: times from before them no longer hold
+_IMPLEMENTATIONS = 2  # a higher number for new implementations of layers: times from before them no longer hold
 Times = dict[str, float]
 """Milliseconds in each memory format."""
 
@@ -48,7 +48,7 @@ class LatencyTable:
     def __init__(self, folder: str | Path | None = None) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.machine = describe_machine()
-        name = f"latency-{sha256(f'{self.machine}, forms {_FORMS}'.encode()).hexdigest()[:12]}.json"
+        name = f"latency-{sha256(f'{self.machine}, implementations {_IMPLEMENTATIONS}'.encode()).hexdigest()[:12]}.json"
         self.path = Path(folder or cache / "norton_det") / name
         self.times: dict[str, Times] = {}
         if self.path.is_file():
@@ -94,26 +94,26 @@ class LatencyModel:
         for layer in bar:
             self._grids.append((layer, self._grid(layer, net.get_submodule(layer.layer.name))))
             self._table.save()
-        self._rest = dict.fromkeys(FORMATS, 0.0)
+        self._rest = dict.fromkeys(MEMORY_FORMATS, 0.0)
         layered = self._sum({}, {})
         whole = self._time_whole(arch, net)
         self._table.save()
-        self._rest = {name: max(0.0, whole[name] - float(layered[name])) for name in FORMATS}
+        self._rest = {name: max(0.0, whole[name] - float(layered[name])) for name in MEMORY_FORMATS}
         self.dense = float(self.at({}, {}))
 
     def at(self, ranks: Mapping[str, Any], widths: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return milliseconds; arguments as for :meth:`norton_det.cost.cost_model.CostModel.at`, one rank a layer."""
         sums = self._sum(ranks, widths)
-        best: NDArray[np.float64] = np.min([sums[name] + self._rest[name] for name in FORMATS], 0)
+        best: NDArray[np.float64] = np.min([sums[name] + self._rest[name] for name in MEMORY_FORMATS], 0)
         return best
 
     def _sum(self, ranks: Mapping[str, Any], widths: Mapping[str, Any]) -> dict[str, Any]:
-        total: dict[str, Any] = dict.fromkeys(FORMATS, 0.0)
+        total: dict[str, Any] = dict.fromkeys(MEMORY_FORMATS, 0.0)
         all_widths = {**self._plan.widths, **widths}
         for layer, grid in self._grids:
             reads, writes = layer.widths(all_widths)
             rank = ranks.get(layer.layer.name)
-            for name in FORMATS:
+            for name in MEMORY_FORMATS:
                 total[name] = total[name] + grid.at(name, reads, writes, rank)
         return total
 
@@ -146,7 +146,7 @@ class LatencyModel:
             fast = deploy(net.to(self._device), list(images) if detector else images, repeats=_REPEATS)
             done = deployment_of(fast)
             assert done is not None
-            self._table.times[key] = {name: done.milliseconds[name] for name in FORMATS}
+            self._table.times[key] = {name: done.milliseconds[name] for name in MEMORY_FORMATS}
         return self._table.times[key]
 
 
@@ -157,7 +157,7 @@ class _Grid:
         self.inputs, self.outputs = inputs, outputs
         self.values = {
             name: {rank: np.array([[cell[name] for cell in row] for row in rows]) for rank, rows in cells.items()}
-            for name in FORMATS
+            for name in MEMORY_FORMATS
         }
 
     def at(self, name: str, inputs: Any, outputs: Any, rank: int | None) -> Any:
@@ -199,9 +199,9 @@ def _resized(module: nn.Module, inputs: int, outputs: int) -> nn.Module:
 
 
 def _time_layer(module: nn.Module, rank: int | None, shape: tuple[int, ...], device: str) -> Times:
-    """Return the milliseconds of the fastest form in each memory format."""
+    """Return the milliseconds of the fastest implementation in each memory format."""
     times = {}
-    for name, memory_format in FORMATS.items():
+    for name, memory_format in MEMORY_FORMATS.items():
         made = module.to_empty(device=device)
         for parameter in made.parameters():
             nn.init.normal_(parameter, std=0.05)
@@ -209,16 +209,19 @@ def _time_layer(module: nn.Module, rank: int | None, shape: tuple[int, ...], dev
         if rank is not None:
             assert isinstance(made, nn.Conv2d)
             layer = CPConv2d.like(made, rank)
-        forms = [expand(layer, form) for form in forms_of(layer)] or [layer]
+        implementations = [expand(layer, implementation) for implementation in implementations_of(layer)] or [layer]
         images = torch.randn(shape, device=device)
         if images.ndim == 4:
             images = images.contiguous(memory_format=memory_format)
-            forms = [form.to(memory_format=memory_format) for form in forms]
+            implementations = [implementation.to(memory_format=memory_format) for implementation in implementations]
 
-        def run(form: nn.Module, images: torch.Tensor = images) -> None:
+        def run(implementation: nn.Module, images: torch.Tensor = images) -> None:
             with torch.inference_mode():
-                form(images)
+                implementation(images)
 
-        runs = {str(i): (lambda form=form: run(form)) for i, form in enumerate(forms)}
+        runs = {
+            str(i): (lambda implementation=implementation: run(implementation))
+            for i, implementation in enumerate(implementations)
+        }
         times[name] = 1e3 * min(time_contenders(runs, _REPEATS).values())
     return times

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from norton_det.builders import make_detector
 from norton_det.checkpoint import has_spec, load
-from norton_det.decompositions import set_form
+from norton_det.decompositions import set_implementation
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
 from norton_det.models.weights import initial_network
@@ -185,7 +185,7 @@ def load_teacher(source: str | Path, student: Spec) -> nn.Module:
         ours, theirs = student.options.get(name, "the default"), spec.options.get(name, "the default")
         if ours != theirs:
             raise UsageError(f"teacher {source}: {name} is {theirs}; expected the network's, {ours}")
-    set_form(teacher, "dense")
+    set_implementation(teacher, "dense")
     return teacher
 
 

@@ -1,4 +1,4 @@
-"""The forms in which layers train fastest: same parameters and gradients, measured on a batch's shapes."""
+"""The implementations in which layers train fastest: same parameters and gradients, measured on a batch's shapes."""
 
 import copy
 import logging
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions import Decomposition, set_form
-from norton_det.deployment.autotune import Calls, calls_of, choose_forms, random_inputs
+from norton_det.decompositions import Decomposition, set_implementation
+from norton_det.deployment.autotune import Calls, calls_of, choose_implementations, random_inputs
 from norton_det.deployment.record import BlockChoice
 from norton_det.errors import UsageError
 from norton_det.models.weights import read_file
@@ -22,81 +22,84 @@ logger = logging.getLogger(__name__)
 
 
 AUTO = "auto"
-"""In place of a form: the fastest one, layer by layer."""
+"""In place of an implementation: the fastest one, layer by layer."""
 
 
 @singledispatch
-def training_forms_of(layer: nn.Module) -> Mapping[str, Callable[[], None]]:
-    """Return what gives a layer each of the forms in which it may train, by its type: none, if it has but one."""
+def training_implementations_of(layer: nn.Module) -> Mapping[str, Callable[[], None]]:
+    """Return what sets each of a layer's training implementations, by its type: empty if it has only one."""
     return {}
 
 
-@training_forms_of.register
+@training_implementations_of.register
 def _(block: Decomposition) -> Mapping[str, Callable[[], None]]:
-    return {form: partial(setattr, block, "form", form) for form in block.forms}
+    return {
+        implementation: partial(setattr, block, "implementation", implementation)
+        for implementation in block.implementations
+    }
 
 
-@training_forms_of.register
+@training_implementations_of.register
 def _(norm: nn.BatchNorm2d) -> Mapping[str, Callable[[], None]]:
     classes = {"torch": nn.BatchNorm2d, "wide": WideBatchNorm2d}
     if type(norm) not in classes.values():
         return {}  # somebody's own
-    return {form: partial(setattr, norm, "__class__", kind) for form, kind in classes.items()}
+    return {implementation: partial(setattr, norm, "__class__", kind) for implementation, kind in classes.items()}
 
 
-def set_forms(net: nn.Module, forms: Mapping[str, str]) -> None:
-    """Let layers in ``net`` train in a form each, by their names.
+def set_implementations(net: nn.Module, implementations: Mapping[str, str]) -> None:
+    """Let layers in ``net`` train in an implementation each, by their names.
 
     Raises:
-        UsageError: no such layer, or an unknown form.
+        UsageError: no such layer, or an unknown implementation.
     """
     modules = dict(net.named_modules())
-    for name, form in forms.items():
-        known = training_forms_of(modules[name]) if name in modules else {}
+    for name, implementation in implementations.items():
+        known = training_implementations_of(modules[name]) if name in modules else {}
         if not known:
-            raise UsageError(f"form of {name!r}: no such layer with forms in the network")
-        if form not in known:
-            raise UsageError(f"form of {name!r} is {form!r}; expected one of: {', '.join(known)}")
-        known[form]()
+            raise UsageError(f"implementation of {name!r}: no such layer with implementations in the network")
+        if implementation not in known:
+            raise UsageError(f"implementation of {name!r} is {implementation!r}; expected one of: {', '.join(known)}")
+        known[implementation]()
 
 
-def use_form(
+def use_implementation(
     net: nn.Module,
-    form: str,
+    implementation: str,
     example_inputs: Callable[[], Any],
     *,
     resume: str = "",
     memory_format: torch.memory_format = torch.contiguous_format,
     amp: bool = False,
 ) -> dict[str, str]:
-    """Let the decomposed layers train in ``form``, or with "auto" these and others each in its fastest.
+    """Let the decomposed layers train in ``implementation``, or with "auto" these and others each in its fastest.
 
     Args:
-        net: as for :func:`set_fastest_forms`.
-        form: of :data:`~norton_det.decompositions.base.FORMS`, or "auto".
+        net: as for :func:`set_fastest_implementations`.
+        implementation: of :data:`~norton_det.decompositions.base.IMPLEMENTATIONS`, or "auto".
         example_inputs: returns what they are measured on.
-        resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set
-            again, since rounding differs by form.
-        memory_format: as for :func:`set_fastest_forms`.
+        resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set again,
+            since rounding differs by implementation.
+        memory_format: as for :func:`set_fastest_implementations`.
         amp: likewise.
 
     Returns:
         What "auto" chose, by the layers' names.
 
     Raises:
-        UsageError: an unknown form.
+        UsageError: an unknown implementation.
     """
-    if form != AUTO:
-        set_form(net, form)
+    if implementation != AUTO:
+        set_implementation(net, implementation)
         return {}
     if resume and (kept := read_file(resume).get("args", {}).get("forms")):
-        set_forms(net, kept)
+        set_implementations(net, kept)
         return dict(kept)
-    choices = set_fastest_forms(net, example_inputs(), memory_format=memory_format, amp=amp)
-    return {choice.name: choice.form for choice in choices}
+    choices = set_fastest_implementations(net, example_inputs(), memory_format=memory_format, amp=amp)
+    return {choice.name: choice.implementation for choice in choices}
 
 
-def set_fastest_forms(
+def set_fastest_implementations(
     net: nn.Module,
     example_inputs: Any,
     *,
@@ -104,7 +107,7 @@ def set_fastest_forms(
     amp: bool = False,
     repeats: int = 2,
 ) -> tuple[BlockChoice, ...]:
-    """Let each layer train in the form in which a step of training, forward and back, is fastest here.
+    """Let each layer train in the implementation in which a step of training, forward and back, is fastest here.
 
     These are the decomposed layers and, in channels_last, batch norms (see :class:`WideBatchNorm2d`).
 
@@ -113,41 +116,46 @@ def set_fastest_forms(
         example_inputs: a batch of the training's shapes: a tuple of arguments, or the only one.
         memory_format: in which it will be trained.
         amp: measure in mixed precision.
-        repeats: timed steps of each form that may be the fastest.
+        repeats: timed steps of each implementation that may be the fastest.
 
     Returns:
-        The layers, the milliseconds of their forms and the choices, which are set.
+        The layers, the milliseconds of their implementations and the choices, which are set.
     """
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     wanted = (Decomposition, nn.BatchNorm2d) if memory_format == torch.channels_last else Decomposition
     training = net.training
     with torch.no_grad():
         calls = calls_of(
-            net.eval(), arguments, lambda layer: isinstance(layer, wanted) and bool(training_forms_of(layer))
+            net.eval(), arguments, lambda layer: isinstance(layer, wanted) and bool(training_implementations_of(layer))
         )
     net.train(training)
     measure = partial(_time_steps, memory_format=memory_format, amp=amp, repeats=repeats)
-    choices = choose_forms(net, calls, measure)
-    set_forms(net, {choice.name: choice.form for choice in choices})
-    counts = Counter(choice.form for choice in choices)
-    logger.info("training forms: %s", ", ".join(f"{n} {form}" for form, n in counts.most_common()) or "none")
+    choices = choose_implementations(net, calls, measure)
+    set_implementations(net, {choice.name: choice.implementation for choice in choices})
+    counts = Counter(choice.implementation for choice in choices)
+    logger.info(
+        "training implementations: %s",
+        ", ".join(f"{n} {implementation}" for implementation, n in counts.most_common()) or "none",
+    )
     return tuple(choices)
 
 
 def _time_steps(
     layer: nn.Module, calls: Calls, memory_format: torch.memory_format, amp: bool, repeats: int
 ) -> dict[str, float]:
-    """Return the median milliseconds of a step of each form on inputs of these calls."""
+    """Return the median milliseconds of a step of each implementation on inputs of these calls."""
     images = [image.requires_grad_() for (image,), _ in random_inputs(layer, calls, memory_format)]
     layer = copy.deepcopy(layer).train()  # which may track statistics
-    forms = training_forms_of(layer)
+    implementations = training_implementations_of(layer)
     parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
 
-    def step(form: str) -> None:
-        forms[form]()
+    def step(implementation: str) -> None:
+        implementations[implementation]()
         with torch.autocast(images[0].device.type, enabled=amp):
             outputs: list[Tensor] = [layer(image) for image in images]
         torch.autograd.grad(outputs, [*images, *parameters], [torch.ones_like(output) for output in outputs])
 
-    seconds = time_contenders({form: partial(step, form) for form in forms}, repeats)
-    return {form: 1e3 * value for form, value in seconds.items()}
+    seconds = time_contenders(
+        {implementation: partial(step, implementation) for implementation in implementations}, repeats
+    )
+    return {implementation: 1e3 * value for implementation, value in seconds.items()}

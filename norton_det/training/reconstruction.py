@@ -18,7 +18,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.calibration.layerwise import Images
 from norton_det.data.batching import Batches, Batching
-from norton_det.decompositions import in_form
+from norton_det.decompositions import in_implementation
 from norton_det.deployment.record import refuse_deployed
 from norton_det.errors import UsageError
 from norton_det.spec import Spec
@@ -81,7 +81,7 @@ def reconstruct(
     batching = Batching(min(batch_size, len(images)), seed)
     unlabelled = _Unlabelled(images, batching, device)
     task = _imitation(unlabelled, teacher)
-    with torch.random.fork_rng(), in_form(trained, "dense"), in_form(teacher, "dense"):
+    with torch.random.fork_rng(), in_implementation(trained, "dense"), in_implementation(teacher, "dense"):
         for network in (trained, teacher):
             network.to(memory_format=torch.channels_last)
         before = _distance(trained, task, unlabelled)

@@ -189,7 +189,7 @@ def test_a_compressed_file_is_not_compressed_again(
         ("-b 7", 2, "batch_size is 7 in 1 processes; expected at most 6"),
         ("-cpr [0.1]*3", 2, "rates has 3 values"),
         ("--rank 0", 2, "rank is 0"),
-        ("--form slow", 2, "unknown form 'slow'"),
+        ("--form slow", 2, "unknown implementation 'slow'"),
         ("--config NONE", 3, "NONE: no such file; expected a config"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions import CPConv2d, set_form
+from norton_det.decompositions import CPConv2d, set_implementation
 from norton_det.decompositions import cp_als as als
 from norton_det.decompositions.cp_als import CPFactors, cp_decompose
 from norton_det.errors import DataError, UsageError
@@ -54,15 +54,15 @@ def test_block_equals_convolution_with_reconstructed_kernel(geometry: dict, rank
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("form", ["depthwise", "merged", "dense"])
+@pytest.mark.parametrize("implementation", ["depthwise", "merged", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: str, rank: int) -> None:
+def test_forms_have_equal_outputs_and_gradients(geometry: dict, implementation: str, rank: int) -> None:
     block = CPConv2d.from_conv(nn.Conv2d(5, 7, **geometry, dtype=torch.float64), rank)
     x = torch.randn(2, 5, 13, 11, dtype=torch.float64, requires_grad=True)
     inputs = [x, *block.parameters()]
     expected = block(x)
     gradients = torch.autograd.grad(expected.square().sum(), inputs)
-    set_form(nn.Sequential(block), form)
+    set_implementation(nn.Sequential(block), implementation)
     got = block(x)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     for a, b in zip(torch.autograd.grad(got.square().sum(), inputs), gradients, strict=True):
@@ -71,8 +71,10 @@ def test_forms_have_equal_outputs_and_gradients(geometry: dict, form: str, rank:
 
 
 def test_an_unknown_form() -> None:
-    with pytest.raises(UsageError, match="unknown form 'fast'; expected one of: factored, depthwise, merged, dense"):
-        set_form(nn.Sequential(), "fast")
+    with pytest.raises(
+        UsageError, match="unknown implementation 'fast'; expected one of: factored, depthwise, merged, dense"
+    ):
+        set_implementation(nn.Sequential(), "fast")
 
 
 @pytest.mark.parametrize(("rank", "inputs", "kernel"), [(1, 16, 3), (2, 16, 3), (3, 32, 3), (2, 4, 3), (3, 20, 5)])

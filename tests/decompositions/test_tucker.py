@@ -13,10 +13,10 @@ import norton_det as nd
 from norton_det.channels.narrow import narrow
 from norton_det.cost.complexity import count_complexity
 from norton_det.cost.cost_model import CostModel
-from norton_det.decompositions import TuckerConv2d, set_form
+from norton_det.decompositions import TuckerConv2d, set_implementation
 from norton_det.decompositions.tucker_fit import TuckerFactors, fit_output, tucker_decompose
 from norton_det.deployment.deploy import deploy
-from norton_det.deployment.implementations import expand, forms_of
+from norton_det.deployment.implementations import expand, implementations_of
 from norton_det.errors import DataError, UsageError
 from norton_det.structure.describe import describe
 from norton_det.structure.settings import spec_of_setting
@@ -30,9 +30,9 @@ def test_block_is_the_convolution_with_its_kernel(geometry: dict, rank: int | tu
     x = torch.randn(2, 5, 13, 11, dtype=torch.float64)
     expected = block.to_dense()(x)
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
-    for form in forms_of(block):
-        torch.testing.assert_close(expand(block, form)(x), expected, rtol=1e-10, atol=1e-10)
-    set_form(block, "dense")
+    for implementation in implementations_of(block):
+        torch.testing.assert_close(expand(block, implementation)(x), expected, rtol=1e-10, atol=1e-10)
+    set_implementation(block, "dense")
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
     if rank == 20:
         assert block.rank == (5, 7)
@@ -132,5 +132,5 @@ def test_refused() -> None:
         conv.weight[1] = float("nan")
     with pytest.raises(DataError, match=r"filters \[1\] are not finite"):
         TuckerConv2d.from_conv(conv, 1)
-    with pytest.raises(UsageError, match="unknown form 'merged'; expected one of: factored, dense"):
-        set_form(TuckerConv2d(conv, 1), "merged")
+    with pytest.raises(UsageError, match="unknown implementation 'merged'; expected one of: factored, dense"):
+        set_implementation(TuckerConv2d(conv, 1), "merged")

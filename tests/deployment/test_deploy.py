@@ -1,4 +1,4 @@
-"""Deployment: equal outputs, in every form, for every network."""
+"""Deployment: equal outputs, in every implementation, for every network."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ from norton_det.channels.narrow import NORMS
 from norton_det.decompositions import CPConv2d
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_norms
-from norton_det.deployment.implementations import CP, expand, forms_of
+from norton_det.deployment.implementations import CP, expand, implementations_of
 from norton_det.deployment.linear import LINEAR, ConvolvedLinear
 from norton_det.errors import DataError, UsageError
 from norton_det.structure.settings import spec_of_setting
@@ -33,7 +33,7 @@ def with_statistics(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("form", list(CP))
+@pytest.mark.parametrize("implementation", list(CP))
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("inputs", [1, 5])
 @pytest.mark.parametrize(
@@ -46,18 +46,20 @@ def with_statistics(net: nn.Module) -> nn.Module:
     ],
     ids=str,
 )
-def test_every_form_is_equal(geometry: dict, inputs: int, rank: int, form: str) -> None:
+def test_every_form_is_equal(geometry: dict, inputs: int, rank: int, implementation: str) -> None:
     block = CPConv2d.from_conv(nn.Conv2d(inputs, 7, **geometry, dtype=torch.float64), rank).eval()
     x = torch.randn(2, inputs, 13, 11, dtype=torch.float64)
-    torch.testing.assert_close(expand(block, form)(x), block(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(expand(block, implementation)(x), block(x), rtol=1e-10, atol=1e-10)
 
 
 def test_an_unknown_form() -> None:
-    with pytest.raises(UsageError, match="unknown form 'fast'; expected one of: dense, depthwise, factored, merged"):
+    with pytest.raises(
+        UsageError, match="unknown implementation 'fast'; expected one of: dense, depthwise, factored, merged"
+    ):
         expand(CPConv2d(3, 3, 3, 1), "fast")
 
 
-@pytest.mark.parametrize("form", list(CP))
+@pytest.mark.parametrize("implementation", list(CP))
 @pytest.mark.parametrize(
     ("arch", "size"),
     [
@@ -68,11 +70,13 @@ def test_an_unknown_form() -> None:
         ("resnet50", 64),
     ],
 )
-def test_networks_keep_their_function(arch: str, size: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_keep_their_function(
+    arch: str, size: int, implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     net = with_statistics(nd.build(spec_of_setting(arch, 2, "[0.25]*57")))
     for name in CP:
-        if name != form:  # so that the fastest of the forms is this one
+        if name != implementation:  # so that the fastest of the implementations is this one
             monkeypatch.delitem(CP._items, name)
     images = torch.randn(2, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -81,9 +85,9 @@ def test_networks_keep_their_function(arch: str, size: int, form: str, monkeypat
         expected, got = net(images), fast(images)
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
     decomposed = {name for name, module in net.named_modules() if isinstance(module, CPConv2d)}
-    forms = {block.name: block.form for block in fast.deployment.blocks}
-    assert {forms[name] for name in decomposed} == {form}
-    assert all(isinstance(net.get_submodule(name), nn.Linear) for name in forms.keys() - decomposed)
+    implementations = {block.name: block.implementation for block in fast.deployment.blocks}
+    assert {implementations[name] for name in decomposed} == {implementation}
+    assert all(isinstance(net.get_submodule(name), nn.Linear) for name in implementations.keys() - decomposed)
     assert not any(isinstance(module, CPConv2d) for module in fast.modules())
     after = net.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -111,7 +115,7 @@ def test_detectors(arch: str) -> None:
     pools = 1 if arch == "fasterrcnn" else 2
     assert kinds == {CPConv2d: 16, nn.Linear: 4, MultiScaleRoIAlign: pools}
     for block in fast.deployment.blocks:
-        assert f"{block.milliseconds[block.form]:.2f}" in str(fast.deployment)
+        assert f"{block.milliseconds[block.implementation]:.2f}" in str(fast.deployment)
 
 
 @pytest.mark.parametrize("levels", [["0"], ["0", "1", "2"]])
@@ -138,9 +142,11 @@ def test_what_has_no_other_form() -> None:
     class Own(nn.Linear):
         """It might do something else."""
 
-    assert not list(forms_of(MultiScaleRoIAlign(["0"], 7, sampling_ratio=0)))  # as many points as each box needs
-    assert not list(forms_of(Own(3, 4)))
-    assert not list(forms_of(nn.Conv2d(3, 4, 3)))
+    assert not list(
+        implementations_of(MultiScaleRoIAlign(["0"], 7, sampling_ratio=0))
+    )  # as many points as each box needs
+    assert not list(implementations_of(Own(3, 4)))
+    assert not list(implementations_of(nn.Conv2d(3, 4, 3)))
 
 
 class Named(nn.Module):
@@ -219,7 +225,7 @@ def test_dense_networks_are_deployed_the_same_way() -> None:
 
 @pytest.fixture
 def deployed(tmp_path: Path) -> tuple[nn.Module, nd.Spec, Path]:
-    """A deployed network of two forms, and its file."""
+    """A deployed network of two implementations, and its file."""
     spec = spec_of_setting("resnet56_cifar", 2, "[0.5]*57")
     fast = deploy(with_statistics(nd.build(spec)), torch.randn(1, 3, 32, 32), repeats=1)
     nd.save(fast, spec, tmp_path / "fast.safetensors")

@@ -184,12 +184,12 @@ def test_all_forms_of_masks_are_read() -> None:
     code = rle.frPyObjects([polygon], SIZE, SIZE)[0]
     mask = rle.decode(code)
     runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[2], mask.flatten("F"), [2]]).astype(int))))
-    forms: list[Any] = [[polygon], {**code, "counts": code["counts"].decode()}]
-    forms.append({"size": [SIZE, SIZE], "counts": runs.tolist()})
+    implementations: list[Any] = [[polygon], {**code, "counts": code["counts"].decode()}]
+    implementations.append({"size": [SIZE, SIZE], "counts": runs.tolist()})
     content, _ = random_data(0)
-    for truth in forms:
+    for truth in implementations:
         annotation = {"id": 1, "image_id": 1, "category_id": 1, "area": float(mask.sum()), "segmentation": truth}
-        for found in forms:
+        for found in implementations:
             row = {"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": found}
             metrics = evaluate_results(indexed({**content, "annotations": [annotation]}), [row], ["segm"])
             assert metrics["segm"]["AP"] == pytest.approx(1)

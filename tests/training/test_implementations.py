@@ -1,4 +1,4 @@
-"""The forms in which networks train: chosen by measuring, equal in all else."""
+"""The implementations in which networks train: chosen by measuring, equal in all else."""
 
 import copy
 import logging
@@ -16,22 +16,22 @@ from norton_det.errors import UsageError
 from norton_det.runtime import timing
 from norton_det.structure.settings import spec_of_setting
 from norton_det.training.batch_norm import WideBatchNorm2d
-from norton_det.training.implementations import set_fastest_forms, set_forms, use_form
+from norton_det.training.implementations import set_fastest_implementations, set_implementations, use_implementation
 
 
-def forms_of(net: nn.Module) -> dict[str, str]:
-    return {name: block.form for name, block in net.named_modules() if isinstance(block, CPConv2d)}
+def implementations_of(net: nn.Module) -> dict[str, str]:
+    return {name: block.implementation for name, block in net.named_modules() if isinstance(block, CPConv2d)}
 
 
 def test_the_fastest_form_of_each_block_is_set(caplog: pytest.LogCaptureFixture) -> None:
     net = nd.build(spec_of_setting("vgg16_bn_cifar", 1, "[0.9]*13")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with caplog.at_level(logging.INFO, logger="norton_det"):  # other tests lower it
-        choices = set_fastest_forms(net, torch.randn(2, 3, 32, 32), repeats=1)
+        choices = set_fastest_implementations(net, torch.randn(2, 3, 32, 32), repeats=1)
     assert len(choices) == 13
-    assert all(choice.milliseconds[choice.form] == min(choice.milliseconds.values()) for choice in choices)
-    assert forms_of(net) == {choice.name: choice.form for choice in choices}
-    assert "training forms: " in caplog.text
+    assert all(choice.milliseconds[choice.implementation] == min(choice.milliseconds.values()) for choice in choices)
+    assert implementations_of(net) == {choice.name: choice.implementation for choice in choices}
+    assert "training implementations: " in caplog.text
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -42,16 +42,18 @@ def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
     kept = {"0": "merged", "1": "dense"}
     torch.save({"args": {"forms": kept}}, tmp_path / "checkpoint.pth")
     resume = str(tmp_path / "checkpoint.pth")
-    assert use_form(net, "auto", lambda: pytest.fail("measured"), resume=resume) == kept
-    assert forms_of(net) == kept
-    assert use_form(net, "factored", lambda: pytest.fail("measured")) == {}
-    assert set(forms_of(net).values()) == {"factored"}
-    with pytest.raises(UsageError, match="unknown form 'fast'"):
-        use_form(net, "fast", lambda: None)
-    with pytest.raises(UsageError, match="form of '2': no such layer with forms"):
-        set_forms(net, {"2": "dense"})
-    with pytest.raises(UsageError, match="form of '1' is 'wide'; expected one of: factored, depthwise, merged, dense"):
-        set_forms(net, {"1": "wide"})
+    assert use_implementation(net, "auto", lambda: pytest.fail("measured"), resume=resume) == kept
+    assert implementations_of(net) == kept
+    assert use_implementation(net, "factored", lambda: pytest.fail("measured")) == {}
+    assert set(implementations_of(net).values()) == {"factored"}
+    with pytest.raises(UsageError, match="unknown implementation 'fast'"):
+        use_implementation(net, "fast", lambda: None)
+    with pytest.raises(UsageError, match="implementation of '2': no such layer with implementations"):
+        set_implementations(net, {"2": "dense"})
+    with pytest.raises(
+        UsageError, match="implementation of '1' is 'wide'; expected one of: factored, depthwise, merged, dense"
+    ):
+        set_implementations(net, {"1": "wide"})
 
 
 def test_what_cannot_be_the_fastest_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def norms(
     for tensor in known.parameters():
         nn.init.uniform_(tensor, 0.5, 2)
     wide = copy.deepcopy(known)
-    set_forms(nn.Sequential(wide), {"0": "wide"})
+    set_implementations(nn.Sequential(wide), {"0": "wide"})
     assert type(wide) is WideBatchNorm2d
     return known, wide
 
@@ -121,11 +123,14 @@ def test_batch_norms_have_forms_in_channels_last_only() -> None:
     net = nd.build(spec_of_setting("resnet56_cifar", 1, "[0.9]*30")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     images = torch.randn(2, 3, 32, 32)
-    assert all(set(choice.milliseconds) == set(CPConv2d.forms) for choice in set_fastest_forms(net, images, repeats=1))
-    choices = set_fastest_forms(net, images, memory_format=torch.channels_last, repeats=1)
+    assert all(
+        set(choice.milliseconds) == set(CPConv2d.implementations)
+        for choice in set_fastest_implementations(net, images, repeats=1)
+    )
+    choices = set_fastest_implementations(net, images, memory_format=torch.channels_last, repeats=1)
     assert [set(choice.milliseconds) for choice in choices].count({"torch", "wide"}) == 55
     wide = [name for name, module in net.named_modules() if type(module) is WideBatchNorm2d]
-    assert wide == [choice.name for choice in choices if choice.form == "wide"]
+    assert wide == [choice.name for choice in choices if choice.implementation == "wide"]
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
@@ -134,5 +139,5 @@ def test_somebodys_own_batch_norm_stays() -> None:
         """Not one of ours."""
 
     net = nn.Sequential(CPConv2d(3, 4, 3, 1), Own(4))
-    choices = set_fastest_forms(net, torch.randn(2, 3, 8, 8), memory_format=torch.channels_last, repeats=1)
+    choices = set_fastest_implementations(net, torch.randn(2, 3, 8, 8), memory_format=torch.channels_last, repeats=1)
     assert [choice.name for choice in choices] == ["0"]

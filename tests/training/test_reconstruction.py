@@ -57,7 +57,7 @@ def test_the_network_comes_nearer_and_repeats_exactly(dense: nn.Module, images: 
     assert all(parameter.requires_grad for parameter in dense.parameters())
     statistics = [name for name in before[0] if name.endswith(("running_mean", "running_var"))]
     assert all(torch.equal(trained.state_dict()[name], before[0][name]) for name in statistics)
-    assert {module.form for module in trained.modules() if isinstance(module, nd.CPConv2d)} == {"factored"}
+    assert {module.implementation for module in trained.modules() if isinstance(module, nd.CPConv2d)} == {"factored"}
     again, _ = reconstruct(net, spec, dense, images, epochs=10, batch_size=8)
     other = again.state_dict()
     assert all(torch.equal(value, other[name]) for name, value in trained.state_dict().items())
