@@ -19,7 +19,7 @@ from norton_det.calibration.lockstep import Seen, observed, visit
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import positions
 from norton_det.channels.plan import ChannelPlan
-from norton_det.decompositions import Decomposition, in_form
+from norton_det.decompositions import Decomposition, in_implementation
 from norton_det.errors import UsageError
 
 Images = Tensor | Sequence[Tensor]
@@ -66,8 +66,8 @@ def calibrate(
         model(images)
 
     with (
-        in_form(net, "dense"),
-        in_form(fit.reference, "dense"),
+        in_implementation(net, "dense"),
+        in_implementation(fit.reference, "dense"),
         observed(fit.reference, fit.layers, run) as dense,
         tqdm(total=len(fit.layers), desc="calibrate", unit="layer", disable=None, leave=False) as bar,
     ):

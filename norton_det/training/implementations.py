@@ -78,8 +78,8 @@ def use_implementation(
         net: as for :func:`set_fastest_implementations`.
         implementation: of :data:`~norton_det.decompositions.base.IMPLEMENTATIONS`, or "auto".
         example_inputs: returns what they are measured on.
-        resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set again,
-            since rounding differs by implementation.
+        resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set
+            again, since rounding differs by implementation.
         memory_format: as for :func:`set_fastest_implementations`.
         amp: likewise.
 
