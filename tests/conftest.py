@@ -35,7 +35,7 @@ def tool(name: str) -> ModuleType:
 
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": str(TOOLS.parent),
+    "PYTHONPATH": os.pathsep.join(map(str, (TOOLS.parent, TOOLS.parent / "tests"))),
     "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums depend on how many add them
 }
 

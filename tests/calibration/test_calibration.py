@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tool
+from correlated import IN, OUT, K, correlated, images, network, regression
 from torch import Tensor, nn
 
 import norton_det as nd
@@ -22,23 +23,6 @@ from norton_det.linalg.least_squares import RIDGES, Regression, best_ridge
 from norton_det.models import ARCHITECTURES
 from norton_det.structure.build import build
 from norton_det.structure.settings import current_plan
-
-OUT, IN, K = 6, 8, 3
-
-
-def correlated(samples: int, dead: int = 0) -> Tensor:
-    """Return inputs (samples, IN * K * K) that lie near a subspace; the first ``dead`` channels are zero."""
-    generator = torch.Generator().manual_seed(1)
-    size = IN * K * K
-    mixing = torch.randn(size, size, generator=generator, dtype=torch.float64) / torch.arange(1, size + 1)
-    x = torch.randn(samples, size, generator=generator, dtype=torch.float64) @ mixing
-    x.view(samples, IN, -1)[:, :dead] = 0
-    return x
-
-
-def regression(weight: Tensor, x: Tensor, y: Tensor | None = None) -> Regression:
-    y = x @ weight.mT if y is None else y
-    return Regression(weight, x.mT @ x / len(x), y.mT @ x / len(x), y.square().mean(0))
 
 
 @pytest.fixture
@@ -128,18 +112,6 @@ def test_moments_are_those_of_the_convolution(options: dict) -> None:
     mean_x, mean_y = moments.means()
     shift = mean_y - prior @ mean_x
     torch.testing.assert_close(shift, torch.zeros(OUT).double() if conv.bias is None else conv.bias.detach())
-
-
-def network(arch: str) -> tuple[nn.Module, nd.Spec]:
-    """Return a narrow random network with statistics of its own, in double precision."""
-    torch.manual_seed(0)
-    net, spec = nd.prune(ARCHITECTURES[arch].build(10).double(), arch, "[0.]+[0.8]*56", criterion="random")
-    net.train()(torch.randn(16, 3, 32, 32, dtype=torch.float64))
-    return net.eval(), spec
-
-
-def images(count: int = 4) -> Tensor:
-    return torch.randn(count, 3, 32, 32, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("arch", ["resnet56_cifar", "densenet40_cifar"])

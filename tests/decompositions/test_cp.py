@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from convolutions import GEOMETRIES
 from torch import Tensor, nn
 
 from norton_det.decompositions import CPConv2d, set_implementation
@@ -20,20 +21,6 @@ def nmse(weight: Tensor, factors: CPFactors) -> Tensor:
 def planted(filters: int, inputs: int, kh: int, kw: int, rank: int) -> Tensor:
     shapes = ((filters, n, rank) for n in (inputs, kh, kw))
     return CPFactors(*(torch.randn(shape, dtype=torch.float64) for shape in shapes)).reconstruct()
-
-
-GEOMETRIES = [
-    {"kernel_size": 3, "padding": 1},
-    {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False},
-    {"kernel_size": (5, 3), "stride": (1, 2), "padding": (2, 0), "dilation": (1, 2)},
-    {"kernel_size": (1, 3), "padding": (0, 1)},
-    {"kernel_size": (2, 4), "stride": (2, 3), "dilation": 2},
-    {"kernel_size": 3, "padding": "same"},
-    {"kernel_size": (2, 3), "padding": "same"},
-    {"kernel_size": 3, "padding": "valid", "dilation": 2},
-    {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
-    {"kernel_size": 3, "padding": (2, 1), "padding_mode": "circular"},
-]
 
 
 @pytest.mark.parametrize("rank", [1, 3, 20])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_calibration import IN, OUT, K, correlated, images, network, regression
-from test_cp import GEOMETRIES
+from convolutions import GEOMETRIES
+from correlated import IN, OUT, K, correlated, images, network, regression
 from torch import nn
 
 import norton_det as nd
