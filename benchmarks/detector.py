@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.models.rcnn import PROPOSALS
+from norton_det.models.rcnn_counted import PROPOSALS
 from norton_det.runtime.timing import Stopwatch
 
 DETECTORS = {"faster": "fasterrcnn_93g.yaml", "mask": "maskrcnn_93g.yaml", "keypoint": "keypointrcnn_96g.yaml"}

@@ -18,7 +18,7 @@ from norton_det.cost.complexity import count_complexity
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.record import MEMORY_FORMATS
 from norton_det.models import ARCHITECTURES
-from norton_det.models.rcnn import DETECTOR_SIZE
+from norton_det.models.tasks import Detection
 from norton_det.runtime.timing import time_alternating
 from norton_det.spec import Spec
 from norton_det.structure.build import build
@@ -125,7 +125,7 @@ def _dense(spec: Spec) -> Spec:
     return Spec(spec.arch, spec.num_classes)
 
 
-def detector(kind: str, config: str, device: str = "cpu", amp: bool = False, size: int = DETECTOR_SIZE) -> Case:
+def detector(kind: str, config: str, device: str = "cpu", amp: bool = False, size: int = Detection.image_size) -> Case:
     """Run an R-CNN at fixed proposals, deployed; other: the dense one, deployed the same way; with times of parts."""
     spec = read_config(config).spec()
     images = [torch.rand(3, size, size, device=device)]

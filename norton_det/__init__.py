@@ -8,6 +8,7 @@ from norton_det.builders.classifiers import (
     resnet110_cifar,
     vgg16_bn_cifar,
 )
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.checkpoint import load, save
 from norton_det.compression.compress import compress
 from norton_det.compression.decompose import decompose
@@ -16,16 +17,24 @@ from norton_det.cost.budget import Budget
 from norton_det.cost.complexity import count_complexity
 from norton_det.decompositions import CPConv2d, TuckerConv2d
 from norton_det.deployment.deploy import deploy
+from norton_det.models import Architecture, RateEntry, register_architecture
 from norton_det.reporting.published import published
-from norton_det.spec import Spec
+from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.build import build
 from norton_det.training.reconstruction import reconstruct
+from norton_det.version import __version__
 
 __all__ = [
+    "Architecture",
     "Budget",
     "CPConv2d",
+    "ChannelPlan",
+    "DecomposedLayer",
+    "Layer",
+    "RateEntry",
     "Spec",
     "TuckerConv2d",
+    "__version__",
     "build",
     "compress",
     "count_complexity",
@@ -40,6 +49,7 @@ __all__ = [
     "prune",
     "published",
     "reconstruct",
+    "register_architecture",
     "resnet56_cifar",
     "resnet110_cifar",
     "save",

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_structure
@@ -16,19 +17,20 @@ from norton_det.deployment.record import DEPLOYED, Deployment, deployment_of
 from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_atomically
+from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.weights import load_state, read_file
 from norton_det.spec import Spec
-from norton_det.structure.build import build
-from norton_det.structure.describe import check_described
+from norton_det.structure.build import build, build_network
+from norton_det.structure.describe import described
 
-SPEC_KEY, DEPLOYMENT_KEY = "norton_det.spec", "norton_det.deployment"
+SPEC_KEY, DEPLOYMENT_KEY, SHA256_KEY = "norton_det.spec", "norton_det.deployment", "norton_det.sha256"
 
 
 def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     """Write a network to a safetensors file from which :func:`load` rebuilds it, without flags and without pickle.
 
-    A deployed network is written as what it was before the implementations were chosen, batch norms folded, with the
-    choice in the header.
+    The header holds the spec with the format version, and the SHA-256 of the tensors. A deployed network is written as
+    what it was before the implementations were chosen, batch norms folded, with the choice in the header.
 
     Args:
         net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it.
@@ -37,26 +39,47 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
 
     Raises:
         UsageError: the network does not have the shapes of the spec, or an option of the spec is no JSON value.
+
+    Example:
+        >>> import tempfile
+        >>> import norton_det as nd
+        >>> net, spec = nd.compress(None, arch="resnet56_cifar", rank=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nd.save(net, spec, f"{folder}/r56.safetensors")
+        ...     loaded, again = nd.load(f"{folder}/r56.safetensors")
+        >>> again == spec
+        True
     """
     metadata = {SPEC_KEY: spec.to_json(), "format": "pt"}
+    architecture = ARCHITECTURES[spec.arch]
     if deployment := deployment_of(net):
         metadata[DEPLOYMENT_KEY] = deployment.to_json()
         state = deployment.state
-        _check_folded(deployment, spec)
+        _check_folded(deployment, spec, architecture)
     else:
         state = net.state_dict()
-        check_described(net, spec)
+        described(net, architecture, spec)
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    metadata[SHA256_KEY] = sha256_of(tensors)
     write_atomically(path, lambda file: save_file(tensors, file, metadata))
 
 
-def _check_folded(deployment: Deployment, spec: Spec) -> None:
-    net = build(spec, "meta")
+def _check_folded(deployment: Deployment, spec: Spec, architecture: Architecture) -> None:
+    net = build_network(spec, architecture, "meta").module
     fold_structure(net, deployment.folded)
     try:
         load_state(net, {name: tensor.to("meta") for name, tensor in deployment.state.items()}, "deployed model")
     except DataError as error:
         raise UsageError(f"{error} (as arch={spec.arch!r})") from None
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors, in hexadecimal: of their names in order, types, shapes and bytes."""
+    digest = sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load(
@@ -70,19 +93,25 @@ def load(
         path: the file.
         device: where the network is put.
         redeploy: example inputs, as for :func:`norton_det.deploy`: the network is deployed for them, by measuring here.
-        deployed: whether a deployed network is wanted as well; without, its file is refused.
+        deployed: whether the file of a deployed network is accepted as well.
 
     Returns:
         The network in evaluation mode, and its spec.
 
     Raises:
-        DataError: the file is missing, damaged, or was not written by this package; or its spec cannot be built; or it
-            is that of a deployed network, which is not wanted.
+        DataError: the file is missing, damaged, of a newer format version, or was not written by this package; or its
+            spec cannot be built; or it is that of a deployed network, which is not accepted.
+
+    Example:
+        See :func:`save`.
+
+        >>> import norton_det as nd
+        >>> nd.load("missing.safetensors")
+        Traceback (most recent call last):
+        norton_det.errors.DataError: missing.safetensors: no such file; expected one written by norton_det.save
     """
-    state = read_file(path)
-    spec = read_spec(path, state, deployed=deployed)
+    spec, tensors = read_network(path, deployed=deployed)
     deployment = _read_deployment(path)
-    tensors = state["model"] if isinstance(state.get("model"), Mapping) else state
     folded = deployment.folded if deployment else {}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -101,24 +130,50 @@ def load(
     return net, spec
 
 
-def read_spec(path: str | Path, content: Mapping[str, Any] | None = None, *, deployed: bool = False) -> Spec:
-    """Read the spec of a file of :func:`save` or of a training checkpoint.
+def read_network(path: str | Path, *, deployed: bool = False) -> tuple[Spec, Mapping[str, Tensor]]:
+    """Read the spec and the tensors of a file, each once, and check the tensors' SHA-256.
 
     Args:
-        path: the file.
-        content: what :func:`norton_det.models.weights.read_file` returned for it, where that is at hand.
-        deployed: whether that of a deployed network is wanted as well.
+        path: a file of :func:`save` or a training checkpoint.
+        deployed: whether the file of a deployed network is accepted as well.
 
     Raises:
-        DataError: the file is missing, damaged, or holds no spec; or it is that of a deployed network, which is not
-            wanted.
+        DataError: as of :func:`load`.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
     header = _read_header(path)
-    text = header.get(SPEC_KEY)
-    if Path(path).suffix != ".safetensors":
-        text = (content if content is not None else read_file(path)).get("spec")
+    content = read_file(path)
+    spec = _parse_spec(path, header.get(SPEC_KEY, content.get("spec")), header, deployed)
+    tensors = content["model"] if isinstance(content.get("model"), Mapping) else content
+    expected = header.get(SHA256_KEY)
+    if expected is not None and (found := sha256_of(tensors)) != expected:
+        raise DataError(f"{path}: damaged: the SHA-256 of its tensors is {found}; the header says {expected}")
+    return spec, tensors
+
+
+def read_spec(path: str | Path, *, deployed: bool = False) -> Spec:
+    """Read the spec of a file of :func:`save` or of a training checkpoint; of the former only the header is read.
+
+    Args:
+        path: the file.
+        deployed: whether the file of a deployed network is accepted as well.
+
+    Raises:
+        DataError: the file is missing, damaged, of a newer format version, or holds no spec; or it is that of a
+            deployed network, which is not accepted.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; expected one written by norton_det.save")
+    header = _read_header(path)
+    return _parse_spec(path, _spec_text(path, header), header, deployed)
+
+
+def _spec_text(path: str | Path, header: Mapping[str, str]) -> Any:
+    return header.get(SPEC_KEY) if _is_safetensors(path) else read_file(path).get("spec")
+
+
+def _parse_spec(path: str | Path, text: Any, header: Mapping[str, str], deployed: bool) -> Spec:
     if not isinstance(text, str):
         raise DataError(f"{path}: holds no spec; expected a file written by norton_det.save or a training checkpoint")
     if DEPLOYMENT_KEY in header and not deployed:
@@ -137,9 +192,13 @@ def _read_deployment(path: str | Path) -> Deployment | None:
         raise DataError(f"{path}: {error}") from None
 
 
+def _is_safetensors(path: str | Path) -> bool:
+    return Path(path).suffix == ".safetensors"
+
+
 def _read_header(path: str | Path) -> Mapping[str, str]:
     """Return the texts in the header of a safetensors file; other files have none."""
-    if Path(path).suffix != ".safetensors":
+    if not _is_safetensors(path):
         return {}
     try:
         with safe_open(path, "pt") as file:
@@ -149,11 +208,10 @@ def _read_header(path: str | Path) -> Mapping[str, str]:
 
 
 def has_spec(path: str | Path) -> bool:
-    """Tell whether ``path`` is a file that :func:`load` reads: one with a spec."""
+    """Tell whether ``path`` is a readable file with a spec, of whatever format version."""
     if not Path(path).is_file():
         return False
     try:
-        read_spec(path, deployed=True)
+        return isinstance(_spec_text(path, _read_header(path)), str)
     except DataError:
         return False
-    return True

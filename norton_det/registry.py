@@ -44,6 +44,14 @@ class Registry(Generic[T]):
         except KeyError:
             raise UsageError(f"unknown {self.kind} {name!r}; expected one of: {', '.join(self)}") from None
 
+    def check(self, name: str) -> None:
+        """Check that ``name`` is registered.
+
+        Raises:
+            UsageError: it is not; the message lists the names.
+        """
+        self[name]
+
     def __contains__(self, name: object) -> bool:
         """Tell whether ``name`` is registered."""
         return name in self._items

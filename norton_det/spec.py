@@ -5,10 +5,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from norton_det.errors import DataError, UsageError
+from norton_det.version import __version__
 
+VERSION = 1
+"""Format version of what is written. It rises whenever a file's content gains meaning; older versions are read.
+
+0 (not written in the file): one decomposition method for all layers. 1: a method for each layer; SHA-256 of the
+tensors.
+"""
 Rank = int | tuple[int, int]
 """Of one layer: the number of terms of CP; of Tucker-2 the channels before and after the core, one number for both."""
 T = TypeVar("T")
@@ -16,27 +23,39 @@ _TERM = re.compile(r"\[([^\[\]]*)\](?:\*(\d+))?")
 _RANK = re.compile(r"(\d+)(?:x(\d+))?")
 
 
+class DecomposedLayer(NamedTuple):
+    """How one layer is decomposed: the registered name of the method, and the rank."""
+
+    method: str
+    rank: Rank
+
+
 @dataclass(frozen=True)
 class Spec:
-    """The description from which a compressed network is built.
+    """What tells a compressed network apart from the standard one.
 
     Attributes:
         arch: registered name of the architecture.
-        num_classes: number of outputs of the classifier (detectors: background included, as in torchvision).
-        ranks: rank of each decomposed layer, by the layer's name. Layers not named are dense.
-        widths: number of channels of each narrowed channel group, by the group's name. Others have their full width.
-        decomposition: registered name of the decomposition of the layers in ``ranks``.
+        num_classes: outputs of the classifier; for detectors the background is one of them.
+        decompositions: method and rank of each decomposed layer, by layer name. Methods may differ between layers.
+        widths: number of channels kept in each narrowed channel group.
         kept: which of the group's original channels were kept, ascending, where that is known. It decides how a
             shortcut between groups of different channels is wired; without it the first ``widths[group]`` are meant.
         options: further keyword arguments of the architecture's builder (JSON values).
-        provenance: where the weights came from and what was done to them; for people, nothing reads it.
+        provenance: where the weights came from and what was done to them. It is for people: nothing reads it.
+
+    Example:
+        >>> spec = Spec("resnet56_cifar", 10, {"conv1": DecomposedLayer("cp", 2)}, {"layer1": 12})
+        >>> spec.ranks
+        {'conv1': 2}
+        >>> Spec.from_json(spec.to_json()) == spec
+        True
     """
 
     arch: str
     num_classes: int
-    ranks: Mapping[str, Rank] = field(default_factory=dict)
+    decompositions: Mapping[str, DecomposedLayer] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
-    decomposition: str = "cp"
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -45,30 +64,33 @@ class Spec:
         """Check types and values.
 
         Raises:
-            DataError: a field is not what it should be.
+            DataError: a field has a wrong type or value.
         """
         _expect(isinstance(self.arch, str), "arch", self.arch, "a string")
-        _expect(isinstance(self.decomposition, str), "decomposition", self.decomposition, "a string")
-        _expect(_is_count(self.num_classes), "num_classes", self.num_classes, "a positive integer")
-        for name in ("ranks", "widths", "kept", "options", "provenance"):
+        _expect(is_count(self.num_classes), "num_classes", self.num_classes, "a positive integer")
+        for name in ("decompositions", "widths", "kept", "options", "provenance"):
             _expect(isinstance(getattr(self, name), Mapping), name, getattr(self, name), "a mapping")
+        layers = {name: _decomposed(name, layer) for name, layer in self.decompositions.items()}
+        object.__setattr__(self, "decompositions", layers)
         for key, value in self.widths.items():
-            _expect(_is_count(value), f"widths[{key!r}]", value, "a positive integer")
-        ranks = {key: tuple(value) if isinstance(value, list) else value for key, value in self.ranks.items()}
-        for key, rank in ranks.items():
-            _expect(is_rank(rank), f"ranks[{key!r}]", rank, "a positive integer or two of them")
-        object.__setattr__(self, "ranks", ranks)  # JSON has no tuples
+            _expect(is_count(value), f"widths[{key!r}]", value, "a positive integer")
         for group, channels in self.kept.items():
-            ascending = all(_is_count(c + 1) for c in channels) and list(channels) == sorted(set(channels))
+            ascending = all(is_count(c + 1) for c in channels) and list(channels) == sorted(set(channels))
             _expect(ascending, f"kept[{group!r}]", channels, "distinct channel numbers in ascending order")
             width = self.widths.get(group)
             _expect(width == len(channels), f"kept[{group!r}]", f"{len(channels)} channels", f"widths[...] = {width}")
+        object.__setattr__(self, "kept", {group: tuple(channels) for group, channels in self.kept.items()})
+
+    @property
+    def ranks(self) -> dict[str, Rank]:
+        """The rank of each decomposed layer."""
+        return {name: layer.rank for name, layer in self.decompositions.items()}
 
     def to_json(self, indent: int | None = None) -> str:
-        """Return the spec as JSON text, fields in order.
+        """Return the spec as JSON text with its format version, fields in order.
 
         Raises:
-            UsageError: an option is no JSON value (a module given to a detector's builder, say).
+            UsageError: an option is no JSON value (a module given to a detector's builder, for example).
         """
         for key, value in self.options.items():
             try:
@@ -78,14 +100,16 @@ class Spec:
                     f"options[{key!r}] is a {type(value).__name__}, which a file cannot hold; "
                     "save the state dict instead and rebuild with the same argument"
                 ) from None
-        return json.dumps(asdict(self), indent=indent)
+        values = asdict(self)
+        values["decompositions"] = {name: layer._asdict() for name, layer in self.decompositions.items()}
+        return json.dumps({"version": VERSION, "norton_det": __version__, **values}, indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> "Spec":
-        """Read what :meth:`to_json` wrote.
+        """Read the text of :meth:`to_json`, of this format version or an older one.
 
         Raises:
-            DataError: not JSON, an unknown or missing field, or a wrong value.
+            DataError: not JSON, a newer format version, an unknown or missing field, or a wrong value.
         """
         try:
             values = json.loads(text)
@@ -93,21 +117,55 @@ class Spec:
             raise DataError(f"spec is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise DataError(f"spec is a {type(values).__name__}; expected an object")
-        known = [f.name for f in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise DataError(f"spec has unknown fields {', '.join(unknown)}; expected {', '.join(known)}")
+        values = _of_this_version(values)
+        names = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(names)):
+            raise DataError(f"spec has unknown fields {', '.join(unknown)}; expected {', '.join(names)}")
         if missing := [name for name in ("arch", "num_classes") if name not in values]:
             raise DataError(f"spec lacks {', '.join(missing)}")
         return cls(**values)
 
 
-def _is_count(value: object) -> bool:
+def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec of any readable format version, as this version names them."""
+    values = dict(values)
+    version, writer = values.pop("version", 0), values.pop("norton_det", "an unknown release")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise DataError(f"spec field version is {version!r}; expected an integer from 0 to {VERSION}")
+    if version > VERSION:
+        raise DataError(
+            f"format version {version}, written by norton_det {writer}; this norton_det ({__version__}) reads "
+            f"versions up to {VERSION}: install norton_det {writer} or newer"
+        )
+    if version == 0:  # one method for all layers
+        method, ranks = values.pop("decomposition", "cp"), values.pop("ranks", {})
+        _expect(isinstance(ranks, Mapping), "ranks", ranks, "a mapping")
+        values["decompositions"] = {name: {"method": method, "rank": rank} for name, rank in ranks.items()}
+    return values
+
+
+def _decomposed(name: str, value: Any) -> DecomposedLayer:
+    """Return the method and rank of a layer from a pair or a JSON object."""
+    where = f"decompositions[{name!r}]"
+    if isinstance(value, Mapping):
+        _expect(value.keys() == set(DecomposedLayer._fields), where, dict(value), "the fields method and rank")
+        value = DecomposedLayer(**value)
+    _expect(isinstance(value, tuple) and len(value) == 2, where, value, "a method and a rank")
+    method, rank = value
+    rank = tuple(rank) if isinstance(rank, list) else rank  # JSON has no tuples
+    _expect(isinstance(method, str), f"{where} method", method, "a string")
+    _expect(is_rank(rank), f"{where} rank", rank, "a positive integer or two of them")
+    return DecomposedLayer(method, rank)
+
+
+def is_count(value: object) -> bool:
+    """Tell whether ``value`` is a positive integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def is_rank(value: object) -> bool:
     """Tell whether ``value`` is a rank: a positive integer or a pair of them."""
-    return _is_count(value) or (isinstance(value, tuple) and len(value) == 2 and all(_is_count(v) for v in value))
+    return is_count(value) or (isinstance(value, tuple) and len(value) == 2 and all(is_count(v) for v in value))
 
 
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:

@@ -9,6 +9,7 @@ from torchvision.models import ResNet50_Weights, WeightsEnum
 
 from norton_det.checkpoint import load
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
 from norton_det.models.weights import initial_network
 from norton_det.registry import torchvision_builder
 
@@ -21,7 +22,7 @@ def _classifier(arch: str, weights: Any, num_classes: int | None, progress: bool
         if num_classes not in (None, spec.num_classes):
             raise UsageError(f"num_classes is {num_classes}; {weights} has {spec.num_classes}")
         return net.train()
-    return initial_network(arch, weights, num_classes=num_classes, progress=progress)[0]
+    return initial_network(ARCHITECTURES[arch], weights, num_classes=num_classes, progress=progress)[0]
 
 
 @torchvision_builder

@@ -15,16 +15,17 @@ from torchvision.models.detection import (
 from torchvision.models.detection.backbone_utils import _validate_trainable_layers
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from norton_det.checkpoint import load, read_spec
+from norton_det.checkpoint import load, read_network
 from norton_det.errors import UsageError
-from norton_det.models import ARCHITECTURES
+from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.rcnn import BODY
 from norton_det.models.resnet import RESNET50
-from norton_det.models.weights import initial_network, load_state, named_weights, read_file
+from norton_det.models.weights import initial_network, load_state, named_weights
 from norton_det.registry import torchvision_builder
 from norton_det.spec import Spec
-from norton_det.structure.build import build
-from norton_det.structure.describe import describe
+from norton_det.structure.build import build_network
+from norton_det.structure.describe import described
+from norton_det.structure.network import Network
 
 _TRAINABLE_ORDER = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
@@ -63,23 +64,24 @@ def make_detector(
     trained = weights is not None or weights_backbone is not None
     layers = _trainable_layers(trained, trainable_backbone_layers)
     kwargs["norm_layer"] = norm_layer or ("FrozenBatchNorm2d" if trained else "BatchNorm2d")
+    architecture = ARCHITECTURES[arch]
     if weights is None:
-        net, spec = _on_backbone(arch, weights_backbone, num_classes, progress, kwargs)
-    elif named := named_weights(ARCHITECTURES[arch].weights, weights):
-        net, spec = _published(arch, named, num_classes, progress, kwargs)
+        network = _on_backbone(architecture, weights_backbone, num_classes, progress, kwargs)
+    elif named := named_weights(architecture.weights, weights):
+        network = _published(architecture, named, num_classes, progress, kwargs)
     else:
-        net, spec = _from_file(arch, weights, num_classes, kwargs)
-    freeze_backbone(net, layers)
-    return net, replace(spec, options=describe(net, arch).options)
+        network = _from_file(architecture, weights, num_classes, kwargs)
+    freeze_backbone(network.module, layers)
+    return network.module, replace(network.spec, options=described(network.module, architecture).spec.options)
 
 
 def _on_backbone(
-    arch: str,
+    architecture: Architecture,
     weights: str | Path | WeightsEnum | None,
     num_classes: int | None,
     progress: bool,
     options: dict[str, Any],
-) -> tuple[nn.Module, Spec]:
+) -> Network:
     backbone: nn.Module | None = None
     inner = Spec("resnet50", RESNET50.num_classes)
     if isinstance(weights, (str, Path)) and Path(weights).suffix == ".safetensors":
@@ -87,55 +89,57 @@ def _on_backbone(
         if inner.arch != "resnet50":
             raise UsageError(f"weights_backbone {weights}: is a {inner.arch}; expected a resnet50")
     elif weights is not None:
-        backbone, source = initial_network("resnet50", weights, progress=progress)
+        backbone, source = initial_network(RESNET50, weights, progress=progress)
         inner = replace(inner, provenance={"source": source})
     spec = Spec(
-        arch,
-        num_classes or ARCHITECTURES[arch].num_classes,
-        ranks={BODY + name: rank for name, rank in inner.ranks.items()},
+        architecture.name,
+        num_classes or architecture.num_classes,
+        {BODY + name: layer for name, layer in inner.decompositions.items()},
         widths=inner.widths,
-        decomposition=inner.decomposition,
         kept=inner.kept,
         options=options,
         provenance={"backbone": dict(inner.provenance)},
     )
-    net = build(spec)
+    network = build_network(spec, architecture)
     if backbone is not None:
         state = {k: v for k, v in backbone.state_dict().items() if not k.startswith(f"{RESNET50.classifier}.")}
-        load_state(net.get_submodule(BODY.rstrip(".")), state, f"weights_backbone {weights}")
-    return net, spec
+        load_state(network.module.get_submodule(BODY.rstrip(".")), state, f"weights_backbone {weights}")
+    return network
 
 
 def _published(
-    arch: str, weights: WeightsEnum, num_classes: int | None, progress: bool, options: dict[str, Any]
-) -> tuple[nn.Module, Spec]:
+    architecture: Architecture,
+    weights: WeightsEnum,
+    num_classes: int | None,
+    progress: bool,
+    options: dict[str, Any],
+) -> Network:
     classes = len(weights.meta["categories"])
     if num_classes not in (None, classes):
         raise UsageError(f"num_classes is {num_classes}; {weights} has {classes}")
-    spec = Spec(arch, classes, options=options, provenance={"source": str(weights)})
-    net = build(spec)
-    load_state(net, weights.get_state_dict(progress=progress, check_hash=True), str(weights))
+    spec = Spec(architecture.name, classes, options=options, provenance={"source": str(weights)})
+    network = build_network(spec, architecture)
+    load_state(network.module, weights.get_state_dict(progress=progress, check_hash=True), str(weights))
     if weights.name == "COCO_V1":
-        # Those were trained with an epsilon of 0: take it out of the variance rather than carry a setting along.
-        for module in net.modules():
+        # Those were trained with an epsilon of 0: take it out of the variance rather than carry an option along.
+        for module in network.module.modules():
             if isinstance(module, FrozenBatchNorm2d):
                 module.running_var -= module.eps
-    return net, spec
+    return network
 
 
 def _from_file(
-    arch: str, path: str | Path | WeightsEnum, num_classes: int | None, options: dict[str, Any]
-) -> tuple[nn.Module, Spec]:
-    content = read_file(str(path))
-    spec = read_spec(str(path), content)
-    if spec.arch != arch:
-        raise UsageError(f"weights {path}: is a {spec.arch}; expected a {arch}")
+    architecture: Architecture, path: str | Path | WeightsEnum, num_classes: int | None, options: dict[str, Any]
+) -> Network:
+    spec, tensors = read_network(str(path))
+    if spec.arch != architecture.name:
+        raise UsageError(f"weights {path}: is a {spec.arch}; expected a {architecture.name}")
     if num_classes not in (None, spec.num_classes):
         raise UsageError(f"num_classes is {num_classes}; {path} has {spec.num_classes}")
     spec = replace(spec, options={**spec.options, **options})
-    net = build(spec)
-    load_state(net, content.get("model", content), str(path))
-    return net, spec
+    network = build_network(spec, architecture)
+    load_state(network.module, tensors, str(path))
+    return network
 
 
 def _trainable_layers(trained: bool, wanted: int | None) -> int:
@@ -170,8 +174,23 @@ def fasterrcnn_cpresnet50_fpn(
 
     In training mode it maps images (3, H, W) and targets to a dict of losses; in evaluation mode images to a list of
     dicts with boxes (N, 4) as x1, y1, x2, y2, labels (N,), scores (N,).
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> detector = nd.fasterrcnn_cpresnet50_fpn(weights=None, num_classes=3, min_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'labels', 'scores']
     """
-    return make_detector("fasterrcnn_cpresnet50_fpn", **_arguments(locals()))[0]
+    return make_detector(
+        "fasterrcnn_cpresnet50_fpn",
+        weights=weights,
+        weights_backbone=weights_backbone,
+        num_classes=num_classes,
+        trainable_backbone_layers=trainable_backbone_layers,
+        progress=progress,
+        **kwargs,
+    )[0]
 
 
 @torchvision_builder
@@ -187,8 +206,23 @@ def maskrcnn_cpresnet50_fpn(
     """Mask R-CNN with FPN on a compressed ResNet-50; arguments and errors of :func:`make_detector`.
 
     As Faster R-CNN, with masks (N, 1, H, W) of probabilities as well.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> detector = nd.maskrcnn_cpresnet50_fpn(weights=None, num_classes=3, min_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'labels', 'masks', 'scores']
     """
-    return make_detector("maskrcnn_cpresnet50_fpn", **_arguments(locals()))[0]
+    return make_detector(
+        "maskrcnn_cpresnet50_fpn",
+        weights=weights,
+        weights_backbone=weights_backbone,
+        num_classes=num_classes,
+        trainable_backbone_layers=trainable_backbone_layers,
+        progress=progress,
+        **kwargs,
+    )[0]
 
 
 @torchvision_builder
@@ -205,10 +239,20 @@ def keypointrcnn_cpresnet50_fpn(
 
     As Faster R-CNN, with keypoints (N, K, 3) as x, y, visibility and keypoints_scores (N, K) as well;
     ``num_keypoints=K``, 17 if not given.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> detector = nd.keypointrcnn_cpresnet50_fpn(weights=None, num_keypoints=2, min_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'keypoints', 'keypoints_scores', 'labels', 'scores']
     """
-    return make_detector("keypointrcnn_cpresnet50_fpn", **_arguments(locals()))[0]
-
-
-def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    kwargs = given.pop("kwargs")
-    return {**given, **kwargs}
+    return make_detector(
+        "keypointrcnn_cpresnet50_fpn",
+        weights=weights,
+        weights_backbone=weights_backbone,
+        num_classes=num_classes,
+        trainable_backbone_layers=trainable_backbone_layers,
+        progress=progress,
+        **kwargs,
+    )[0]

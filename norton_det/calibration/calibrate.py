@@ -1,23 +1,52 @@
 """Calibration of a compressed network, as a step of compression."""
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 import torch
-from torch import nn
 
-from norton_det.calibration.layerwise import Images, calibrate
-from norton_det.spec import Spec
-from norton_det.structure.settings import current_plan
+from norton_det.calibration.layerwise import calibrate
+from norton_det.errors import UsageError
+from norton_det.models.tasks import Images
+from norton_det.structure.network import Network
 
 
-def _calibrated(net: nn.Module, spec: Spec, reference: nn.Module, before: Spec, images: Images, seed: int) -> Spec:
-    """Calibrate ``net`` in place, and return its spec with a word on it."""
-    plan = current_plan(before)
+def calibrated(network: Network, reference: Network, images: Images, *, seed: int) -> Network:
+    """Calibrate the module of ``network`` in place, and return the network with the step in its provenance.
+
+    Args:
+        network: compressed.
+        reference: the network that it was made from, which stays as it is.
+        images: unlabelled, as the network takes them.
+        seed: of what is drawn.
+
+    Raises:
+        UsageError: there is no image, or a decomposed layer cannot be calibrated.
+    """
+    outside = check_calibratable(network, network.spec.decompositions)
+    plan, before = reference.plan, reference.spec
     kept = {}
-    for group, width in spec.widths.items():
+    for group, width in network.spec.widths.items():
         if width < plan.widths[group]:
-            own = list(before.kept.get(group, range(plan.widths[group])))
-            kept[group] = torch.tensor([own.index(channel) for channel in spec.kept[group]])
-    layers = calibrate(net, reference, plan, kept, images, seed=seed)
-    step = {"images": len(images), "seed": seed, "layers": layers}
-    return replace(spec, provenance={**spec.provenance, "calibrate": step})
+            channels = list(before.kept.get(group, range(plan.widths[group])))
+            kept[group] = torch.tensor([channels.index(channel) for channel in network.spec.kept[group]])
+    layers = calibrate(network.module, reference.module, plan, kept, images, seed=seed, outside=outside)
+    return network.with_step("calibrate", {"images": len(images), "seed": seed, "layers": layers})
+
+
+def check_calibratable(network: Network, layers: Iterable[str]) -> list[str]:
+    """Return which of these layers the channel plan does not name.
+
+    Raises:
+        UsageError: one of them lies behind the architecture's features: what it computes depends on the proposals,
+            which differ between two detectors.
+    """
+    named = {layer.name for layer in network.plan.layers}
+    outside = [name for name in layers if name not in named]
+    features = network.architecture.task.features
+    for name in outside:
+        if features and not name.startswith(f"{features}."):
+            raise UsageError(
+                f"layer {name!r} of {network.architecture.name} cannot be calibrated; expected a layer of the channel "
+                f"plan or of {features!r}: decompose it without calibration"
+            )
+    return outside

@@ -8,8 +8,9 @@ Detection", arXiv:1505.06798). One mechanism serves decomposed layers, layers th
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,11 @@ from tqdm import tqdm
 from norton_det.calibration.lockstep import Seen, observed, visit
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import positions
-from norton_det.channels.plan import ChannelPlan
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.decompositions import Decomposition, in_implementation
 from norton_det.errors import UsageError
+from norton_det.models.tasks import Images
 
-Images = Tensor | Sequence[Tensor]
-"""What the network is called with: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W) for detectors."""
 _NEGLIGIBLE = 1e-2  # of a norm's largest gain: a channel that counts less does not make up for anything
 
 
@@ -35,6 +35,7 @@ def calibrate(
     images: Images,
     *,
     seed: int = 0,
+    outside: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Refit the layers of ``net`` in place, so that it does what ``reference`` does on some images.
 
@@ -46,19 +47,21 @@ def calibrate(
         plan: channel plan of ``reference``.
         kept: group -> channels of ``reference`` that ``net`` has, int64, ascending; those of other groups are all kept.
         images: unlabelled, as the network takes them.
-        seed: of the places that are looked at and of the decompositions' starts.
+        seed: of the spatial positions that are drawn and of the decompositions' starts.
+        outside: further layers to refit, which the plan does not name; their inputs and outputs are all kept.
 
     Returns:
         For each layer ``plain`` and ``fitted``: its output's squared error as a share of the output's variance, with
         the weights as they were (and the best bias for them) and as they are now.
 
     Raises:
-        UsageError: there is no image.
+        UsageError: there is no image; or a layer runs more than once in one pass, so that it has no one input to be
+            fitted from.
     """
     if not len(images):
         raise UsageError("calibration has no image; expected at least 1")
     training = net.training
-    fit = _Fit(net.eval(), copy.deepcopy(reference).eval(), plan, kept, seed)
+    fit = _Fit(net.eval(), copy.deepcopy(reference).eval(), _with(plan, outside), kept, seed)
     device = next(net.parameters()).device
     images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
 
@@ -81,6 +84,17 @@ def calibrate(
     return fit.report
 
 
+def _with(plan: ChannelPlan, outside: Sequence[str]) -> ChannelPlan:
+    return replace(plan, layers=(*plan.layers, *(Layer(name) for name in outside)))
+
+
+class _Channels(NamedTuple):
+    """Channels of a layer of the reference that the compressed one has, int64; None: all."""
+
+    inputs: Tensor | None
+    outputs: Tensor | None
+
+
 class _Fit:
     """One pass: what is known of the networks, and what is carried from layer to layer."""
 
@@ -101,7 +115,10 @@ class _Fit:
 
     def layer(self, name: str, x: Tensor, dense: Seen) -> None:
         """Fit the layer ``name`` before it is computed from ``x``."""
-        assert dense.name == name, f"{name} is computed where the dense network computes {dense.name}"
+        if dense.name != name:
+            raise UsageError(
+                f"layer {name!r} runs where the dense network runs {dense.name!r}: it cannot be calibrated"
+            )
         layer = self.by_name[name]
         module: Any = self.net.get_submodule(name)
         inputs = positions(layer.reads, self.plan.widths, self.kept)
@@ -115,17 +132,15 @@ class _Fit:
         if norm is not None and layer.writes in self.missing:
             # What the sum lacks already, this layer makes up for: it is added next.
             target = target + self.missing[layer.writes] / _gain(norm).view(-1, 1, 1)
-        self._refit(name, module, norm, x, target, (outputs, inputs))
+        self._refit(name, module, norm, x, target, _Channels(inputs, outputs))
         if (group := "".join(layer.reads)) in self.sums:
             self.missing[group] = dense_x - x
 
-    def _refit(
-        self, name: str, module: Any, norm: Any, x: Tensor, target: Tensor, kept: tuple[Tensor | None, Tensor | None]
-    ) -> None:
+    def _refit(self, name: str, module: Any, norm: Any, x: Tensor, target: Tensor, kept: _Channels) -> None:
         dense = _as_dense(self.reference.get_submodule(name))
         moments = Moments(dense, self.generator)
         moments.add(x, target)
-        prior = _select(_select(dense.weight.detach(), 0, kept[0]), 1, kept[1])
+        prior = _select(_select(dense.weight.detach(), 0, kept.outputs), 1, kept.inputs)
         regression = moments.regression(prior.cpu().double().flatten(1))
         plain = regression.error(_weights(module))
         if isinstance(module, Decomposition):

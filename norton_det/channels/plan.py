@@ -5,7 +5,7 @@ group, so that they keep the same channels. Which channels are kept is chosen by
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,19 @@ class Layer:
         name: the submodule's name.
         reads: the groups that make up its input channels, concatenated in this order. Empty: an input that never
             changes (the image).
-        writes: the group of its output channels. None: they never change (a classifier), or the layer works in place
-            on what it reads (a batch norm).
+        writes: the group of its output channels. None: they never change (a classifier), unless ``in_place``.
+        in_place: the layer's output channels are its input channels (a batch norm); it writes no group of its own.
     """
 
     name: str
     reads: tuple[str, ...] = ()
     writes: str | None = None
+    in_place: bool = False
+
+    @classmethod
+    def norm(cls, name: str, reads: tuple[str, ...]) -> "Layer":
+        """Return a layer that works in place on the groups that it reads, a batch norm for example."""
+        return cls(name, reads, in_place=True)
 
 
 @dataclass(frozen=True)
@@ -43,5 +49,5 @@ class ChannelPlan:
 
     def inside(self, prefix: str) -> "ChannelPlan":
         """Return the plan of a network that holds this one under ``prefix`` (``"backbone.body."``)."""
-        layers = tuple(Layer(prefix + layer.name, layer.reads, layer.writes) for layer in self.layers)
+        layers = tuple(replace(layer, name=prefix + layer.name) for layer in self.layers)
         return ChannelPlan(self.widths, layers)

@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det.calibration.layerwise import Images
 from norton_det.cli.common import Parser, check_counts, command, parse_setting
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_unlabelled
-from norton_det.data.image_datasets import dataset_for, read_images
+from norton_det.data.image_datasets import read_images
 from norton_det.decompositions import in_implementation
 from norton_det.errors import UsageError
 from norton_det.evaluation.accuracy import evaluate
 from norton_det.files import write_json
 from norton_det.formatting import table
 from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models.tasks import Images
 from norton_det.models.weights import initial_network
 
 WAYS = ("plain", "calibrated", "reconstructed")
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> None:
     if args.arch not in CLASSIFIERS:
         raise UsageError(f"--arch {args.arch}: expected one of: {', '.join(CLASSIFIERS)}")
     settings = [parse_setting(text, args.arch) for text in args.settings]
-    dense, _ = initial_network(args.arch, args.weights)
-    dataset = dataset_for(ARCHITECTURES[args.arch].image_size)
+    dense, _ = initial_network(ARCHITECTURES[args.arch], args.weights)
+    dataset = ARCHITECTURES[args.arch].dataset
     images = read_images(dataset, args.data_path, "train" if args.holdout else "val")
     images = images.subset(hold_out(len(images), args.holdout)[1]) if args.holdout else images
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)

@@ -119,7 +119,7 @@ def _dense(args: argparse.Namespace) -> nn.Module:
     model, _ = _source(args)
     if isinstance(model, nn.Module):
         return model
-    return initial_network(args.arch, model, num_classes=args.num_classes, seed=args.seed)[0]
+    return initial_network(ARCHITECTURES[args.arch], model, num_classes=args.num_classes, seed=args.seed)[0]
 
 
 def _report(before: Complexity, after: Complexity, provenance: Any) -> str:

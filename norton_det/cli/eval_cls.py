@@ -12,7 +12,7 @@ import norton_det as nd
 from norton_det.checkpoint import has_spec
 from norton_det.cli.common import Parser, check_counts, check_device, command
 from norton_det.data.batching import Batching, hold_out
-from norton_det.data.image_datasets import dataset_for, read_images
+from norton_det.data.image_datasets import read_images
 from norton_det.data.image_folder import check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.decompositions import set_implementation
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     split = "train" if args.holdout else args.split
     known = {field.name for field in fields(Preset)} & vars(args).keys()
     images = read_images(
-        args.dataset or dataset_for(ARCHITECTURES[spec.arch].image_size),
+        args.dataset or ARCHITECTURES[spec.arch].dataset,
         args.data_path,
         split,
         preset=Preset(**{name: getattr(args, name) for name in known}),
@@ -91,7 +91,7 @@ def _network(path: str, model: str | None) -> tuple[nn.Module, nd.Spec]:
     elif model is None:
         raise UsageError(f"--checkpoint {path}: holds no spec; expected --model with its architecture")
     else:
-        net, _ = initial_network(model, path)
+        net, _ = initial_network(ARCHITECTURES[model], path)
         spec = describe(net, model)
     if spec.arch not in CLASSIFIERS:
         raise UsageError(f"--checkpoint {path}: is a {spec.arch}; expected one of: {', '.join(CLASSIFIERS)}")

@@ -26,12 +26,14 @@ from norton_det.data.calibration_set import read_unlabelled
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import human, table
-from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models import ARCHITECTURES
 from norton_det.models.weights import initial_network
 from norton_det.pruning import CRITERIA
 from norton_det.search.allocation import MEASURED, allocate
 from norton_det.search.latency import LatencyModel
-from norton_det.search.uniform import RANKS, Candidate, search
+from norton_det.search.uniform import Candidate, search
+from norton_det.structure.describe import described
+from norton_det.structure.settings import dense_network
 
 
 def _parser() -> Parser:
@@ -74,9 +76,10 @@ def main(argv: Sequence[str]) -> None:
 def _search(args: argparse.Namespace) -> None:
     latency = None
     if args.target_latency_ms is not None or args.target_speedup is not None:
-        ranks = RANKS if args.rank is None else (args.rank,)
-        model = CostModel(args.arch)
-        latency = LatencyModel(model, args.arch, ranks=ranks, batch=args.batch_size, device=args.device)
+        ranks = None if args.rank is None else (args.rank,)
+        dense = dense_network(args.arch, device="cpu")
+        model = CostModel(dense.architecture)
+        latency = LatencyModel(model, dense, ranks=ranks, batch=args.batch_size, device=args.device)
     found = search(
         args.arch,
         target_macs=args.target_macs,
@@ -86,7 +89,7 @@ def _search(args: argparse.Namespace) -> None:
         latency=latency,
         rank=args.rank,
         convention=args.convention,
-        most=args.top,
+        limit=args.top,
     )
     if args.json:
         names = ("rank", "rates", "macs", "params", "macs_published", "deviation", "latency_ms")
@@ -118,12 +121,15 @@ def _allocate(args: argparse.Namespace) -> None:
         raise UsageError(f"--output {args.output}: folder {Path(args.output).parent} does not exist")
     budget = Budget(args.target_macs, args.target_params, args.convention)
     budget.targets()
-    net, _ = initial_network(args.arch, args.weights)
+    net, _ = initial_network(ARCHITECTURES[args.arch], args.weights)
     images = read_unlabelled(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
     options = {"decomposition": args.decomposition, "criterion": args.criterion}
-    found = allocate(net, args.arch, budget, images, **options, seed=args.seed)
+    network = described(net, ARCHITECTURES[args.arch])
+    found = allocate(network, budget, images, **options, seed=args.seed)
     if args.output:
-        write_config(Config(args.arch, _dataset(args.arch), found.rank, found.rates, **options), args.output)
+        write_config(
+            Config(args.arch, ARCHITECTURES[args.arch].dataset, found.rank, found.rates, **options), args.output
+        )
     if args.json:
         print(json.dumps(asdict(found), indent=1))
         return
@@ -133,12 +139,6 @@ def _allocate(args: argparse.Namespace) -> None:
     print(table(header, [row]))
     if args.output:
         print(f"written: {args.output}")
-
-
-def _dataset(arch: str) -> str:
-    if arch not in CLASSIFIERS:
-        return "coco_kp" if arch.startswith("keypoint") else "coco"
-    return "cifar10" if ARCHITECTURES[arch].image_size == 32 else "imagenet"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import nn
 from norton_det.checkpoint import has_spec, load, read_spec
 from norton_det.cli.common import Parser, check_counts, check_device, command, parse_with_config, tell_changes
 from norton_det.data.batching import Batching, hold_out
-from norton_det.data.image_datasets import ImageSet, dataset_for, read_images
+from norton_det.data.image_datasets import ImageSet, read_images
 from norton_det.data.image_folder import check_classes, check_num_classes
 from norton_det.data.imagenet import Preset
 from norton_det.errors import UsageError
@@ -185,7 +185,7 @@ def _set_implementations(args: argparse.Namespace, model: nn.Module, arch: str, 
 
 
 def _dataset(args: argparse.Namespace, arch: str) -> str:
-    return args.dataset or dataset_for(ARCHITECTURES[arch].image_size)
+    return args.dataset or ARCHITECTURES[arch].dataset
 
 
 def _images(args: argparse.Namespace, arch: str) -> tuple[ImageSet, ImageSet]:
@@ -210,7 +210,7 @@ def _network(args: argparse.Namespace, arch: str, classes: list[str]) -> tuple[n
         net, spec = load(source)
         check_num_classes(spec.num_classes, classes, source)
     else:
-        net, origin = initial_network(arch, args.weights, num_classes=len(classes), seed=args.seed)
+        net, origin = initial_network(ARCHITECTURES[arch], args.weights, num_classes=len(classes), seed=args.seed)
         spec = replace(describe(net, arch), provenance={"weights": origin})
     return (nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.sync_bn else net), spec
 

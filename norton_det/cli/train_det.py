@@ -224,7 +224,7 @@ def _new_detector(args: argparse.Namespace, train: CocoDataset) -> tuple[nn.Modu
         args.trainable_backbone_layers = 3 if trained else 5
     if args.rank is None and args.rates is None:
         return model, spec
-    if spec.ranks or spec.widths:
+    if spec.decompositions or spec.widths:
         logger.warning("%s: is compressed already; --rank and --rates are not looked at", trained)
         return model, spec
     names = ("rank", "rates", "criterion", "decomposition", "seed")

@@ -4,22 +4,27 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from norton_det.calibration.calibrate import _calibrated
-from norton_det.calibration.layerwise import Images
-from norton_det.compression.decompose import decompose, described
-from norton_det.compression.prune import prune
+from norton_det.calibration.calibrate import calibrated
+from norton_det.compression.decompose import decomposed
+from norton_det.compression.network import network_to_compress
+from norton_det.compression.prune import pruned
 from norton_det.cost.budget import Budget
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Images
 from norton_det.models.weights import initial_network
 from norton_det.pruning import CRITERIA
 from norton_det.search.allocation import allocate
 from norton_det.spec import Spec
+from norton_det.structure.describe import described
+from norton_det.structure.network import Network
 from norton_det.structure.settings import Ranks, kept_widths
 
 
@@ -64,33 +69,51 @@ def compress(
         UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short; a budget that
             cannot be met, or without ``calibration``, or with a rank or rates.
         DataError: a weights file that is damaged or does not fit, weights that are not finite.
+
+    Example:
+        >>> import norton_det as nd
+        >>> net, spec = nd.compress(None, arch="resnet56_cifar", rank=1, rates="[0.]+[0.5]*29")
+        >>> spec.widths["layer2"], net.layer2[0].conv2.rank
+        (16, 1)
     """
-    if isinstance(model, nn.Module):
-        net, source = model, "a model object"
-    elif isinstance(arch, str):
-        net, source = initial_network(arch, model, num_classes=num_classes, seed=seed)
-    else:
-        raise UsageError("arch is a Spec; expected the network that it describes as model")
-    original = net
-    spec = before = described(net, arch)
-    spec = replace(spec, provenance={"source": source, "torch": torch.__version__, **spec.provenance})
-    # What can be refused is refused before the work begins.
+    DECOMPOSITIONS.check(decomposition)
+    CRITERIA.check(criterion)
+    before = _given(model, arch, num_classes, seed)
+    network = before
     if budget is not None:
         if rank is not None or rates is not None or calibration is None:
             raise UsageError(
                 "a budget takes the place of rank and rates, and needs calibration images to choose them on"
             )
-        found = allocate(
-            net, spec.arch, budget, calibration, decomposition=decomposition, criterion=criterion, seed=seed
-        )
-        rank, rates = found.rank, found.rates
-        spec = replace(spec, provenance={**spec.provenance, "allocate": asdict(found)})
-    _ = CRITERIA[criterion], DECOMPOSITIONS[decomposition], None if rates is None else kept_widths(spec, rates)
-    if rank is not None:
-        net, spec = decompose(net, spec, rank, method=decomposition, seed=seed)
+        options: dict[str, Any] = {"decomposition": decomposition, "criterion": criterion, "seed": seed}
+        allocation = allocate(before, budget, calibration, **options)
+        rank, rates = allocation.rank, allocation.rates
+        network = network.with_step("allocate", asdict(allocation))
     if rates is not None:
-        net, spec = prune(net, spec, rates, criterion=criterion, seed=seed)
-    net = copy.deepcopy(net) if net is model else net
-    if calibration is not None and net is not original:
-        spec = _calibrated(net, spec, original, before, calibration, seed)
-    return net, spec
+        kept_widths(before, rates)  # what can be refused is refused before the work begins
+    if rank is not None:
+        calibrating = calibration is not None
+        network = decomposed(network, rank, method=decomposition, seed=seed, calibrating=calibrating)
+    if rates is not None:
+        network = pruned(network, rates, criterion=criterion, seed=seed)
+    if network.module is model:
+        network = replace(network, module=copy.deepcopy(network.module))
+    if calibration is not None and (rank is not None or rates is not None):
+        network = calibrated(network, before, calibration, seed=seed)
+    return network.module, network.spec
+
+
+def _given(
+    model: nn.Module | str | Path | WeightsEnum | None, arch: str | Spec, num_classes: int | None, seed: int
+) -> Network:
+    """Return the network to compress, with its source in the provenance."""
+    if isinstance(model, nn.Module):
+        network, source = network_to_compress(model, arch), "a model object"
+    elif isinstance(arch, Spec):
+        raise UsageError("arch is a Spec; expected the network that it describes as model")
+    else:
+        architecture = ARCHITECTURES[arch]
+        net, source = initial_network(architecture, model, num_classes=num_classes, seed=seed)
+        network = described(net, architecture)
+    history = {"source": source, "torch": torch.__version__, **network.spec.provenance}
+    return replace(network, spec=replace(network.spec, provenance=history))

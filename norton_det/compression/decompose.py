@@ -1,4 +1,4 @@
-"""Replace convolutions by decomposed ones."""
+"""The first step: replace convolutions by decomposed ones."""
 
 import copy
 import logging
@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from norton_det.calibration.calibrate import _calibrated
-from norton_det.calibration.layerwise import Images
+from norton_det.calibration.calibrate import calibrated, check_calibratable
+from norton_det.compression.network import network_to_compress
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
-from norton_det.deployment.record import refuse_deployed
 from norton_det.errors import DataError, UsageError
+from norton_det.models.tasks import Images
 from norton_det.spec import Spec
 from norton_det.structure.build import conv_of
-from norton_det.structure.describe import check_described, describe
+from norton_det.structure.network import Network
 from norton_det.structure.settings import Ranks, chosen_layers
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ def decompose(
     """Replace convolutions by decomposed ones.
 
     With one number for all, every k x k convolution of the architecture's channel plan is decomposed, but for those it
-    keeps dense. The errors, and what was left out and why, are in the spec's provenance.
+    keeps dense. The errors, and what was left out and why, are in the spec's provenance. Layers that are decomposed
+    already stay as they are, so that several methods can be used in one network.
 
     Args:
         model: the network, which stays as it is.
@@ -47,37 +48,51 @@ def decompose(
         The network with decomposed layers, and its spec.
 
     Raises:
-        UsageError: an unknown name or layer, rank below 1, too few ranks, a grouped convolution named.
+        UsageError: an unknown name or layer, rank below 1, too few ranks, a grouped convolution named, a layer that
+            cannot be calibrated.
         DataError: weights that are not finite; the message names layer and filters.
+
+    Example:
+        >>> import norton_det as nd
+        >>> net = nd.resnet56_cifar(weights=None)
+        >>> small, spec = nd.decompose(net, "resnet56_cifar", {"conv1": 2})
+        >>> small.conv1.rank, spec.ranks
+        (2, {'conv1': 2})
     """
-    spec = described(model, arch)
-    block = DECOMPOSITIONS[method]
-    if spec.ranks and spec.decomposition != method:
-        raise UsageError(
-            f"layers are decomposed by {spec.decomposition!r} already; expected method={spec.decomposition!r}"
-        )
-    spec = replace(spec, decomposition=method)
-    ranks, skipped = chosen_layers(model, spec, rank)
-    net = copy.deepcopy(model)
+    before = network_to_compress(model, arch)
+    after = decomposed(before, rank, method=method, seed=seed, calibrating=calibration is not None)
+    if calibration is not None:
+        after = calibrated(after, before, calibration, seed=seed)
+    return after.module, after.spec
+
+
+def decomposed(network: Network, rank: Ranks, *, method: str, seed: int, calibrating: bool = False) -> Network:
+    """Return a copy of the network with decomposed layers; arguments and errors as of :func:`decompose`.
+
+    Args:
+        network: it stays as it is.
+        rank: as of :func:`decompose`.
+        method: as of :func:`decompose`.
+        seed: as of :func:`decompose`.
+        calibrating: the layers will be calibrated: those that cannot be are refused before the work begins.
+    """
+    layers, skipped = chosen_layers(network, rank, method)
+    if calibrating:
+        check_calibratable(network, layers)
+    net = copy.deepcopy(network.module)
     report: dict[str, Any] = {}
-    for name, r in tqdm(ranks.items(), desc="decompose", unit="layer", disable=None, leave=False):
-        conv = conv_of(net, name, spec.arch)
+    for name, layer in tqdm(layers.items(), desc="decompose", unit="layer", disable=None, leave=False):
+        conv = conv_of(net, name, network.architecture)
         try:
-            fitted = block.from_conv(conv, r, seed=seed)
+            fitted = DECOMPOSITIONS[method].from_conv(conv, layer.rank, seed=seed)
         except (UsageError, DataError) as error:
             raise type(error)(f"layer {name!r}: {error}") from None
-        report[name] = {"rank": r, **_fit_report(conv, fitted)}
+        report[name] = {"rank": layer.rank, **_fit_report(conv, fitted)}
         net.set_submodule(name, fitted)
+    logger.info("%d layers decomposed, %d left dense", len(layers), len(skipped))
+    spec = replace(network.spec, decompositions={**network.spec.decompositions, **layers})
     step = {"method": method, "seed": seed, "layers": report, "skipped": skipped}
-    logger.info("%d layers decomposed, %d left dense", len(ranks), len(skipped))
-    decomposed = replace(
-        spec,
-        ranks={**spec.ranks, **ranks},
-        provenance={**spec.provenance, "decompose": step},
-    )
-    if calibration is not None:
-        decomposed = _calibrated(net, decomposed, model, spec, calibration, seed)
-    return net, decomposed
+    return replace(network, module=net, spec=spec).with_step("decompose", step)
 
 
 def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
@@ -91,16 +106,3 @@ def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
     error = (weight - approximation).square().sum(1)[alive] / energy[alive]
     cancellation = block.term_energy().cpu()[alive] / energy[alive]
     return {"nmse": error.mean().item(), "cancellation": cancellation.max().item()}
-
-
-def described(net: nn.Module, arch: str | Spec) -> Spec:
-    """Return the spec of a network that is to be compressed, checked against it.
-
-    Raises:
-        UsageError: the network is of another architecture or spec, or deployed.
-    """
-    refuse_deployed(net)
-    if isinstance(arch, str):
-        return describe(net, arch)
-    check_described(net, arch)
-    return arch

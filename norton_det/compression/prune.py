@@ -1,4 +1,4 @@
-"""Remove whole filters."""
+"""The second step: remove whole filters."""
 
 import copy
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.calibration.calibrate import _calibrated
-from norton_det.calibration.layerwise import Images
+from norton_det.calibration.calibrate import calibrated
 from norton_det.channels.narrow import narrow_network
-from norton_det.compression.decompose import described
+from norton_det.compression.network import network_to_compress
+from norton_det.models.tasks import Images
 from norton_det.pruning import CRITERIA
 from norton_det.pruning.select import select_channels
 from norton_det.spec import Spec
-from norton_det.structure.settings import current_plan, kept_widths
+from norton_det.structure.network import Network
+from norton_det.structure.settings import kept_widths
 
 
 def prune(
@@ -45,12 +46,27 @@ def prune(
 
     Raises:
         UsageError: an unknown criterion, too few rates, a rate outside 0 <= rate < 1 or that leaves no filter.
+
+    Example:
+        >>> import norton_det as nd
+        >>> net = nd.vgg16_bn_cifar(weights=None)
+        >>> small, spec = nd.prune(net, "vgg16_bn_cifar", "[0.5]*13", criterion="norm")
+        >>> small.features[0].out_channels
+        32
     """
-    spec = described(model, arch)
-    plan = current_plan(spec)
-    widths = {group: width for group, width in kept_widths(spec, rates).items() if width < plan.widths[group]}
-    _ = CRITERIA[criterion]
-    net = copy.deepcopy(model)
+    before = network_to_compress(model, arch)
+    after = pruned(before, rates, criterion=criterion, seed=seed)
+    if calibration is not None:
+        after = calibrated(after, before, calibration, seed=seed)
+    return after.module, after.spec
+
+
+def pruned(network: Network, rates: str | Sequence[float], *, criterion: str, seed: int) -> Network:
+    """Return a narrower copy of the network; arguments and errors as of :func:`prune`."""
+    CRITERIA.check(criterion)
+    spec, plan = network.spec, network.plan
+    widths = {group: width for group, width in kept_widths(network, rates).items() if width < plan.widths[group]}
+    net = copy.deepcopy(network.module)
     generator = torch.Generator().manual_seed(seed)
     kept: dict[str, Tensor] = {}
     used: dict[str, str] = {}
@@ -63,12 +79,5 @@ def prune(
     }
     text = rates if isinstance(rates, str) else list(rates)
     step = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
-    pruned = replace(
-        spec,
-        widths={**spec.widths, **widths},
-        kept={**spec.kept, **original},
-        provenance={**spec.provenance, "prune": step},
-    )
-    if calibration is not None:
-        pruned = _calibrated(net, pruned, model, spec, calibration, seed)
-    return net, pruned
+    spec = replace(spec, widths={**spec.widths, **widths}, kept={**spec.kept, **original})
+    return replace(network, module=net, spec=spec).with_step("prune", step)

@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import KeypointRCNN
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.channels.narrow import NORMS
 from norton_det.decompositions import Decomposition
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.models.rcnn import DETECTOR_SIZE, RCNNAtFixedProposals, _HeadsOfOneDetection
+from norton_det.models.tasks import Task, task_of
 from norton_det.spec import Spec
-from norton_det.structure.build import build
+from norton_det.structure.build import build_network
 
 PUBLISHED_PER_NORM_OUTPUT = 3
 
@@ -77,24 +75,25 @@ def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] 
         UsageError: no image size is given for a network that is no detector.
     """
     if isinstance(model, Spec):
-        image_size = image_size or ARCHITECTURES[model.arch].image_size
-        net = build(model)
-    else:
-        net = copy.deepcopy(model).cpu()
-    detector = isinstance(net, GeneralizedRCNN)
+        architecture = ARCHITECTURES[model.arch]
+        net = build_network(model, architecture).module
+        return _complexity(net, architecture.task, image_size or architecture.image_size)
+    task = task_of(model)
+    return _complexity(copy.deepcopy(model).cpu(), task, image_size or task.image_size)
+
+
+def _complexity(net: nn.Module, task: Task, image_size: int | tuple[int, int] | None) -> Complexity:
     if image_size is None:
-        if not detector:
-            raise UsageError("image_size is None; expected the height and width of an image for a classifier")
-        image_size = DETECTOR_SIZE
+        raise UsageError("image_size is None; expected the height and width of an image for a classifier")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = torch.zeros(1, 3, height, width)
-    counted, per_detection = (RCNNAtFixedProposals(net), _HeadsOfOneDetection(net)) if detector else (net, None)
-    macs, norm_outputs = _count(counted, image)
+    macs, norm_outputs = _count(task.counted(net), image)
+    per_detection = task.counted_per_detection(net)
     head_macs = _count(per_detection, image)[0] if per_detection else {"": 0}
     macs.update({name: count for name, count in head_macs.items() if name})
     blocks = [module for module in net.modules() if isinstance(module, Decomposition)]
     biases = [bias for block in blocks if (bias := getattr(block, "bias", None)) is not None]
-    published_head = head_macs[""] if isinstance(net, KeypointRCNN) else 0
+    published_head = head_macs[""] if task.published_counts_heads() else 0
     return Complexity(
         tuple(_layers(net, macs)),
         macs[""],

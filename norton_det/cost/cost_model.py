@@ -3,24 +3,24 @@
 :func:`norton_det.count_complexity` counts one network by running it; a search looks at a million.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.channels.narrow import NORMS
 from norton_det.channels.plan import Layer
 from norton_det.cost.complexity import PUBLISHED_PER_NORM_OUTPUT, count_complexity
-from norton_det.decompositions import DECOMPOSITIONS, Decomposition
-from norton_det.models import ARCHITECTURES
-from norton_det.models.rcnn import DETECTOR_SIZE, RCNNAtFixedProposals
-from norton_det.spec import Rank, Spec
-from norton_det.structure.build import build
+from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.errors import UsageError
+from norton_det.models import Architecture
+from norton_det.spec import DecomposedLayer, Spec
+from norton_det.structure.build import build_network
+from norton_det.structure.network import Network
 
 Array = NDArray[np.int64]
 
@@ -33,113 +33,175 @@ class Costs(NamedTuple):
     params: Any
 
 
+class Sizes(NamedTuple):
+    """Height and width of a layer's input and output in one call."""
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer of the plan, and what its cost depends on besides its widths and rank."""
+    """A layer, and what its cost depends on besides its widths and rank.
+
+    Attributes:
+        layer: as in the channel plan; a layer that the plan does not name reads and writes no group.
+        kernel: height and width.
+        calls: the sizes each time that the layer runs (the RPN's convolution runs once for each level).
+        bias: whether it has one.
+        fixed_inputs: number of input channels where it reads no group.
+        fixed_outputs: number of output channels where it writes no group.
+        norm_params: parameters of a channel for a batch norm, None for another layer.
+        planned: whether the plan names it.
+        published_only: whether its MACs are counted in the published convention alone (Keypoint R-CNN's head).
+    """
 
     layer: Layer
     kernel: tuple[int, int]
-    inputs: tuple[int, int]
-    """Height and width of its input."""
-    outputs: tuple[int, int]
+    calls: tuple[Sizes, ...]
     bias: bool
+    fixed_inputs: int
     fixed_outputs: int
-    """Number of outputs where the plan says that they never change."""
     norm_params: int | None
-    """Parameters of a channel for a batch norm, None for another layer."""
+    planned: bool
+    published_only: bool
+
+    @property
+    def inputs(self) -> tuple[int, int]:
+        """Height and width of the input of its first call."""
+        return self.calls[0].inputs
 
     def widths(self, of_groups: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return the widths of its input and output, given those of all channel groups."""
-        reads = sum((of_groups[group] for group in self.layer.reads), 0) if self.layer.reads else 3
+        reads = sum(of_groups[group] for group in self.layer.reads) if self.layer.reads else self.fixed_inputs
         return reads, of_groups[self.layer.writes] if self.layer.writes else self.fixed_outputs
 
-    def at(
-        self, width_in: Array | int, width_out: Array | int, rank: Any, block: type[Decomposition]
-    ) -> tuple[Any, Any, Any]:
-        """Return MACs, batch-norm output elements and parameters."""
+    def at(self, width_in: Array | int, width_out: Array | int, decomposed: DecomposedLayer | None) -> Costs:
+        """Return its share of the network's costs."""
         if self.norm_params is not None:
-            return 0, width_in * self.outputs[0] * self.outputs[1], width_in * self.norm_params
-        (kh, kw), (ho, wo) = self.kernel, self.outputs
-        bias = width_out * self.bias
-        if rank is None:
-            return width_in * width_out * kh * kw * ho * wo, 0, width_in * width_out * kh * kw + bias
-        macs, weights = block.cost(width_in, width_out, self.kernel, self.inputs, self.outputs, rank)
-        return macs, 0, weights + bias
+            elements = width_in * sum(call.outputs[0] * call.outputs[1] for call in self.calls)
+            return Costs(0, PUBLISHED_PER_NORM_OUTPUT * elements, width_in * self.norm_params)
+        costs = [self._once(width_in, width_out, call, decomposed) for call in self.calls]
+        # A layer that does not run when the network is counted has parameters all the same.
+        weights = costs[0][1] if costs else self._once(width_in, width_out, Sizes((1, 1), (1, 1)), decomposed)[1]
+        macs = sum(macs for macs, _ in costs)
+        return Costs(0 if self.published_only else macs, macs, weights + width_out * self.bias)
+
+    def _once(
+        self, width_in: Array | int, width_out: Array | int, call: Sizes, decomposed: DecomposedLayer | None
+    ) -> tuple[Any, Any]:
+        """Return MACs of one call, and weights."""
+        if decomposed is not None:
+            block = DECOMPOSITIONS[decomposed.method]
+            return block.cost(width_in, width_out, self.kernel, call.inputs, call.outputs, decomposed.rank)
+        weights = width_in * width_out * self.kernel[0] * self.kernel[1]
+        return weights * call.outputs[0] * call.outputs[1], weights
 
 
 class CostModel:
     """Costs of an architecture's networks at the image size for which complexity is stated.
 
-    Args:
-        arch: registered name. Its dense network is run to see sizes, and counted once.
-        decomposition: registered name, of the layers that have a rank.
+    All layers of the channel plan are modelled, and all convolutions beside it, since these can be decomposed by name.
 
-    Raises:
-        UsageError: an unknown architecture or decomposition.
+    Args:
+        architecture: its dense network is run to see sizes, and counted once.
     """
 
-    def __init__(self, arch: str, decomposition: str = "cp") -> None:
-        self.block = DECOMPOSITIONS[decomposition]
-        self.plan = ARCHITECTURES[arch].plan
-        dense = Spec(arch, ARCHITECTURES[arch].num_classes)
-        self.layers = _measure(build(dense), self.plan.layers, ARCHITECTURES[arch].image_size)
-        counted = count_complexity(dense)
+    def __init__(self, architecture: Architecture) -> None:
+        self.plan = architecture.plan
+        dense = Spec(architecture.name, architecture.num_classes)
+        network = build_network(dense, architecture)
+        self.layers = _measure(network)
         self._by_name = {cost.layer.name: cost for cost in self.layers}
-        # What the plan does not name (a detector's FPN and heads) costs the same at all widths.
+        # What remains (linear layers beside the plan, pooling, upsampling) costs the same at all widths and ranks.
         self._rest = Costs(0, 0, 0)
-        own = self.at({}, {})
-        self._rest = Costs(*(getattr(counted, name) - int(getattr(own, name)) for name in Costs._fields))
+        modelled, counted = self.at({}, {}), count_complexity(dense)
+        self._rest = Costs(*(getattr(counted, name) - int(getattr(modelled, name)) for name in Costs._fields))
 
-    def at(self, ranks: Mapping[str, Any], widths: Mapping[str, Array | int]) -> Costs:
+    def at(self, decompositions: Mapping[str, DecomposedLayer], widths: Mapping[str, Array | int]) -> Costs:
         """Return the costs.
 
         Args:
-            ranks: layer -> rank, numbers or arrays that broadcast; layers not named are dense.
-            widths: channel group -> width, likewise; groups not named are whole.
+            decompositions: of the layers by name, as in a spec; layers not named are dense.
+            widths: channel group -> width, numbers or arrays that broadcast; groups not named are whole.
+
+        Raises:
+            UsageError: a layer is named that there is not.
         """
+        for name in decompositions:
+            self._cost_of(name)
         all_widths = {**self.plan.widths, **widths}
-        macs, norm_outputs, params = 0, 0, 0
+        total = self._rest
         for cost in self.layers:
-            more = cost.at(*cost.widths(all_widths), ranks.get(cost.layer.name), self.block)
-            macs, norm_outputs, params = macs + more[0], norm_outputs + more[1], params + more[2]
-        total = Costs(macs, macs + PUBLISHED_PER_NORM_OUTPUT * norm_outputs, params)
-        return Costs(*(a + b for a, b in zip(total, self._rest, strict=True)))
+            more = cost.at(*cost.widths(all_widths), decompositions.get(cost.layer.name))
+            total = Costs(*(a + b for a, b in zip(total, more, strict=True)))
+        return total
 
-    def of_layer(self, name: str, ranks: Sequence[Rank | None], widths: Mapping[str, int]) -> list[tuple[int, int]]:
-        """Return multiply-accumulates and parameters of one convolution at each of some ranks; None: dense."""
-        cost = self._by_name[name]
+    def of_layer(
+        self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]
+    ) -> list[tuple[int, int]]:
+        """Return multiply-accumulates and parameters of one convolution with each of some options; None: dense."""
+        cost = self._cost_of(name)
         reads, writes = cost.widths({**self.plan.widths, **widths})
-        found = [cost.at(reads, writes, rank, self.block) for rank in ranks]
-        return [(int(macs), int(params)) for macs, _, params in found]
+        costs = [cost.at(reads, writes, option) for option in options]
+        return [(int(cost.macs), int(cost.params)) for cost in costs]
+
+    def _cost_of(self, name: str) -> LayerCost:
+        if name not in self._by_name:
+            raise UsageError(f"the cost model has no layer {name!r}; expected one of: {', '.join(self._by_name)}")
+        return self._by_name[name]
 
 
-def _measure(net: nn.Module, layers: tuple[Layer, ...], size: int) -> list[LayerCost]:
-    """Run ``net`` once and note the sizes of each layer's input and output."""
-    sizes: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
-
-    def note(name: str, module: nn.Module) -> None:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            sizes[name] = (_size(args[0]), _size(output))
-
-        module.register_forward_hook(hook)
-
-    modules = {layer.name: net.get_submodule(layer.name) for layer in layers}
-    for name, module in modules.items():
-        note(name, module)
-    detector = isinstance(net, GeneralizedRCNN)
-    with torch.no_grad():
-        runnable = RCNNAtFixedProposals(net) if detector else net
-        runnable.eval()(torch.zeros(1, 3, *(DETECTOR_SIZE if detector else size,) * 2))
+def _measure(network: Network) -> list[LayerCost]:
+    """Run a network once and note the sizes of the inputs and outputs of the plan's layers and of all convolutions."""
+    net, plan, task = network.module, network.plan, network.architecture.task
+    planned = {layer.name for layer in plan.layers}
+    beside = [n for n, module in net.named_modules() if isinstance(module, nn.Conv2d) and n not in planned]
+    layers = [*plan.layers, *map(Layer, beside)]
+    names = [layer.name for layer in layers]
+    size = network.architecture.image_size
+    calls = _calls(net, names, task.counted(net), size)
+    heads = task.counted_per_detection(net) if task.published_counts_heads() else None
+    published = _calls(net, names, heads, size) if heads is not None else {}
     costs = []
     for layer in layers:
-        module = modules[layer.name]
-        norm = len(list(module.parameters())) if isinstance(module, NORMS) else None
-        if norm is not None or isinstance(module, (nn.Conv2d, nn.Linear)):
-            kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
-            fixed = int(getattr(module, "out_features", getattr(module, "out_channels", 0)))
-            bias = getattr(module, "bias", None) is not None
-            costs.append(LayerCost(layer, (kernel[0], kernel[1]), *sizes[layer.name], bias, fixed, norm))
+        in_both = calls[layer.name] or published.get(layer.name, ())
+        cost = _layer_cost(layer, net.get_submodule(layer.name), in_both, layer.name in planned)
+        if cost is not None:
+            costs.append(replace(cost, published_only=bool(in_both) and not calls[layer.name]))
     return costs
+
+
+def _calls(net: nn.Module, names: Sequence[str], runnable: nn.Module, size: int) -> dict[str, tuple[Sizes, ...]]:
+    """Return the sizes in each call of these layers of ``net`` when ``runnable`` runs on an image."""
+    calls: dict[str, tuple[Sizes, ...]] = dict.fromkeys(names, ())
+
+    def noting(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            calls[name] = (*calls[name], Sizes(_size(args[0]), _size(output)))
+
+        return hook
+
+    handles = [net.get_submodule(name).register_forward_hook(noting(name)) for name in names]
+    try:
+        with torch.no_grad():
+            runnable.eval()(torch.zeros(1, 3, size, size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _layer_cost(layer: Layer, module: nn.Module, calls: tuple[Sizes, ...], planned: bool) -> LayerCost | None:
+    """Return the cost of a layer of the network that was run; None for a shortcut, which costs nothing."""
+    norm = len(list(module.parameters())) if isinstance(module, NORMS) else None
+    if norm is None and not isinstance(module, (nn.Conv2d, nn.Linear)):
+        return None
+    kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
+    inputs = int(getattr(module, "in_features", getattr(module, "in_channels", 0)))
+    outputs = int(getattr(module, "out_features", getattr(module, "out_channels", 0)))
+    bias = getattr(module, "bias", None) is not None
+    return LayerCost(layer, (kernel[0], kernel[1]), calls, bias, inputs, outputs, norm, planned, published_only=False)
 
 
 def _size(tensor: torch.Tensor) -> tuple[int, int]:

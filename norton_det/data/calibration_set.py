@@ -14,7 +14,8 @@ from norton_det.data.image_folder import image_folder, read_rgb
 from norton_det.data.imagenet import Preset
 from norton_det.errors import DataError, UsageError
 from norton_det.files import IMAGE_SUFFIXES
-from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Detection
 
 
 def read_unlabelled(
@@ -38,14 +39,15 @@ def read_unlabelled(
     """
     if count < 1:
         raise UsageError(f"count of calibration images is {count}; expected at least 1")
-    small = ARCHITECTURES[arch].image_size == SIZE
+    architecture = ARCHITECTURES[arch]
+    small = architecture.dataset == "cifar10"
     if small and (Path(root) / CIFAR10.base_folder).is_dir():
         images = read_cifar(root, "train").images
         return normalize(images[_draw(len(images), count, holdout, seed)])
     paths = _files(root)
     chosen = [paths[i] for i in _draw(len(paths), count, holdout, seed).tolist()]
     bar = tqdm(chosen, desc=f"Reading {root}", disable=None, leave=False)
-    if arch not in CLASSIFIERS:
+    if architecture.task.name == Detection.name:
         return [TF.pil_to_tensor(read_rgb(path)).float() / 255 for path in bar]
     if not small:
         prepare = Preset().evaluation()

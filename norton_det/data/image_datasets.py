@@ -10,11 +10,6 @@ DATASETS = ("cifar10", "imagenet")
 ImageSet = MemoryImages | FolderImages
 
 
-def dataset_for(image_size: int) -> str:
-    """Return the name of the data set that is meant for networks of images of this side."""
-    return "cifar10" if image_size == 32 else "imagenet"
-
-
 def read_images(
     dataset: str,
     root: str | Path,

@@ -5,9 +5,15 @@ import norton_det.models.rcnn
 import norton_det.models.resnet
 import norton_det.models.resnet_cifar
 import norton_det.models.vgg  # noqa: F401  each registers its architectures
-from norton_det.models.architecture import ARCHITECTURES, Architecture
+from norton_det.models.architecture import (
+    ARCHITECTURES,
+    Architecture,
+    RateEntry,
+    classifiers,
+    register_architecture,
+)
 
-CLASSIFIERS = tuple(name for name in ARCHITECTURES if not name.endswith("_fpn"))
-"""The architectures that classify."""
+CLASSIFIERS = classifiers()
+"""The classifiers of this package."""
 
-__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture", "RateEntry", "classifiers", "register_architecture"]

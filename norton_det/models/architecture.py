@@ -2,13 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from norton_det.channels.plan import ChannelPlan
+from norton_det.models.tasks import Classification, Task
 from norton_det.registry import Registry
+
+
+class RateEntry(NamedTuple):
+    """One entry of an architecture's list of pruning rates: its name, and the channel groups that it narrows."""
+
+    name: str
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -16,33 +24,70 @@ class Architecture:
     """A standard network, and what compression has to know about it.
 
     Attributes:
+        name: under which it is registered.
         builder: makes the dense network: ``builder(num_classes=..., **options)``.
         plan: its channel plan at full width.
-        rate_order: for each entry of a list of pruning rates, what it is called and the groups that it narrows.
+        rate_order: the entries of a list of pruning rates, in order.
         num_classes: the default number of classes.
-        image_size: side of the square image for which complexity is stated.
+        image_size: side in pixels of the square image at which complexity is stated.
         classifier: name of the linear layer whose outputs are the classes.
+        dataset: name of the data set that the network is meant for: cifar10, imagenet, coco or coco_kp.
+        task: what the network does, and what follows from it.
         kept_dense: k x k convolutions of the plan that are decomposed only when named explicitly, with the reason.
         keeps_width: groups whose layer is made as wide as what it reads; their rates are of that width, once what they
             read has been narrowed.
         weights: torchvision's published weights for it.
         options_of: network -> the ``options`` that rebuild it, where the builder has any.
+
+    Example:
+        A network of one's own takes part in everything once it is registered:
+
+        >>> import norton_det as nd
+        >>> from torch import nn
+        >>> class Small(nn.Sequential):
+        ...     def __init__(self, num_classes):
+        ...         layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        ...         super().__init__(*layers, nn.Linear(8, num_classes))
+        >>> plan = nd.ChannelPlan({"hidden": 8}, (nd.Layer("0", (), "hidden"), nd.Layer("4", ("hidden",))))
+        >>> small = nd.Architecture("small", Small, plan, (nd.RateEntry("hidden", ("hidden",)),), num_classes=10,
+        ...                         image_size=32, classifier="4", dataset="cifar10")
+        >>> _ = nd.register_architecture(small)
+        >>> net, spec = nd.compress(Small(10), arch="small", rank=1, rates=[0.5])
+        >>> net(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
 
+    name: str
     builder: Callable[..., nn.Module]
     plan: ChannelPlan
-    rate_order: tuple[tuple[str, tuple[str, ...]], ...]
+    rate_order: tuple[RateEntry, ...]
     num_classes: int
     image_size: int
     classifier: str
+    dataset: str
+    task: Task = field(default_factory=Classification)
     kept_dense: dict[str, str] = field(default_factory=dict)
     keeps_width: frozenset[str] = frozenset()
     weights: type[WeightsEnum] | None = None
     options_of: Callable[[nn.Module], dict[str, Any]] = lambda net: {}
 
-    def build(self, num_classes: int, **options: Any) -> nn.Module:
+    def build(self, num_classes: int | None = None, **options: Any) -> nn.Module:
         """Return the dense network with its usual random initialisation."""
-        return self.builder(num_classes=num_classes, **options)
+        return self.builder(num_classes=num_classes or self.num_classes, **options)
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("architecture")
+
+
+def register_architecture(architecture: Architecture) -> Architecture:
+    """Make an architecture known under its name, to :func:`norton_det.compress` and all else, and return it.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    return ARCHITECTURES.register(architecture.name, architecture)
+
+
+def classifiers() -> tuple[str, ...]:
+    """Return the names of the architectures that classify images, in alphabetical order."""
+    return tuple(name for name in ARCHITECTURES if ARCHITECTURES[name].task.name == Classification.name)

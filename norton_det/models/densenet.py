@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from norton_det.channels.plan import ChannelPlan, Layer
-from norton_det.models.architecture import ARCHITECTURES, Architecture
+from norton_det.models.architecture import Architecture, RateEntry, register_architecture
 
 _GROWTH = 12
 _LAYERS = 12
@@ -94,29 +94,30 @@ def _plan() -> ChannelPlan:
         for i in range(_LAYERS):
             name = f"block{b}.{i}"
             widths[name] = _GROWTH
-            layers += [Layer(f"{name}.norm", reads), Layer(f"{name}.conv", reads, name)]
+            layers += [Layer.norm(f"{name}.norm", reads), Layer(f"{name}.conv", reads, name)]
             reads = (*reads, name)
         if b < 3:
             name = f"transition{b}"
             widths[name] = sum(widths[group] for group in reads)
-            layers += [Layer(f"{name}.norm", reads), Layer(f"{name}.conv", reads, name)]
+            layers += [Layer.norm(f"{name}.norm", reads), Layer(f"{name}.conv", reads, name)]
             reads = (name,)
-    layers += [Layer("norm", reads), Layer("linear", reads)]
+    layers += [Layer.norm("norm", reads), Layer("linear", reads)]
     return ChannelPlan(widths, tuple(layers))
 
 
 _PLAN = _plan()
 
-ARCHITECTURES.register(
-    "densenet40_cifar",
+register_architecture(
     Architecture(
+        "densenet40_cifar",
         CifarDenseNet,
         _PLAN,
         # The publication's lists begin with a rate for the stem, which it does not apply.
-        rate_order=tuple((group, () if group == "stem" else (group,)) for group in _PLAN.widths),
+        rate_order=tuple(RateEntry(group, () if group == "stem" else (group,)) for group in _PLAN.widths),
         num_classes=10,
         image_size=32,
         classifier="linear",
+        dataset="cifar10",
         keeps_width=frozenset(group for group in _PLAN.widths if group.startswith("transition")),
     ),
 )

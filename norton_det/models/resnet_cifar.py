@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from norton_det.channels.narrow import ChannelMap
 from norton_det.channels.plan import ChannelPlan, Layer
-from norton_det.models.architecture import ARCHITECTURES, Architecture
+from norton_det.models.architecture import Architecture, RateEntry, register_architecture
 
 _WIDTHS = (16, 32, 64)
 
@@ -78,7 +78,7 @@ def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.
 
 def _plan(blocks: int) -> ChannelPlan:
     widths = {"stem": _WIDTHS[0]}
-    layers = [Layer("conv1", (), "stem"), Layer("bn1", ("stem",))]
+    layers = [Layer("conv1", (), "stem"), Layer.norm("bn1", ("stem",))]
     source = "stem"
     for stage, width in zip(("layer1", "layer2", "layer3"), _WIDTHS, strict=True):
         widths[stage] = width
@@ -86,8 +86,8 @@ def _plan(blocks: int) -> ChannelPlan:
             block = f"{stage}.{b}"
             inner = f"{block}.conv1"
             widths[inner] = width
-            layers += [Layer(inner, (source,), inner), Layer(f"{block}.bn1", (inner,))]
-            layers += [Layer(f"{block}.conv2", (inner,), stage), Layer(f"{block}.bn2", (stage,))]
+            layers += [Layer(inner, (source,), inner), Layer.norm(f"{block}.bn1", (inner,))]
+            layers += [Layer(f"{block}.conv2", (inner,), stage), Layer.norm(f"{block}.bn2", (stage,))]
             if b == 0:
                 layers.append(Layer(f"{block}.shortcut", (source,), stage))
             source = stage
@@ -95,20 +95,21 @@ def _plan(blocks: int) -> ChannelPlan:
     return ChannelPlan(widths, tuple(layers))
 
 
-def _rate_order(blocks: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _rate_order(blocks: int) -> tuple[RateEntry, ...]:
     inner = [f"{stage}.{b}.conv1" for stage in ("layer1", "layer2", "layer3") for b in range(blocks)]
-    return tuple((name, (name,)) for name in ("stem", "layer1", "layer2", *inner))
+    return tuple(RateEntry(name, (name,)) for name in ("stem", "layer1", "layer2", *inner))
 
 
 for _name, _blocks in (("resnet56_cifar", 9), ("resnet110_cifar", 18)):
-    ARCHITECTURES.register(
-        _name,
+    register_architecture(
         Architecture(
+            _name,
             partial(CifarResNet, _blocks),
             _plan(_blocks),
             _rate_order(_blocks),
             num_classes=10,
             image_size=32,
             classifier="linear",
+            dataset="cifar10",
         ),
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.channels.plan import ChannelPlan, Layer
-from norton_det.models.architecture import ARCHITECTURES, Architecture
+from norton_det.models.architecture import Architecture, RateEntry, register_architecture
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _HIDDEN = 512
@@ -62,21 +62,22 @@ def _plan(convs: list[str]) -> ChannelPlan:
     layers = [Layer(convs[0], (), convs[0])]
     layers += [Layer(conv, (source,), conv) for source, conv in pairwise(convs)]
     # A convolution's batch norm is the module after it.
-    norms = [Layer(f"features.{int(conv.split('.')[1]) + 1}", (conv,)) for conv in convs]
+    norms = [Layer.norm(f"features.{int(conv.split('.')[1]) + 1}", (conv,)) for conv in convs]
     ordered = [layer for pair in zip(layers, norms, strict=True) for layer in pair]
     return ChannelPlan(widths, (*ordered, Layer("classifier.0", (convs[-1],))))
 
 
 _CONVS = _conv_names()
 
-ARCHITECTURES.register(
-    "vgg16_bn_cifar",
+register_architecture(
     Architecture(
+        "vgg16_bn_cifar",
         CifarVGG,
         _plan(_CONVS),
-        rate_order=tuple((conv, (conv,)) for conv in _CONVS),
+        rate_order=tuple(RateEntry(conv, (conv,)) for conv in _CONVS),
         num_classes=10,
         image_size=32,
         classifier="classifier.3",
+        dataset="cifar10",
     ),
 )

@@ -13,34 +13,33 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from norton_det.errors import DataError, UsageError
-from norton_det.models import ARCHITECTURES
+from norton_det.models.architecture import Architecture
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
 def initial_network(
-    arch: str,
+    architecture: Architecture,
     weights: str | Path | WeightsEnum | None = None,
     *,
     num_classes: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[nn.Module, str]:
-    """Return the dense network of an architecture with the wanted weights, and a word on where they came from.
+    """Return the dense network of an architecture with its weights, and where these came from.
 
     Args:
-        arch: registered name.
+        architecture: of the network.
         weights: a state-dict file; one of torchvision's weights, or its name ("IMAGENET1K_V2"); None: seeded random.
         num_classes: None takes it from the weights, or else the architecture's default.
         seed: of the random initialisation.
         progress: show the progress of a download.
 
     Raises:
-        UsageError: unknown architecture or weights.
+        UsageError: unknown weights.
         DataError: the file is missing, is no state dict, or does not fit.
     """
-    architecture = ARCHITECTURES[arch]
     named = named_weights(architecture.weights, weights)
     if weights is None:
         state, source = None, f"random, seed {seed}"
@@ -52,7 +51,7 @@ def initial_network(
         num_classes = len(state[f"{architecture.classifier}.weight"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = architecture.build(num_classes or architecture.num_classes)
+        net = architecture.build(num_classes)
     if state is not None:
         load_state(net, state, source)
     return net, source

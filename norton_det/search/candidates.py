@@ -1,50 +1,61 @@
-"""What is tried of each layer: every rank, and every width of what it reads."""
+"""What is tried of each layer of a dense network: every rank, and every width of what it reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from tqdm import tqdm
 
-from norton_det.calibration.layerwise import Images
 from norton_det.calibration.lockstep import Seen, observed
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import ChannelMap, positions
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.linalg.least_squares import Regression
-from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Images
 from norton_det.pruning import CRITERIA
 from norton_det.pruning.select import select_channels
-from norton_det.spec import Rank, Spec
+from norton_det.spec import Rank
+from norton_det.structure.network import Network
 from norton_det.structure.settings import chosen_layers, widths_at
 
 LEVELS = 16
 """Rates are multiples of a 16th."""
-
-
 _RIDGE = 1e-3  # of the mean diagonal of the inputs' second moment
-
-
 _SWEEPS = 3  # of a fit: it is compared, not kept
 
 
-Choice = tuple[str, Any]
-"""("rank", rank), or ("rate", (number of the rate, its level))."""
+class RankChoice(NamedTuple):
+    """Decompose a layer at a rank; None leaves it dense."""
+
+    layer: str
+    rank: Rank | None
+
+
+class RateChoice(NamedTuple):
+    """Raise a rate, by its number in the architecture's order, to a level: that many 16ths."""
+
+    rate: int
+    level: int
+
+
+Choice = RankChoice | RateChoice
+KeptAtLevel = Mapping[RateChoice, Mapping[str, Tensor]]
+"""Rate choice -> group -> channels that stay, where these are fewer than all."""
 
 
 @dataclass
-class _Trial:
+class Trial:
     """What is tried of one layer.
 
     Attributes:
         mean: of the unfolded inputs, (D,); of a shortcut's outputs, (C,).
         choices: K of them.
-        deltas: by how much the weights change, each flat.
+        deltas: by how much the weights change with each, flat.
     """
 
     mean: Tensor
@@ -52,43 +63,58 @@ class _Trial:
     deltas: list[Tensor] = field(default_factory=list)
 
     def add(self, choice: Choice, delta: Tensor) -> None:
+        """Add a choice and the change of the weights that it makes."""
         self.choices.append(choice)
         self.deltas.append(delta.flatten().float())
 
 
-def _trials(net: nn.Module, spec: Spec, images: Images, criterion: str, seed: int) -> dict[str, _Trial]:
-    """Pass the images forward, and fit every layer to its output with each rank and each width of what it reads."""
-    plan = ARCHITECTURES[spec.arch].plan
-    options = _options(net, spec)
-    kept = _kept_at_levels(net, spec, options, criterion, seed)
-    generator = torch.Generator().manual_seed(seed)
-    layers = {layer.name: layer for layer in plan.layers}
-    read = {group for (number, level) in kept for group in kept[number, level]}
+def trials(network: Network, images: Images, *, decomposition: str, criterion: str, seed: int) -> dict[str, Trial]:
+    """Pass the images forward, and fit every layer to its output with each rank and each width of what it reads.
+
+    Args:
+        network: dense, in evaluation mode.
+        images: unlabelled, as the network takes them.
+        decomposition: registered name.
+        criterion: registered name.
+        seed: of what is drawn.
+
+    Returns:
+        layer -> what is tried of it; layers of which nothing is tried are left out.
+    """
+    net, plan = network.module, network.plan
+    options = _rank_options(network, decomposition)
+    kept = _kept_at_levels(network, options, decomposition, criterion, seed)
+    fits = _Fits(network, decomposition, kept, torch.Generator().manual_seed(seed), seed)
+    read = {group for groups in kept.values() for group in groups}
     types = (nn.Conv2d, nn.Linear, ChannelMap)
-    names = [
-        name
-        for name, layer in layers.items()
-        if isinstance(net.get_submodule(name), types) and (name in options or not read.isdisjoint(layer.reads))
-    ]
-    trials: dict[str, _Trial] = {}
-    with (
-        observed(net, names, lambda model: _outputs(model, images)) as passing,
-        tqdm(total=len(names), desc="measure", unit="layer", disable=None, leave=False) as bar,
-    ):
+    layers = {
+        layer.name: layer
+        for layer in plan.layers
+        if isinstance(net.get_submodule(layer.name), types)
+        and (layer.name in options or not read.isdisjoint(layer.reads))
+    }
+    result: dict[str, Trial] = {}
+    with _forward(network, list(layers), images) as passing:
         for seen in passing:
-            trial = _fits(net, seen, layers[seen.name], options.get(seen.name, []), kept, spec, generator, seed)
+            trial = fits.of(seen, layers[seen.name], options.get(seen.name, []))
             if trial.choices:
-                trials[seen.name] = trial
-            bar.update()
-    return trials
+                result[seen.name] = trial
+    return result
 
 
-def _options(net: nn.Module, spec: Spec) -> dict[str, list[Rank]]:
+@contextmanager
+def _forward(network: Network, names: Sequence[str], images: Images) -> Iterator[Iterator[Seen]]:
+    task = network.architecture.task
+    with observed(network.module, names, lambda net: task.features_of(net, images)) as passing:
+        yield iter(tqdm(passing, total=len(names), desc="measure", unit="layer", disable=None, leave=False))
+
+
+def _rank_options(network: Network, decomposition: str) -> dict[str, list[Rank]]:
     """Return the ranks to try of each layer: those with fewer weights than the dense layer has."""
-    block = DECOMPOSITIONS[spec.decomposition]
+    block = DECOMPOSITIONS[decomposition]
     options = {}
-    for name in chosen_layers(net, spec, 1)[0]:
-        conv: Any = net.get_submodule(name)
+    for name in chosen_layers(network, 1, decomposition)[0]:
+        conv: Any = network.module.get_submodule(name)
         kernel = conv.kernel_size
         options[name] = [
             rank
@@ -99,73 +125,86 @@ def _options(net: nn.Module, spec: Spec) -> dict[str, list[Rank]]:
 
 
 def _kept_at_levels(
-    net: nn.Module, spec: Spec, options: Mapping[str, Sequence[Rank]], criterion: str, seed: int
-) -> dict[tuple[int, int], dict[str, Tensor]]:
-    """Return (number of a rate, level) -> group -> channels that stay, where that is fewer than all."""
-    architecture = ARCHITECTURES[spec.arch]
-    block = DECOMPOSITIONS[spec.decomposition]
-    blocks: dict[str, nn.Module] = {}
-    if CRITERIA[criterion].needs_factors:  # those of a rank in the middle stand for all
-        bar = tqdm(options.items(), desc="decompose", unit="layer", disable=None, leave=False)
-        for name, ranks in bar:
-            if ranks:
-                conv: Any = net.get_submodule(name)
-                blocks[name] = block.from_conv(conv, ranks[len(ranks) // 2], seed=seed)
-    kept: dict[tuple[int, int], dict[str, Tensor]] = {}
+    network: Network, options: Mapping[str, Sequence[Rank]], decomposition: str, criterion: str, seed: int
+) -> KeptAtLevel:
+    net, plan, order = network.module, network.plan, network.architecture.rate_order
+    needs_factors = CRITERIA[criterion].needs_factors
+    blocks = _middle_ranks(net, options, decomposition, seed) if needs_factors else {}
+    kept: dict[RateChoice, dict[str, Tensor]] = {}
     generator = torch.Generator().manual_seed(seed)
-    for number, (_, groups) in enumerate(architecture.rate_order):
+    for number, entry in enumerate(order):
         for level in range(1, LEVELS):
-            rates = np.zeros(len(architecture.rate_order))
+            rates = np.zeros(len(order))
             rates[number] = level / LEVELS
-            widths = widths_at(spec, rates)
-            found = {}
-            for group in groups:
+            widths = widths_at(network, rates)
+            narrowed = {}
+            for group in entry.groups:
                 width = int(widths[group])
-                if 0 < width < architecture.plan.widths[group]:
-                    names = architecture.plan.writers(group)
-                    writers = [blocks.get(name) or net.get_submodule(name) for name in names]
-                    found[group] = select_channels(writers, width, criterion, generator)[0]
-            if found:
-                kept[number, level] = found
+                if 0 < width < plan.widths[group]:
+                    writers = [blocks.get(name) or net.get_submodule(name) for name in plan.writers(group)]
+                    narrowed[group] = select_channels(writers, width, criterion, generator)[0]
+            if narrowed:
+                kept[RateChoice(number, level)] = narrowed
     return kept
 
 
-def _fits(
-    net: nn.Module,
-    seen: Seen,
-    layer: Layer,
-    ranks: Sequence[Rank],
-    kept: Mapping[tuple[int, int], Mapping[str, Tensor]],
-    spec: Spec,
-    generator: torch.Generator,
-    seed: int,
-) -> _Trial:
-    module: Any = net.get_submodule(seen.name)
-    widths = ARCHITECTURES[spec.arch].plan.widths
-    narrowed = [
-        (key, inputs) for key, groups in kept.items() if (inputs := positions(layer.reads, widths, groups)) is not None
-    ]
-    if isinstance(module, ChannelMap):
-        trial = _Trial(seen.output.mean((0, 2, 3)))
-        for key, inputs in narrowed:
-            gone = (module.index >= 0) & ~torch.isin(module.index.cpu(), inputs)
-            trial.add(("rate", key), -gone.float())
+def _middle_ranks(
+    net: nn.Module, options: Mapping[str, Sequence[Rank]], decomposition: str, seed: int
+) -> dict[str, nn.Module]:
+    """Return layers decomposed at the middle of their ranks, whose factors stand for those of all ranks."""
+    blocks: dict[str, nn.Module] = {}
+    for name, ranks in tqdm(options.items(), desc="decompose", unit="layer", disable=None, leave=False):
+        if ranks:
+            conv: Any = net.get_submodule(name)
+            blocks[name] = DECOMPOSITIONS[decomposition].from_conv(conv, ranks[len(ranks) // 2], seed=seed)
+    return blocks
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """What the fits of all layers share."""
+
+    network: Network
+    decomposition: str
+    kept: KeptAtLevel
+    generator: torch.Generator
+    seed: int
+
+    def of(self, seen: Seen, layer: Layer, ranks: Sequence[Rank]) -> Trial:
+        """Return what is tried of one layer, given its inputs and outputs."""
+        module: Any = self.network.module.get_submodule(seen.name)
+        if isinstance(module, ChannelMap):
+            return self._of_shortcut(module, seen, layer)
+        moments = Moments(module, self.generator)
+        moments.add(seen.inputs, seen.output)
+        weight = module.weight.detach().cpu().double().flatten(1)
+        # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
+        regression = replace(moments.regression(weight), ridge=_RIDGE)
+        trial = Trial(moments.means()[0].float())
+        for rank in ranks:
+            block = DECOMPOSITIONS[self.decomposition].from_conv(module, rank, seed=self.seed)
+            block.refit(regression, seed=self.seed, sweeps=_SWEEPS)
+            change = block.to_dense().weight.detach().cpu().double().flatten(1) - weight
+            trial.add(RankChoice(seen.name, rank), change)
+        spatial = torch.arange(module.weight[0, 0].numel())
+        for choice, inputs in self._narrowed(layer):
+            columns = (inputs.unsqueeze(1) * len(spatial) + spatial).flatten()
+            trial.add(choice, _without(regression, weight, columns) - weight)
         return trial
-    moments = Moments(module, generator)
-    moments.add(seen.inputs, seen.output)
-    weight = module.weight.detach().cpu().double().flatten(1)
-    # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
-    regression = replace(moments.regression(weight), ridge=_RIDGE)
-    trial = _Trial(moments.means()[0].float())
-    for rank in ranks:
-        block = DECOMPOSITIONS[spec.decomposition].from_conv(module, rank, seed=seed)
-        block.refit(regression, seed=seed, sweeps=_SWEEPS)
-        trial.add(("rank", rank), block.to_dense().weight.detach().cpu().double().flatten(1) - weight)
-    places = torch.arange(module.weight[0, 0].numel())
-    for key, inputs in narrowed:
-        columns = (inputs.unsqueeze(1) * len(places) + places).flatten()
-        trial.add(("rate", key), _without(regression, weight, columns) - weight)
-    return trial
+
+    def _of_shortcut(self, module: ChannelMap, seen: Seen, layer: Layer) -> Trial:
+        trial = Trial(seen.output.mean((0, 2, 3)))
+        for choice, inputs in self._narrowed(layer):
+            gone = (module.index >= 0) & ~torch.isin(module.index.cpu(), inputs)
+            trial.add(choice, -gone.float())
+        return trial
+
+    def _narrowed(self, layer: Layer) -> Iterator[tuple[RateChoice, Tensor]]:
+        """Yield the rate choices that narrow what the layer reads, and the input channels that stay."""
+        for choice, groups in self.kept.items():
+            inputs = positions(layer.reads, self.network.plan.widths, groups)
+            if inputs is not None:
+                yield choice, inputs
 
 
 def _without(regression: Regression, weight: Tensor, columns: Tensor) -> Tensor:
@@ -179,11 +218,3 @@ def _without(regression: Regression, weight: Tensor, columns: Tensor) -> Tensor:
     found = torch.zeros_like(weight)
     found[:, columns] = part.solution()
     return found
-
-
-def _outputs(net: Any, images: Images) -> list[Tensor]:
-    """Return what the network makes of images: the logits, or a detector's feature maps."""
-    if isinstance(net, GeneralizedRCNN):
-        batch, _ = net.transform(list(images))
-        return list(net.backbone(batch.tensors).values())
-    return [net(images)]

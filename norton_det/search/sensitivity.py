@@ -18,21 +18,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.calibration.layerwise import Images
 from norton_det.calibration.moments import unfold
 from norton_det.channels.narrow import ChannelMap
-from norton_det.deployment.record import refuse_deployed
 from norton_det.errors import UsageError
-from norton_det.search.candidates import _outputs, _Trial, _trials
+from norton_det.models.tasks import Images
+from norton_det.search.candidates import RateChoice, Trial, trials
 from norton_det.spec import Rank
-from norton_det.structure.describe import describe
+from norton_det.structure.network import Network
 
 _CHUNK = 32  # images in a backward pass
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Mean squared change of the output, as a share of its variance, when nothing else changes.
+    """Mean squared change of the output, as a fraction of its variance, when nothing else changes.
 
     Attributes:
         ranks: layer -> rank -> change. Ranks that cost no less than the dense layer are left out.
@@ -44,8 +43,7 @@ class Sensitivity:
 
 
 def measure(
-    net: nn.Module,
-    arch: str,
+    network: Network,
     images: Images,
     *,
     decomposition: str = "cp",
@@ -57,45 +55,43 @@ def measure(
     Memory is that of one forward pass of all images, and of all the weights that are tried.
 
     Args:
-        net: it stays as it is.
-        arch: registered name of its architecture.
+        network: it stays as it is.
         images: unlabelled, as the network takes them; one or two hundred.
         decomposition: registered name.
         criterion: registered name: which channels stay.
-        seed: of the decompositions' starts, of the places that are looked at and of the directions.
+        seed: of the decompositions' starts, of the spatial positions that are drawn and of the directions.
 
     Raises:
         UsageError: no image, an unknown name, or a network that is compressed already.
     """
     if not len(images):
         raise UsageError("there is no image to measure on; expected at least 1")
-    refuse_deployed(net)
-    spec = replace(describe(net, arch), decomposition=decomposition)
-    if spec.ranks or spec.widths:
-        raise UsageError(f"this {arch} is compressed already; expected a dense network")
-    dense = copy.deepcopy(net).eval().requires_grad_(False)
-    trials = _trials(dense, spec, images, criterion, seed)
-    changes = _changes(dense, trials, images, seed)
-    ranks: dict[str, dict[Rank, float]] = {}
+    if network.spec.decompositions or network.spec.widths:
+        raise UsageError(f"this {network.architecture.name} is compressed already; expected a dense network")
+    dense = replace(network, module=copy.deepcopy(network.module).eval().requires_grad_(False))
+    candidates = trials(dense, images, decomposition=decomposition, criterion=criterion, seed=seed)
+    changes = _changes(dense, candidates, images, seed)
+    ranks: dict[str, dict[Rank, float]] = defaultdict(dict)
     rates: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for name, trial in trials.items():
-        for (kind, what), change in zip(trial.choices, changes[name].tolist(), strict=True):
-            if kind == "rank":
-                ranks.setdefault(name, {})[what] = change
-            else:
-                rates[what[0]][what[1]] += change
-    return Sensitivity(ranks, {number: dict(levels) for number, levels in rates.items()})
+    for name, trial in candidates.items():
+        for choice, change in zip(trial.choices, changes[name].tolist(), strict=True):
+            if isinstance(choice, RateChoice):
+                rates[choice.rate][choice.level] += change
+            elif choice.rank is not None:
+                ranks[choice.layer][choice.rank] = change
+    return Sensitivity(dict(ranks), {number: dict(levels) for number, levels in rates.items()})
 
 
-def _changes(net: nn.Module, trials: Mapping[str, _Trial], images: Images, seed: int) -> dict[str, Tensor]:
+def _changes(network: Network, candidates: Mapping[str, Trial], images: Images, seed: int) -> dict[str, Tensor]:
     """Return for each layer the change of the output with each choice, (K,)."""
+    net = network.module
     device = next(net.parameters()).device
-    deltas = {name: torch.stack(trial.deltas).to(device) for name, trial in trials.items()}
-    sums = {name: torch.zeros(len(trial.choices), dtype=torch.float64) for name, trial in trials.items()}
+    deltas = {name: torch.stack(trial.deltas).to(device) for name, trial in candidates.items()}
+    sums = {name: torch.zeros(len(trial.choices), dtype=torch.float64) for name, trial in candidates.items()}
 
     def after(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
         def backward(gradient: Tensor) -> None:
-            features = _by_weights(module, x, y, gradient, trials[name].mean.to(device))
+            features = _by_weights(module, x, y, gradient, candidates[name].mean.to(device))
             sums[name] += (features @ deltas[name].mT).square().sum(0).cpu().double()
 
         y.register_hook(backward)
@@ -104,14 +100,14 @@ def _changes(net: nn.Module, trials: Mapping[str, _Trial], images: Images, seed:
         net.get_submodule(name).register_forward_hook(
             lambda module, args, y, name=name: after(name, module, args[0].detach(), y)
         )
-        for name in trials
+        for name in candidates
     ]
     generator = torch.Generator().manual_seed(seed)
     power = 0.0
     try:
         for chunk in _chunks(images, device):
             with torch.enable_grad():
-                outputs = _outputs(net, chunk)
+                outputs = network.architecture.task.features_of(net, chunk)
                 directions = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
                 scales = [1 / out.detach().std().clamp(min=1e-12) for out in outputs]
                 total: Any = sum((s * e * out).sum() for s, e, out in zip(scales, directions, outputs, strict=True))

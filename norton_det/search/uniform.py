@@ -1,10 +1,10 @@
 """Budget search: ranks and pruning rates whose network costs no more than a budget, and hardly less.
 
-Candidates are of the form that the publication uses, ``"[0.]+[p]*k+[q]*m"``: one rate for the first k layers after the
-stem, another one for the rest.
+Candidates have the publication's form, ``"[0.]+[p]*k+[q]*m"``: one rate for the first k layers after the stem, another
+one for the rest; and one rank for all layers (of a decomposition whose ranks depend on the layer, one fraction).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
@@ -14,33 +14,42 @@ from numpy.typing import NDArray
 
 from norton_det.cost.budget import Budget
 from norton_det.cost.cost_model import CostModel, Costs
+from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
-from norton_det.models import ARCHITECTURES
-from norton_det.spec import Spec, format_rates
-from norton_det.structure.build import build
-from norton_det.structure.settings import chosen_layers, widths_at
+from norton_det.spec import DecomposedLayer, Rank, format_ranks, format_rates
+from norton_det.structure.build import conv_of
+from norton_det.structure.network import Network
+from norton_det.structure.settings import Ranks, chosen_layers, decomposable_layers, dense_network, widths_at
 
-RANKS = tuple(range(1, 9))
-"""Ranks below that of an exact decomposition of a 3x3 convolution."""
 _RATES = np.arange(0, 96) / 100
-_PER_FORM = 3  # candidates that are kept of each rank and k
+_PER_RANK = 3  # candidates that are kept of each rank and k
 
 
 class Latency(Protocol):
-    """Milliseconds by setting."""
+    """Milliseconds by configuration."""
 
     dense: float
     """Of the dense network."""
 
-    def at(self, ranks: Mapping[str, Any], widths: Mapping[str, Any]) -> NDArray[np.float64]:
+    def at(self, decompositions: Mapping[str, DecomposedLayer], widths: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return milliseconds, for arrays of widths."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting and what it costs; ``deviation`` is by which share it stays below the budget, the largest of all."""
+    """A configuration and what it costs.
 
-    rank: int
+    Attributes:
+        rank: in the notation of :func:`norton_det.compress`.
+        rates: likewise.
+        macs: multiply-accumulates.
+        macs_published: the same in the published convention.
+        params: parameters.
+        deviation: the largest fraction by which it stays below a target.
+        latency_ms: milliseconds, where latency is asked for.
+    """
+
+    rank: int | str
     rates: str
     macs: int
     macs_published: int
@@ -57,31 +66,33 @@ def search(
     target_latency_ms: float | None = None,
     target_speedup: float | None = None,
     latency: Latency | None = None,
-    rank: int | None = None,
+    rank: Rank | None = None,
+    decomposition: str = "cp",
     convention: str = "plain",
     tolerance: float = 0.01,
-    most: int = 10,
+    limit: int = 10,
 ) -> list[Candidate]:
-    """Find settings within a budget.
+    """Find configurations within a budget.
 
     Args:
         arch: registered name of the architecture.
-        target_macs: the most multiply-accumulates, at the architecture's image size.
-        target_params: the most parameters.
-        target_latency_ms: the most milliseconds of a deployed network; needs ``latency``.
+        target_macs: upper limit of the multiply-accumulates, at the architecture's image size.
+        target_params: upper limit of the parameters.
+        target_latency_ms: upper limit of the milliseconds of a deployed network; needs ``latency``.
         target_speedup: the same as a factor to the dense network's.
-        latency: of the architecture's networks, by settings: a :class:`norton_det.search.latency.LatencyModel`.
-        rank: the only rank to look at; None looks at 1 to 8.
+        latency: of the architecture's networks: a :class:`norton_det.search.latency.LatencyModel`.
+        rank: the only rank to try; None tries all that the decomposition offers.
+        decomposition: registered name.
         convention: how MACs are counted: "plain" (convolutions and linear layers) or "published" (and batch norms).
-        tolerance: by which share a candidate may stay below a target.
-        most: number of candidates to return.
+        tolerance: fraction by which a candidate may stay below a target.
+        limit: number of candidates to return.
 
     Returns:
         Candidates that are above no target, smallest deviation first.
 
     Raises:
-        UsageError: an unknown architecture or convention, no target, a rank below 1; or targets that cannot be met
-            together: the message gives the nearest reachable costs.
+        UsageError: an unknown architecture, decomposition or convention, no target, a rank below 1; or targets that
+            cannot be met together: the message gives the nearest reachable costs.
     """
     if target_speedup is not None and target_speedup <= 0:
         raise UsageError(f"target_speedup is {target_speedup}; expected more than 0")
@@ -92,58 +103,77 @@ def search(
     timed = {} if target_latency_ms is None else {"latency_ms": target_latency_ms}
     counted = target_macs is not None or target_params is not None or not timed
     budget = {**(Budget(target_macs, target_params, convention).targets() if counted else {}), **timed}
-    found: dict[tuple[int, int], Candidate] = {}
+    within: dict[tuple[int, int], Candidate] = {}
     nearest: Candidate | None = None
-    for candidate in _best_of_each_form(arch, budget, RANKS if rank is None else (rank,), latency):
+    for candidate in _candidates(dense_network(arch), decomposition, rank, budget, latency):
         if 0 <= candidate.deviation <= tolerance:
-            found.setdefault((candidate.macs, candidate.params), candidate)
+            within.setdefault((candidate.macs, candidate.params), candidate)
         if nearest is None or abs(candidate.deviation) < abs(nearest.deviation):
             nearest = candidate
-    if not found:
+    if not within:
         assert nearest is not None
-        wanted = " and ".join(f"{name} {target:,.0f}" for name, target in budget.items())
-        raise UsageError(
-            f"{arch}: no setting within {tolerance:.0%} below {wanted}; nearest reachable: rank {nearest.rank}, rates "
-            f"{nearest.rates} with macs {nearest.macs:,}, macs_published {nearest.macs_published:,}, "
-            f"params {nearest.params:,}{_told(nearest)}"
-        )
-    return sorted(found.values(), key=lambda c: (c.deviation, c.rank, c.rates))[:most]
+        raise UsageError(f"{arch}: no configuration within {tolerance:.0%} below {_out_of_reach(budget, nearest)}")
+    return sorted(within.values(), key=lambda c: (c.deviation, str(c.rank), c.rates))[:limit]
 
 
-def _told(candidate: Candidate) -> str:
-    return "" if candidate.latency_ms is None else f", latency_ms {candidate.latency_ms:.2f}"
+def _out_of_reach(budget: Mapping[str, float], nearest: Candidate) -> str:
+    targets = " and ".join(f"{name} {target:,.0f}" for name, target in budget.items())
+    latency = "" if nearest.latency_ms is None else f", latency_ms {nearest.latency_ms:.2f}"
+    return (
+        f"{targets}; nearest reachable: rank {nearest.rank}, rates {nearest.rates} with macs {nearest.macs:,}, "
+        f"macs_published {nearest.macs_published:,}, params {nearest.params:,}{latency}"
+    )
 
 
-def _best_of_each_form(
-    arch: str, budget: dict[str, float], ranks: tuple[int, ...], latency: Latency | None
+def uniform_ranks(dense: Network, decomposition: str) -> list[dict[str, Rank]]:
+    """Return the ranks of all layers in each of the steps that the decomposition offers, from low to high.
+
+    For CP these are 1 to 8, for Tucker-2 the same eighths of the channels of every layer.
+    """
+    block = DECOMPOSITIONS[decomposition]
+    layers = decomposable_layers(dense)[0]
+    choices = {name: block.choices(conv_of(dense.module, name, dense.architecture)) for name in layers}
+    steps = max(map(len, choices.values()), default=0)
+    return [{name: ranks[min(i, len(ranks) - 1)] for name, ranks in choices.items() if ranks} for i in range(steps)]
+
+
+def _candidates(
+    dense: Network, decomposition: str, rank: Rank | None, budget: Mapping[str, float], latency: Latency | None
 ) -> Iterator[Candidate]:
     """Yield the best candidates for each rank and k; the deviation of one above a target is negative."""
-    model = CostModel(arch)
-    dense = Spec(arch, ARCHITECTURES[arch].num_classes)
-    net = build(dense, "meta")
-    order = ARCHITECTURES[arch].rate_order
-    lead = int(order[0][0] == "stem")  # which the publication never prunes
+    model = CostModel(dense.architecture)
+    order = dense.architecture.rate_order
+    lead = int(order[0].name == "stem")  # which the publication never prunes
     p, q = (grid.ravel() for grid in np.meshgrid(_RATES, _RATES))
-    for rank, k in product(ranks, range(1, len(order) - lead)):
+    ranks: Sequence[Ranks] = uniform_ranks(dense, decomposition) if rank is None else [rank]
+    options = [chosen_layers(dense, one, decomposition)[0] for one in ranks]
+    for layers, k in product(options, range(1, len(order) - lead)):
         rates = np.zeros((len(order), p.size))
         rates[lead : lead + k], rates[lead + k :] = p, q
         widths = widths_at(dense, rates)
-        chosen = chosen_layers(net, dense, rank)[0]
-        costs: dict[str, Any] = model.at(chosen, widths)._asdict()
+        costs: dict[str, Any] = model.at(layers, widths)._asdict()
         if latency is not None:
-            costs["latency_ms"] = latency.at(chosen, widths)
+            costs["latency_ms"] = latency.at(layers, widths)
         deviation = _deviation(costs, budget)
         possible = np.min(list(widths.values()), 0) > 0
         ordered = np.where(possible, np.abs(deviation) + (deviation < 0), np.inf).argsort(kind="stable")
-        for i in ordered[:_PER_FORM]:
+        for i in ordered[:_PER_RANK]:
             counts = {name: int(costs[name][i]) for name in Costs._fields}
             time = float(costs["latency_ms"][i]) if latency is not None else None
-            setting = format_rates(rates[:, i].tolist())
-            yield Candidate(rank, setting, **counts, deviation=float(deviation[i]), latency_ms=time)
+            written = _rank(list(layers.values()))
+            rates_text = format_rates(rates[:, i].tolist())
+            yield Candidate(written, rates_text, **counts, deviation=float(deviation[i]), latency_ms=time)
 
 
-def _deviation(costs: Mapping[str, Any], budget: dict[str, float]) -> NDArray[np.float64]:
-    """Return the largest share by which a cost stays below its target; where one is above, minus that share."""
+def _rank(layers: Sequence[DecomposedLayer]) -> int | str:
+    """Return the ranks as one number where they are one, or as text."""
+    ranks = [layer.rank for layer in layers]
+    first = ranks[0]
+    return first if isinstance(first, int) and set(ranks) == {first} else format_ranks(ranks)
+
+
+def _deviation(costs: Mapping[str, Any], budget: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the largest fraction by which a cost stays below its target; where one is above, minus that fraction."""
     below = np.stack([1 - costs[name] / target for name, target in budget.items()])
     furthest: NDArray[np.float64] = np.abs(below).max(0)
     return np.where(below.min(0) >= 0, furthest, -furthest)

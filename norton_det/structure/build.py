@@ -1,4 +1,4 @@
-"""From a spec to the network it describes, and back."""
+"""From a spec to the network that it describes."""
 
 from collections.abc import Iterable
 
@@ -10,46 +10,72 @@ from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.spec import Spec
+from norton_det.structure.network import Network
 
 
 def build(spec: Spec, device: torch.device | str = "cpu") -> nn.Module:
     """Return the network that ``spec`` describes, with its layers' usual random initialisation.
 
-    On ``device="meta"`` nothing is allocated: enough to look at shapes.
+    Args:
+        spec: what :func:`norton_det.compress` returned, or one written by hand.
+        device: of the parameters. On "meta" nothing is allocated, which is enough to see shapes.
 
     Raises:
-        UsageError: the architecture, a layer, a group or a width of the spec does not exist.
+        UsageError: the architecture, a method, a layer, a group or a width of the spec does not exist.
+
+    Example:
+        >>> import norton_det as nd
+        >>> net = nd.build(nd.Spec("resnet56_cifar", 10, widths={"layer1.0.conv1": 4}), device="meta")
+        >>> net.layer1[0].conv1.out_channels
+        4
     """
-    architecture = ARCHITECTURES[spec.arch]
-    block = DECOMPOSITIONS[spec.decomposition]
+    return build_network(spec, ARCHITECTURES[spec.arch], device).module
+
+
+def build_network(spec: Spec, architecture: Architecture, device: torch.device | str = "cpu") -> Network:
+    """Return the network that ``spec`` describes as one value; errors as of :func:`build`."""
     with torch.device(device):
         net = architecture.build(spec.num_classes, **spec.options)
-        for name, rank in spec.ranks.items():
-            net.set_submodule(name, block.like(conv_of(net, name, spec.arch), rank))
+    apply_spec(net, spec, architecture)
+    return Network(net.to(device), spec, architecture)
+
+
+def apply_spec(net: nn.Module, spec: Spec, architecture: Architecture) -> None:
+    """Give a dense network of the architecture the structure of ``spec``, in place; decomposed layers are not fitted.
+
+    Raises:
+        UsageError: a method, a layer, a group or a width of the spec does not exist.
+    """
+    for name, layer in spec.decompositions.items():
+        conv = conv_of(net, name, architecture)
+        with torch.device(conv.weight.device):
+            net.set_submodule(name, DECOMPOSITIONS[layer.method].like(conv, layer.rank))
     narrow_network(net, architecture.plan, _kept_channels(spec, architecture))
-    return net.to(device)
 
 
-def conv_of(net: nn.Module, name: str, arch: str) -> nn.Conv2d:
+def conv_of(net: nn.Module, name: str, architecture: Architecture) -> nn.Conv2d:
     """Return the convolution called ``name``.
 
     Raises:
         UsageError: there is none.
     """
-    module = dict(net.named_modules()).get(name)
+    try:
+        module = net.get_submodule(name)
+    except AttributeError:
+        module = None
     if not isinstance(module, nn.Conv2d):
-        found = "no such layer" if module is None else f"a {type(module).__name__}"
-        raise UsageError(f"{name!r} is {found} in {arch}; expected the name of a convolution")
+        problem = "no such layer" if module is None else f"a {type(module).__name__}"
+        raise UsageError(f"{name!r} is {problem} in {architecture.name}; expected the name of a convolution")
     return module
 
 
 def _kept_channels(spec: Spec, architecture: Architecture) -> dict[str, Tensor]:
     full = architecture.plan.widths
-    _check_names(spec.widths, full, f"channel group of {spec.arch}")
+    _check_names(spec.widths, full, f"channel group of {architecture.name}")
     for group, width in spec.widths.items():
         last = spec.kept[group][-1] if group in spec.kept else width - 1
         if last >= full[group]:
-            raise UsageError(f"group {group!r} keeps channel {last}; {spec.arch} has {full[group]} there")
+            raise UsageError(f"group {group!r} keeps channel {last}; {architecture.name} has {full[group]} there")
     return {
         group: torch.tensor(list(spec.kept.get(group, range(width))))
         for group, width in spec.widths.items()
@@ -57,8 +83,8 @@ def _kept_channels(spec: Spec, architecture: Architecture) -> dict[str, Tensor]:
     }
 
 
-def _check_names(names: Iterable[str], known: Iterable[str], kind: str) -> None:
-    known = list(known)
+def _check_names(names: Iterable[str], registered: Iterable[str], kind: str) -> None:
+    registered = list(registered)
     for name in names:
-        if name not in known:
-            raise UsageError(f"unknown {kind} {name!r}; expected one of: {', '.join(known)}")
+        if name not in registered:
+            raise UsageError(f"unknown {kind} {name!r}; expected one of: {', '.join(registered)}")

@@ -5,10 +5,11 @@ from torch import nn
 from norton_det.channels.narrow import ChannelMap
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import DataError, UsageError
-from norton_det.models import ARCHITECTURES
+from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.weights import load_state
-from norton_det.spec import Spec
-from norton_det.structure.build import build
+from norton_det.spec import DecomposedLayer, Spec
+from norton_det.structure.build import build_network
+from norton_det.structure.network import Network
 
 
 def describe(net: nn.Module, arch: str) -> Spec:
@@ -17,13 +18,45 @@ def describe(net: nn.Module, arch: str) -> Spec:
     Raises:
         UsageError: the network is of another architecture; or which channels it kept cannot be seen and matters.
     """
-    architecture = ARCHITECTURES[arch]
+    return described(net, ARCHITECTURES[arch]).spec
+
+
+def described(net: nn.Module, architecture: Architecture, spec: Spec | None = None) -> Network:
+    """Return a network with its spec, which is checked.
+
+    Args:
+        net: dense or compressed.
+        architecture: of the network.
+        spec: what the network is said to be; None reads it off the network.
+
+    Raises:
+        UsageError: the network is of another architecture or spec; or, without a spec, which channels it kept cannot be
+            seen and matters.
+    """
+    network = Network(net, spec or _spec_of(net, architecture), architecture)
+    check_described(network)
+    return network
+
+
+def check_described(network: Network) -> None:
+    """Check that the module has the tensors of its spec.
+
+    Raises:
+        UsageError: it has not; the message names the first difference.
+    """
+    state = {name: tensor.to("meta") for name, tensor in network.module.state_dict().items()}
+    built = build_network(network.spec, network.architecture, "meta").module
+    try:
+        load_state(built, state, f"model (as arch={network.architecture.name!r})")
+    except DataError as error:
+        raise UsageError(str(error)) from None
+
+
+def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
     modules = dict(net.named_modules())
     classifier = modules.get(architecture.classifier)
     if not isinstance(classifier, nn.Linear):
-        raise UsageError(f"model has no linear layer {architecture.classifier!r}; expected a {arch}")
-    blocks = {name: module for name, module in modules.items() if isinstance(module, Decomposition)}
-    kinds = {name for block in blocks.values() for name in DECOMPOSITIONS if type(block) is DECOMPOSITIONS[name]}
+        raise UsageError(f"model has no linear layer {architecture.classifier!r}; expected a {architecture.name}")
     widths = {}
     for group, full in architecture.plan.widths.items():
         writer = modules.get(architecture.plan.writers(group)[0])
@@ -31,27 +64,20 @@ def describe(net: nn.Module, arch: str) -> Spec:
         if width != full:
             widths[group] = width
     if widths and any(isinstance(module, ChannelMap) for module in modules.values()):
-        raise UsageError(f"which channels a narrowed {arch} keeps cannot be seen from it; expected its Spec")
-    spec = Spec(
-        arch,
+        raise UsageError(
+            f"which channels a narrowed {architecture.name} keeps cannot be seen from it; expected its Spec"
+        )
+    return Spec(
+        architecture.name,
         classifier.out_features,
-        ranks={name: block.rank for name, block in blocks.items()},
+        {name: _decomposed(module) for name, module in modules.items() if isinstance(module, Decomposition)},
         widths=widths,
-        decomposition=kinds.pop() if kinds else "cp",
         options=architecture.options_of(net),
     )
-    check_described(net, spec)
-    return spec
 
 
-def check_described(net: nn.Module, spec: Spec) -> None:
-    """Check that ``net`` has the tensors of ``spec``.
-
-    Raises:
-        UsageError: it has not; the message names the first difference.
-    """
-    state = {name: tensor.to("meta") for name, tensor in net.state_dict().items()}
-    try:
-        load_state(build(spec, "meta"), state, f"model (as arch={spec.arch!r})")
-    except DataError as error:
-        raise UsageError(str(error)) from None
+def _decomposed(block: Decomposition) -> DecomposedLayer:
+    for method in DECOMPOSITIONS:
+        if type(block) is DECOMPOSITIONS[method]:
+            return DecomposedLayer(method, block.rank)
+    raise UsageError(f"a layer is a {type(block).__name__}; expected one of: {', '.join(DECOMPOSITIONS)}")

@@ -20,10 +20,11 @@ from norton_det.builders import make_detector
 from norton_det.checkpoint import has_spec, load
 from norton_det.decompositions import set_implementation
 from norton_det.errors import UsageError
-from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Detection
 from norton_det.models.weights import initial_network
 from norton_det.spec import Spec
-from norton_det.structure.describe import describe
+from norton_det.structure.describe import described
 from norton_det.training.loop import SizedBatches, Task
 
 _INPUTS = ("image_mean", "image_std")  # a detector's options that say what its backbone is given
@@ -192,12 +193,14 @@ def load_teacher(source: str | Path, student: Spec) -> nn.Module:
 def _read(source: str | Path, arch: str) -> tuple[nn.Module, Spec]:
     if has_spec(source):
         return load(source)
-    if arch not in CLASSIFIERS:
+    architecture = ARCHITECTURES[arch]
+    if architecture.task.name == Detection.name:
         return make_detector(arch, weights=source)
-    teacher, _ = initial_network(arch, source)
-    return teacher, describe(teacher, arch)
+    teacher, _ = initial_network(architecture, source)
+    return teacher, described(teacher, architecture).spec
 
 
-def _kind(spec: Spec) -> tuple[bool, int]:
+def _kind(spec: Spec) -> tuple[str, int]:
     """Return what tells networks apart that take different images."""
-    return spec.arch in CLASSIFIERS, ARCHITECTURES[spec.arch].image_size
+    architecture = ARCHITECTURES[spec.arch]
+    return architecture.task.name, architecture.image_size

@@ -14,15 +14,16 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from norton_det.calibration.layerwise import Images
 from norton_det.data.batching import Batches, Batching
 from norton_det.decompositions import in_implementation
 from norton_det.deployment.record import refuse_deployed
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Images
+from norton_det.models.tasks import Task as NetworkTask
 from norton_det.spec import Spec
-from norton_det.structure.describe import check_described
+from norton_det.structure.describe import described
 from norton_det.training.distillation import Distilled, by_features, by_logits
 from norton_det.training.loop import TrainOptions, train_one_epoch
 from norton_det.training.optim import make_optimizer, make_schedule
@@ -75,11 +76,11 @@ def reconstruct(
         if count < 1:
             raise UsageError(f"reconstruction: {name} is {count}; expected at least 1")
     refuse_deployed(net)
-    check_described(net, spec)
+    kind = described(net, ARCHITECTURES[spec.arch], spec).architecture.task
     trained, teacher = copy.deepcopy(net), copy.deepcopy(reference)
     device = next(net.parameters()).device
     batching = Batching(min(batch_size, len(images)), seed)
-    unlabelled = _Unlabelled(images, batching, device)
+    unlabelled = _Unlabelled(images, batching, device, kind)
     task = _imitation(unlabelled, teacher)
     with torch.random.fork_rng(), in_implementation(trained, "dense"), in_implementation(teacher, "dense"):
         for network in (trained, teacher):
@@ -98,7 +99,7 @@ def reconstruct(
 
 
 def _imitation(unlabelled: "_Unlabelled", teacher: nn.Module) -> Distilled:
-    if isinstance(teacher, GeneralizedRCNN):
+    if unlabelled.of.features:
         return by_features(unlabelled, teacher, weight=1)
     return by_logits(unlabelled, teacher, weight=1, temperature=TEMPERATURE)
 
@@ -131,11 +132,13 @@ class _Unlabelled:
         images: (N, 3, H, W), or a list of (3, H, W).
         batching: how they come in batches.
         device: where the network is.
+        of: what the network does.
     """
 
     images: Images
     batching: Batching
     device: torch.device
+    of: NetworkTask
     best: ClassVar[str] = ""
 
     def training(self, epoch: int, start: int, /) -> Batches[list[Tensor]]:
@@ -156,11 +159,7 @@ class _Unlabelled:
     def losses(self, model: nn.Module, batch: list[Tensor]) -> Mapping[str, Tensor]:
         """Run the network, of a detector what makes the features, and return nothing."""
         model.eval()  # batch norms keep their statistics: what is trained is what is measured, whatever the batch
-        images = [image.to(self.device) for image in batch]
-        if isinstance(model, GeneralizedRCNN):
-            model.backbone(model.transform(images)[0].tensors)
-        else:
-            model(torch.stack(images).contiguous(memory_format=torch.channels_last))
+        self.of.features_of(model, [image.to(self.device) for image in batch])
         return {}
 
     def describe(self, batch: list[Tensor]) -> str:

@@ -22,7 +22,7 @@ from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import RIDGES, Regression, best_ridge
 from norton_det.models import ARCHITECTURES
 from norton_det.structure.build import build
-from norton_det.structure.settings import current_plan
+from norton_det.structure.describe import described
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_twin_of_a_pruned_channel_takes_its_part() -> None:
         for tensor in (dense.layer3[3].conv1.weight, *dense.layer3[3].bn1.state_dict().values()):
             if tensor.dim():
                 tensor[5] = tensor[2]
-    plan = current_plan(spec)
+    plan = described(dense, ARCHITECTURES[spec.arch], spec).plan
     kept = {inner: torch.tensor([c for c in range(plan.widths[inner]) if c != 5])}
     pruned = copy.deepcopy(dense)
     narrow_network(pruned, plan, kept)

@@ -78,13 +78,13 @@ def test_dense_parameters(arch: str, params: int) -> None:
 def test_the_cost_model_agrees_with_the_count(stem: str) -> None:
     (file,) = (file for file in FILES if file.stem == stem)
     spec = read_config(file).spec()
-    counted, modelled = count_complexity(spec), CostModel(spec.arch).at(spec.ranks, spec.widths)
+    counted, modelled = count_complexity(spec), CostModel(ARCHITECTURES[spec.arch]).at(spec.decompositions, spec.widths)
     assert modelled == (counted.macs, counted.macs_published, counted.params)
 
 
 def test_the_cost_model_of_a_detector() -> None:
     spec = read_config(CONFIGS / "coco" / "keypointrcnn_96g.yaml").spec()
-    counted, modelled = count_complexity(spec), CostModel(spec.arch).at(spec.ranks, spec.widths)
+    counted, modelled = count_complexity(spec), CostModel(ARCHITECTURES[spec.arch]).at(spec.decompositions, spec.widths)
     assert modelled == (counted.macs, counted.macs_published, counted.params)
 
 

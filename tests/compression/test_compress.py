@@ -17,7 +17,7 @@ from norton_det.channels.narrow import narrow_network
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.weights import read_state_dict
-from norton_det.spec import Spec
+from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.build import build
 from norton_det.structure.describe import describe
 
@@ -81,7 +81,8 @@ def test_pruned_equals_masked(arch: str, rank: int | None) -> None:
     net = build(full)
     if rank:
         convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
-        full = replace(full, ranks={n: rank for n in convs if "fpn" not in n and "rpn" not in n})
+        layer = DecomposedLayer("cp", rank)
+        full = replace(full, decompositions={n: layer for n in convs if "fpn" not in n and "rpn" not in n})
         net = build(full)
     net.eval()
     randomise_norms(net)
@@ -137,7 +138,7 @@ def test_published_resnets() -> None:
     assert (cost.params, cost.macs) == (5_885_736, 899_619_808)
     assert spec.widths["layer1"] == 230
     _, spec = nd.compress(None, arch="resnet56_cifar", rank=1, rates="[0.]+[0.12]*2+[0.4]*27", criterion="random")
-    cost = nd.count_complexity(replace(spec, ranks=dict.fromkeys(spec.ranks, 7)))
+    cost = nd.count_complexity(replace(spec, decompositions=dict.fromkeys(spec.ranks, DecomposedLayer("cp", 7))))
     assert (cost.params, cost.macs) == (447_830, 72_032_768)
 
 
@@ -274,7 +275,7 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
         ({"widths": {"layer9": 3}}, "unknown channel group of resnet50 'layer9'"),
         ({"widths": {"layer1": 257}}, "group 'layer1' keeps channel 256; resnet50 has 256"),
         ({"widths": {"layer1": 1}, "kept": {"layer1": [256]}}, "keeps channel 256"),
-        ({"ranks": {"fc": 1}}, "'fc' is a Linear"),
+        ({"decompositions": {"fc": ("cp", 1)}}, "'fc' is a Linear"),
     ],
 )
 def test_specs_that_cannot_be_built(fields: dict, message: str) -> None:

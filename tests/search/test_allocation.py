@@ -19,10 +19,12 @@ from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, resnet_cifar
 from norton_det.models.architecture import Architecture
 from norton_det.search.allocation import best_within
-from norton_det.search.candidates import _Trial
+from norton_det.search.candidates import RankChoice, Trial
 from norton_det.search.sensitivity import Sensitivity, _changes, measure
-from norton_det.spec import Spec
-from norton_det.structure.settings import decomposable_layers, spec_of_setting
+from norton_det.spec import DecomposedLayer, Spec
+from norton_det.structure.describe import described
+from norton_det.structure.network import Network
+from norton_det.structure.settings import decomposable_layers, dense_network, spec_of_setting
 
 
 @pytest.fixture
@@ -30,10 +32,8 @@ def resnet8(monkeypatch: pytest.MonkeyPatch) -> str:
     """A network of seven narrow convolutions, that is measured in a test's time."""
     monkeypatch.setattr(resnet_cifar, "_WIDTHS", (8, 16, 32))
     builder, plan = partial(resnet_cifar.CifarResNet, 1), resnet_cifar._plan(1)
-    network = Architecture(builder, plan, resnet_cifar._rate_order(1), 10, 32, "linear")
+    network = Architecture("resnet8", builder, plan, resnet_cifar._rate_order(1), 10, 32, "linear", "cifar10")
     monkeypatch.setitem(ARCHITECTURES._items, "resnet8", network)
-    for module in ("norton_det.models", "norton_det.data.calibration_set"):
-        monkeypatch.setattr(f"{module}.CLASSIFIERS", ("resnet8",))
     return "resnet8"
 
 
@@ -51,8 +51,7 @@ def falling(layers: list[str], seed: int = 0) -> dict[str, dict[int, float]]:
 
 
 def resnet56_layers() -> list[str]:
-    spec = Spec("resnet56_cifar", 10)
-    return decomposable_layers(nd.build(spec, "meta"), spec)[0]
+    return decomposable_layers(dense_network("resnet56_cifar"))[0]
 
 
 def test_predicted_change_is_the_real_one() -> None:
@@ -63,9 +62,10 @@ def test_predicted_change_is_the_real_one() -> None:
     for name, layer in (("0", net[0]), ("2", net[2]), ("4", net[4])):
         delta = 1e-2 * torch.randn_like(layer.weight)
         patches = _unfolded(layer, x)
-        trial = _Trial(patches.mean((0, 2)))
-        trial.add(("rank", 1), delta)
-        predicted = _changes(net, {name: trial}, images, seed=0)[name].item()
+        trial = Trial(patches.mean((0, 2)))
+        trial.add(RankChoice(name, 1), delta)
+        network = Network(net, Spec("resnet56_cifar", 10), ARCHITECTURES["resnet56_cifar"])
+        predicted = _changes(network, {name: trial}, images, seed=0)[name].item()
         before = net(images)
         layer.weight += delta
         layer.bias -= delta.flatten(1) @ trial.mean  # the mean of what changes costs nothing
@@ -84,7 +84,7 @@ def _unfolded(layer: nn.Module, x: Tensor) -> Tensor:
 
 def test_measured_changes(resnet8: str) -> None:
     net = trained()
-    found = measure(net, resnet8, torch.randn(12, 3, 32, 32))
+    found = measure(described(net, ARCHITECTURES[resnet8]), torch.randn(12, 3, 32, 32))
     assert set(found.ranks) == {name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
     for ranks in found.ranks.values():
         assert all(ranks[r] > 0 for r in ranks)
@@ -102,7 +102,7 @@ def test_twins_are_spared(resnet8: str) -> None:
         for tensor in (inner.conv1.weight, inner.bn1.weight, inner.bn1.bias, inner.bn1.running_mean):
             tensor[1:] = tensor[:1]
         inner.bn1.running_var[1:] = inner.bn1.running_var[:1]
-    rates = measure(net, resnet8, torch.randn(12, 3, 32, 32), criterion="norm").rates
+    rates = measure(described(net, ARCHITECTURES[resnet8]), torch.randn(12, 3, 32, 32), criterion="norm").rates
     # Of the inner groups, after the stem and two stages, the second has twins only: one of them does for all.
     assert rates[4][15] < 1e-3 * min(rates[3][14], rates[5][15])
 
@@ -120,7 +120,7 @@ def test_twins_are_spared(resnet8: str) -> None:
 def test_budget_is_met_and_costs_are_exact(budget: Budget) -> None:
     layers = resnet56_layers()
     rates = {i: {level: 1e-3 * level**2 for level in range(1, 16)} for i in range(1, 30)}
-    found = best_within(budget, "resnet56_cifar", Sensitivity(falling(layers), rates))
+    found = best_within(budget, ARCHITECTURES["resnet56_cifar"], Sensitivity(falling(layers), rates))
     counted = count_complexity(spec_of_setting("resnet56_cifar", found.rank, found.rates))
     assert (found.macs, found.macs_published, found.params) == (counted.macs, counted.macs_published, counted.params)
     for name, target in budget.targets().items():
@@ -133,22 +133,26 @@ def test_budget_is_met_and_costs_are_exact(budget: Budget) -> None:
 def test_no_worse_than_one_rank_for_all(rank: int, seed: int) -> None:
     changes = falling(resnet56_layers(), seed)
     uniform = count_complexity(spec_of_setting("resnet56_cifar", rank))
-    found = best_within(Budget(uniform.macs, uniform.params), "resnet56_cifar", Sensitivity(changes, {}))
+    found = best_within(Budget(uniform.macs, uniform.params), ARCHITECTURES["resnet56_cifar"], Sensitivity(changes, {}))
     assert found.change <= sum(ranks[rank] for ranks in changes.values())
 
 
 def test_near_the_best_of_all() -> None:
     layers = ["layer2.1.conv1", "layer2.3.conv2", "layer3.2.conv1"]
     changes = falling(layers)
-    model = CostModel("resnet56_cifar")
-    dense = model.at({}, {}).macs
+    model = CostModel(ARCHITECTURES["resnet56_cifar"])
+
+    def cost(ranks: dict[str, int]) -> int:
+        return model.at({name: DecomposedLayer("cp", rank) for name, rank in ranks.items()}, {}).macs
+
+    dense = cost({})
     for target in (dense - 1e6, dense - 3e6, dense - 5e6):
         best = min(
             sum(changes[name][r] for name, r in ranks.items())
             for choice in itertools.product(range(9), repeat=3)
-            if model.at(ranks := {name: r for name, r in zip(layers, choice, strict=True) if r}, {}).macs <= target
+            if cost(ranks := {name: r for name, r in zip(layers, choice, strict=True) if r}) <= target
         )
-        found = best_within(Budget(macs=target), "resnet56_cifar", Sensitivity(changes, {}))
+        found = best_within(Budget(macs=target), ARCHITECTURES["resnet56_cifar"], Sensitivity(changes, {}))
         assert found.change <= 1.2 * best
 
 
@@ -156,17 +160,17 @@ def test_what_is_refused(resnet8: str) -> None:
     net, images = trained(), torch.randn(2, 3, 32, 32)
     nothing = Sensitivity({}, {})
     with pytest.raises(UsageError, match=r"no allocation within macs 1,000; the nearest .* macs 3,"):
-        best_within(Budget(macs=1000), resnet8, nothing)
+        best_within(Budget(macs=1000), ARCHITECTURES[resnet8], nothing)
     with pytest.raises(UsageError, match="no target"):
-        best_within(Budget(), resnet8, nothing)
+        best_within(Budget(), ARCHITECTURES[resnet8], nothing)
     for options in ({"rank": 1, "calibration": images}, {"rates": "[0.]*6", "calibration": images}, {}):
         with pytest.raises(UsageError, match="a budget takes the place of rank and rates, and needs calibration"):
             nd.compress(net, arch=resnet8, budget=Budget(macs=1e6), **options)
     with pytest.raises(UsageError, match="no image"):
-        measure(net, resnet8, images[:0])
+        measure(described(net, ARCHITECTURES[resnet8]), images[:0])
     small, _ = nd.decompose(net, resnet8, 1)
     with pytest.raises(UsageError, match="compressed already"):
-        measure(small, resnet8, images)
+        measure(described(small, ARCHITECTURES[resnet8]), images)
 
 
 def test_compress_within_a_budget(resnet8: str) -> None:

@@ -1,6 +1,7 @@
 """Budget search."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from norton_det.cost.cost_model import CostModel
 from norton_det.errors import UsageError
 from norton_det.search import latency
 from norton_det.search.uniform import search
-from norton_det.structure.settings import spec_of_setting
+from norton_det.spec import DecomposedLayer
+from norton_det.structure.settings import dense_network, spec_of_setting
 
 
 def test_candidates_meet_both_targets_and_are_sorted() -> None:
@@ -30,7 +32,7 @@ def test_candidates_meet_both_targets_and_are_sorted() -> None:
 
 @pytest.mark.parametrize("targets", [{"target_macs": 30e6}, {"target_params": 0.2e6}])
 def test_one_target(targets: dict[str, float]) -> None:
-    found = search("resnet56_cifar", rank=2, **targets, convention="published", most=3)
+    found = search("resnet56_cifar", rank=2, **targets, convention="published", limit=3)
     assert len(found) <= 3
     for candidate in found:
         assert candidate.rank == 2
@@ -40,7 +42,7 @@ def test_one_target(targets: dict[str, float]) -> None:
 
 def test_what_cannot_be_met_is_told_with_the_nearest() -> None:
     with pytest.raises(
-        UsageError, match=r"no setting within 1% below macs 2,000,000,000 and params 1,000; nearest .*rank"
+        UsageError, match=r"no configuration within 1% below macs 2,000,000,000 and params 1,000; nearest .*rank"
     ):
         search("resnet56_cifar", target_macs=2e9, target_params=1000, rank=1)
     with pytest.raises(UsageError, match="no target"):
@@ -56,11 +58,12 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int | None]:
     """Ranks of the layers that are timed: each takes a millisecond for a million multiply-accumulates."""
     ranks: list[int | None] = []
 
-    def time_layer(module: nn.Module, rank: int | None, shape: tuple[int, ...], device: str) -> dict[str, float]:
-        ranks.append(rank)
-        terms = module.weight.numel() if rank is None else rank * module.weight.numel() / 9
-        places = np.prod(shape[2:]) / np.prod(getattr(module, "stride", 1))
-        milliseconds = 1e-6 * terms * float(places)
+    def time_layer(module: nn.Module, shape: tuple[int, ...], device: str) -> dict[str, float]:
+        ranks.append(getattr(module, "rank", None))
+        parts = [getattr(module, name) for name in ("pointwise", "reduce", "core", "expand") if hasattr(module, name)]
+        weights = sum(part.weight.numel() for part in parts or [module])  # depthwise convolutions cost next to nothing
+        spatial = np.prod(shape[2:]) / np.prod(getattr(module, "stride", 1))
+        milliseconds = 1e-6 * weights * float(spatial)
         return {"contiguous": milliseconds, "channels_last": 2 * milliseconds}
 
     monkeypatch.setattr(latency, "_time_layer", time_layer)
@@ -70,9 +73,10 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int | None]:
     return ranks
 
 
-def test_latency_is_interpolated_and_the_table_is_kept(timed: list[int | None], tmp_path: Path) -> None:
-    costs = CostModel("resnet56_cifar")
-    model = latency.LatencyModel(costs, "resnet56_cifar", ranks=(1, 2))
+def test_latency_is_interpolated_and_the_table_is_kept(timed: list[Any], tmp_path: Path) -> None:
+    dense = dense_network("resnet56_cifar", device="cpu")
+    costs = CostModel(dense.architecture)
+    model = latency.LatencyModel(costs, dense, ranks=(1, 2))
     assert model.dense == pytest.approx(200)
     assert set(timed) == {None, 1, 2}
     count = len(timed)
@@ -80,15 +84,16 @@ def test_latency_is_interpolated_and_the_table_is_kept(timed: list[int | None], 
     widths = {group: np.array([width, width // 2 + 1, width // 8 + 1]) for group, width in costs.plan.widths.items()}
     macs = costs.at({}, widths).macs
     np.testing.assert_allclose(model.at({}, widths) - model.dense, 1e-6 * (macs - macs[0]), rtol=1e-6, atol=1e-6)
-    assert model.at({"layer1.0.conv1": 2}, {}) < model.dense
+    assert model.at({"layer1.0.conv1": DecomposedLayer("cp", 2)}, {}) < model.dense
     assert len(list((tmp_path / "norton_det").iterdir())) == 1
-    latency.LatencyModel(costs, "resnet56_cifar", ranks=(1, 2))
+    latency.LatencyModel(costs, dense, ranks=(1, 2))
     assert len(timed) == count
 
 
-def test_search_by_latency(timed: list[int | None], capsys: pytest.CaptureFixture[str]) -> None:
-    model = latency.LatencyModel(CostModel("resnet56_cifar"), "resnet56_cifar", ranks=(1,))
-    found = search("resnet56_cifar", target_speedup=2.4, rank=1, latency=model, most=3)
+def test_search_by_latency(timed: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    dense = dense_network("resnet56_cifar", device="cpu")
+    model = latency.LatencyModel(CostModel(dense.architecture), dense, ranks=(1,))
+    found = search("resnet56_cifar", target_speedup=2.4, rank=1, latency=model, limit=3)
     for candidate in found:
         assert 0.99 * model.dense / 2.4 <= candidate.latency_ms <= model.dense / 2.4
     words = ["--arch", "resnet56_cifar", "--rank", "1", "--top", "1", "--target-latency-ms", "83"]
@@ -101,12 +106,30 @@ def test_search_by_latency(timed: list[int | None], capsys: pytest.CaptureFixtur
 
 
 def test_a_layer_is_timed() -> None:
-    for module, rank, shape in (
-        (nn.Conv2d(4, 6, 3, padding=1, stride=2, device="meta"), 2, (1, 4, 8, 8)),
-        (nn.Conv2d(4, 6, 1, device="meta"), None, (1, 4, 8, 8)),
-        (nn.Linear(4, 6, device="meta"), None, (2, 4)),
+    conv = nn.Conv2d(8, 6, 3, padding=1, stride=2, device="meta")
+    for module, shape in (
+        (latency._resized(conv, (8, 6), (4, 3), "cp", 2), (1, 4, 8, 8)),
+        (latency._resized(conv, (8, 6), (4, 3), "tucker2", (2, 3)), (1, 4, 8, 8)),
+        (latency._resized(nn.Conv2d(4, 6, 1, device="meta"), (4, 6), (4, 6), "cp", None), (1, 4, 8, 8)),
+        (latency._resized(nn.Linear(4, 6, device="meta"), (4, 6), (4, 6), "cp", None), (2, 4)),
     ):
-        times = latency._time_layer(module, rank, shape, "cpu")
+        times = latency._time_layer(module, shape, "cpu")
         assert set(times) == {"contiguous", "channels_last"}
         assert all(value > 0 for value in times.values())
     assert torch.is_grad_enabled()
+
+
+def test_latency_knows_every_decomposition(timed: list[Any]) -> None:
+    dense = dense_network("resnet56_cifar", device="cpu")
+    model = latency.LatencyModel(CostModel(dense.architecture), dense, decomposition="tucker2")
+    assert {rank for rank in timed if rank is not None} > {(2, 2), (8, 8)}  # eighths of 16 and of 64 channels
+    layers = {"layer3.1.conv1": DecomposedLayer("tucker2", (8, 8))}
+    assert model.at(layers, {}) < model.at({"layer3.1.conv1": DecomposedLayer("tucker2", (32, 32))}, {}) < model.dense
+    found = search("resnet56_cifar", target_speedup=1.3, decomposition="tucker2", latency=model, limit=2)
+    for candidate in found:
+        assert 0.99 * model.dense / 1.3 <= candidate.latency_ms <= model.dense / 1.3
+        spec = spec_of_setting("resnet56_cifar", candidate.rank, candidate.rates, decomposition="tucker2")
+        assert count_complexity(spec).params == candidate.params
+    for name, layer in (("linear", DecomposedLayer("tucker2", 1)), ("layer3.1.conv1", DecomposedLayer("cp", 1))):
+        with pytest.raises(UsageError, match=f"no latency of layer '{name}' decomposed by '{layer.method}'"):
+            model.at({name: layer}, {})

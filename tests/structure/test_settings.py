@@ -1,13 +1,20 @@
-"""Settings: from a rank and rates to a spec."""
+"""Compression configurations: from a rank and rates to a spec."""
 
 import numpy as np
 import pytest
 
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec
-from norton_det.structure.settings import kept_widths, spec_of_setting, widths_at
+from norton_det.structure.build import build_network
+from norton_det.structure.network import Network
+from norton_det.structure.settings import dense_network, kept_widths, spec_of_setting, widths_at
 
-RESNET56 = Spec("resnet56_cifar", 10)
+RESNET56 = dense_network("resnet56_cifar")
+
+
+def meta_network(spec: Spec) -> Network:
+    return build_network(spec, ARCHITECTURES[spec.arch], "meta")
 
 
 def test_kept_widths_are_the_published_ones() -> None:
@@ -18,7 +25,7 @@ def test_kept_widths_are_the_published_ones() -> None:
 
 
 def test_a_transition_is_as_wide_as_what_it_reads() -> None:
-    dense = Spec("densenet40_cifar", 10)
+    dense = dense_network("densenet40_cifar")
     kept = kept_widths(dense, "[0.5]+[0.25]*12+[0.]+[0.25]*12+[0.5]+[0.]*12")
     assert "stem" not in kept  # its rate is not applied
     assert kept["block1.0"] == 9
@@ -26,15 +33,15 @@ def test_a_transition_is_as_wide_as_what_it_reads() -> None:
     assert kept["transition2"] == (24 + 2 * 12 * 9) // 2
     # And once more, from the narrowed network.
     narrowed = spec_of_setting("densenet40_cifar", None, "[0.5]+[0.25]*12+[0.]+[0.25]*12+[0.5]+[0.]*12")
-    assert kept_widths(narrowed, "[0.]*39")["transition1"] == 24 + 12 * 9
+    assert kept_widths(meta_network(narrowed), "[0.]*39")["transition1"] == 24 + 12 * 9
 
 
 def test_many_settings_at_once_are_each_alone() -> None:
     rates = np.random.default_rng(0).uniform(0, 0.9, (39, 4))
-    spec = Spec("densenet40_cifar", 10)
-    together = widths_at(spec, rates)
+    dense = dense_network("densenet40_cifar")
+    together = widths_at(dense, rates)
     for i in range(4):
-        alone = kept_widths(spec, list(rates[:, i]))
+        alone = kept_widths(dense, list(rates[:, i]))
         assert alone == {group: together[group][i] for group in alone}
 
 

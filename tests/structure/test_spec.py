@@ -6,7 +6,7 @@ import pytest
 
 from norton_det.errors import DataError, UsageError
 from norton_det.registry import Registry
-from norton_det.spec import Spec, format_ranks, format_rates, parse_ranks, parse_rates
+from norton_det.spec import DecomposedLayer, Spec, format_ranks, format_rates, parse_ranks, parse_rates
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_spec_survives_json() -> None:
     spec = Spec(
         "resnet50",
         10,
-        ranks={"layer1.0.conv2": 2, "layer1.1.conv2": (3, 4)},
+        {"layer1.0.conv2": DecomposedLayer("cp", 2), "layer1.1.conv2": DecomposedLayer("tucker2", (3, 4))},
         widths={"layer1": 3},
         kept={"layer1": (0, 4, 9)},
         options={"min_size": [64]},
@@ -55,7 +55,7 @@ def test_spec_survives_json() -> None:
     )
     again = Spec.from_json(spec.to_json())
     assert json.loads(again.to_json()) == json.loads(spec.to_json())
-    assert again.ranks == spec.ranks
+    assert again == spec
     assert again.provenance == spec.provenance
 
 
@@ -68,11 +68,29 @@ def test_spec_survives_json() -> None:
         ('{"arch": "a", "num_classes": 1, "rank": 3}', "unknown fields rank"),
         ('{"arch": "a", "num_classes": 0}', "num_classes is 0; expected a positive integer"),
         ('{"arch": "a", "num_classes": true}', "num_classes is True"),
-        ('{"arch": "a", "num_classes": 2, "ranks": {"x": 1.5}}', r"ranks\['x'\] is 1.5"),
-        ('{"arch": "a", "num_classes": 2, "ranks": {"x": [2, 0]}}', r"ranks\['x'\] is \(2, 0\)"),
+        ('{"arch": "a", "num_classes": 2, "ranks": {"x": 1.5}}', r"decompositions\['x'\] rank is 1.5"),
+        ('{"arch": "a", "num_classes": 2, "ranks": {"x": [2, 0]}}', r"decompositions\['x'\] rank is \(2, 0\)"),
         (
             '{"arch": "a", "num_classes": 2, "ranks": {"x": 0}}',
-            r"ranks\['x'\] is 0; expected a positive integer or two",
+            r"decompositions\['x'\] rank is 0; expected a positive integer or two",
+        ),
+        (
+            '{"version": 1, "arch": "a", "num_classes": 2, "decompositions": {"x": {"rank": 1}}}',
+            r"decompositions\['x'\] is \{'rank': 1\}; expected the fields method and rank",
+        ),
+        (
+            '{"version": 1, "arch": "a", "num_classes": 2, "decompositions": {"x": {"method": 2, "rank": 1}}}',
+            r"decompositions\['x'\] method is 2; expected a string",
+        ),
+        (
+            '{"version": 1, "arch": "a", "num_classes": 2, "ranks": {}}',
+            "unknown fields ranks; expected arch, num_classes",
+        ),
+        ('{"version": -1, "arch": "a", "num_classes": 2}', "version is -1; expected an integer from 0 to 1"),
+        (
+            '{"version": 2, "norton_det": "0.9", "arch": "a", "num_classes": 2, "shape": 3}',
+            r"format version 2, written by norton_det 0\.9; this norton_det \(.*\) reads versions up to 1: "
+            r"install norton_det 0\.9 or newer",
         ),
         ('{"arch": "a", "num_classes": 2, "widths": []}', "widths is \\[\\]; expected a mapping"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 2}, "kept": {"g": [3, 1]}}', "ascending order"),
@@ -114,3 +132,10 @@ def test_ranks_are_written_as_they_are_read(text: str) -> None:
 def test_malformed_ranks_are_named(number: str) -> None:
     with pytest.raises(UsageError, match=rf"rank .*: '{number}' is no rank; expected a number like 2"):
         parse_ranks(f"[2]+[{number}]")
+
+
+def test_specs_of_files_without_a_version_are_read() -> None:
+    old = '{"arch": "a", "num_classes": 2, "ranks": {"x": [2, 3], "y": 4}, "decomposition": "tucker2"}'
+    spec = Spec.from_json(old)
+    assert spec == Spec("a", 2, {"x": DecomposedLayer("tucker2", (2, 3)), "y": DecomposedLayer("tucker2", 4)})
+    assert json.loads(spec.to_json())["version"] == 1

@@ -1,0 +1,24 @@
+"""The network that the steps of compression are given, checked once."""
+
+from torch import nn
+
+from norton_det.deployment.record import refuse_deployed
+from norton_det.models import ARCHITECTURES
+from norton_det.spec import Spec
+from norton_det.structure.describe import described
+from norton_det.structure.network import Network
+
+
+def network_to_compress(net: nn.Module, arch: str | Spec) -> Network:
+    """Return a network that is to be compressed with its spec and architecture.
+
+    Args:
+        net: dense or compressed.
+        arch: registered name of its architecture, or its spec.
+
+    Raises:
+        UsageError: the network is of another architecture or spec, or deployed.
+    """
+    refuse_deployed(net)
+    spec = arch if isinstance(arch, Spec) else None
+    return described(net, ARCHITECTURES[spec.arch if spec else str(arch)], spec)

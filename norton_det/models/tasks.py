@@ -1,0 +1,111 @@
+"""What a task asks of a network: example inputs, the features that are compared, and what is run to be counted."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from norton_det.models.rcnn_counted import HeadsOfOneDetection, RCNNAtFixedProposals
+
+Images = Tensor | Sequence[Tensor]
+"""Inputs of a network: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W), 0 to 1, for detectors."""
+
+
+class Task(ABC):
+    """A task, as far as compression differs between tasks.
+
+    Attributes:
+        name: "classification" or "detection".
+        image_size: side of the square image at which complexity is stated for any network of the task; None: it depends
+            on the architecture.
+        features: name of the submodule whose outputs are the features; "" is the whole network.
+    """
+
+    name: ClassVar[str]
+    image_size: ClassVar[int | None] = None
+    features: ClassVar[str] = ""
+
+    @abstractmethod
+    def example(self, size: int, batch: int = 1) -> Any:
+        """Return ``batch`` random square images of side ``size``, as the network takes them."""
+
+    @abstractmethod
+    def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
+        """Run ``net`` on images and return its features: what a student imitates and what is differentiated."""
+
+    def counted(self, net: nn.Module) -> nn.Module:
+        """Return the module that is run on an image (1, 3, H, W) to count the network."""
+        return net
+
+    def counted_per_detection(self, net: nn.Module) -> nn.Module | None:
+        """Return the module whose cost arises once for each detected object; None if there is none."""
+        return None
+
+    def published_counts_heads(self) -> bool:
+        """Tell whether the published MACs include ``counted_per_detection`` for one object."""
+        return False
+
+
+class Classification(Task):
+    """Images (N, 3, H, W) to logits (N, C); the features are the logits."""
+
+    name = "classification"
+
+    def example(self, size: int, batch: int = 1) -> Tensor:
+        """Return images (batch, 3, size, size)."""
+        return torch.rand(batch, 3, size, size)
+
+    def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
+        """Return the logits, as the only feature."""
+        return [net(images if isinstance(images, Tensor) else torch.stack(list(images)))]
+
+
+class Detection(Task):
+    """A list of images (3, H, W) to predictions, by one of torchvision's R-CNNs; the features are the pyramid's levels.
+
+    Args:
+        kinds: what is predicted, in COCO's words: "bbox", and "segm" or "keypoints".
+    """
+
+    name = "detection"
+    image_size: ClassVar[int] = 800
+    features = "backbone"
+
+    def __init__(self, kinds: tuple[str, ...] = ("bbox",)) -> None:
+        self.kinds = kinds
+
+    def example(self, size: int, batch: int = 1) -> list[Tensor]:
+        """Return ``batch`` images (3, size, size)."""
+        return list(torch.rand(batch, 3, size, size))
+
+    def features_of(self, net: Any, images: Images) -> list[Tensor]:
+        """Return the feature maps, level by level."""
+        batch, _ = net.transform(list(images))
+        return list(net.backbone(batch.tensors).values())
+
+    def counted(self, net: nn.Module) -> nn.Module:
+        """Return the detector at exactly 1000 proposals, so that the count does not depend on the weights."""
+        return RCNNAtFixedProposals(net)
+
+    def counted_per_detection(self, net: nn.Module) -> nn.Module:
+        """Return the mask and keypoint heads for one detected object."""
+        return HeadsOfOneDetection(net)
+
+    def published_counts_heads(self) -> bool:
+        """Tell whether this is Keypoint R-CNN, whose published MACs include the head."""
+        return "keypoints" in self.kinds
+
+
+def task_of(net: nn.Module) -> Task:
+    """Return the task of a network of any architecture: detection for torchvision's R-CNNs, else classification."""
+    return Detection(kinds_of(net)) if isinstance(net, GeneralizedRCNN) else Classification()
+
+
+def kinds_of(net: nn.Module) -> tuple[str, ...]:
+    """Return what an R-CNN of torchvision predicts, in COCO's words: "bbox", and "segm" or "keypoints"."""
+    heads: Any = getattr(net, "roi_heads", None)
+    optional = (("segm", "mask_predictor"), ("keypoints", "keypoint_predictor"))
+    return ("bbox", *(kind for kind, name in optional if getattr(heads, name, None) is not None))

@@ -1,0 +1,36 @@
+"""One value for a network: its module, the spec that describes it, and its architecture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from norton_det.channels.plan import ChannelPlan
+from norton_det.models import Architecture
+from norton_det.spec import Spec
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its spec and architecture. It is made once, where a name is given, and passed on.
+
+    Attributes:
+        module: the network itself, on any device (on "meta", only shapes are known).
+        spec: describes ``module``.
+        architecture: the one that ``spec`` names.
+    """
+
+    module: nn.Module
+    spec: Spec
+    architecture: Architecture
+
+    @property
+    def plan(self) -> ChannelPlan:
+        """The channel plan, each group as wide as it is in ``module``."""
+        plan = self.architecture.plan
+        return replace(plan, widths={**plan.widths, **self.spec.widths})
+
+    def with_step(self, name: str, step: Mapping[str, Any]) -> "Network":
+        """Return the network with a step of its history added to the provenance."""
+        return replace(self, spec=replace(self.spec, provenance={**self.spec.provenance, name: dict(step)}))

@@ -1,0 +1,95 @@
+"""Files: every format version is read, and what is damaged or newer is refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from golden.make import inputs
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import norton_det as nd
+from norton_det.checkpoint import SHA256_KEY, SPEC_KEY, has_spec, read_spec, sha256_of
+from norton_det.errors import DataError
+from norton_det.spec import VERSION, DecomposedLayer
+
+GOLDEN = Path(__file__).parent / "golden"
+FILES = sorted(file for file in GOLDEN.glob("version*/*") if file.suffix in (".safetensors", ".pth"))
+
+
+def header_of(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def rewrite(path: Path, header: dict[str, str]) -> None:
+    save_file(load_file(path), path, header)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file of the present version."""
+    net, spec = nd.compress(None, arch="vgg16_bn_cifar", rates="[0.9]*7+[0.98]*6", criterion="norm")
+    nd.save(net, spec, tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def test_every_version_is_there() -> None:
+    assert {file.parent.name for file in FILES} == {f"version{version}" for version in range(VERSION + 1)}
+    assert len(FILES) == 4 * (VERSION + 1)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_golden_files_give_the_outputs_that_they_gave(path: Path) -> None:
+    expected = json.loads((path.parent / "outputs.json").read_text())[path.name]
+    net, spec = nd.load(path)
+    with torch.no_grad():
+        torch.testing.assert_close(net(inputs()), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    assert spec.num_classes == 3
+    assert read_spec(path, deployed=True) == spec
+
+
+def test_what_golden_files_say_is_kept() -> None:
+    assert set(nd.load(GOLDEN / "version0" / "tucker2.safetensors")[1].decompositions.values()) == {
+        DecomposedLayer("tucker2", (2, 3))
+    }
+    mixed = nd.load(GOLDEN / "version1" / "mixed.safetensors")[1].decompositions
+    assert mixed["features.0"] == DecomposedLayer("cp", 2)
+    assert mixed["features.3"] == DecomposedLayer("tucker2", (2, 3))
+
+
+def test_a_newer_version_is_refused_with_what_it_needs(file: Path) -> None:
+    header = header_of(file)
+    spec = json.loads(header[SPEC_KEY])
+    assert spec["version"] == VERSION
+    header[SPEC_KEY] = json.dumps({**spec, "version": VERSION + 1, "norton_det": "9.9", "unheard": "of"})
+    rewrite(file, header)
+    message = (
+        rf"net\.safetensors: format version {VERSION + 1}, written by norton_det 9\.9; .*install norton_det 9\.9 or"
+    )
+    assert has_spec(file)
+    for read in (nd.load, read_spec):
+        with pytest.raises(DataError, match=message):
+            read(file)
+
+
+def test_changed_tensors_are_refused(file: Path) -> None:
+    header = header_of(file)
+    tensors = load_file(file)
+    assert header[SHA256_KEY] == sha256_of(tensors)
+    tensors["features.0.weight"][0, 0, 0, 0] += 1
+    save_file(tensors, file, header)
+    for read in (nd.load, lambda path: nd.vgg16_bn_cifar(weights=path)):
+        with pytest.raises(DataError, match=r"net\.safetensors: damaged: the SHA-256 of its tensors is .*; the header"):
+            read(file)
+
+
+def test_sha256_tells_names_types_and_shapes_apart() -> None:
+    zeros = torch.zeros(4)
+    different = [{"a": zeros}, {"b": zeros}, {"a": zeros.view(2, 2)}, {"a": zeros.int()}, {"a": zeros.bfloat16()}, {}]
+    assert len({sha256_of(tensors) for tensors in different}) == len(different)
+    transposed = torch.arange(6.0).view(2, 3).mT
+    assert sha256_of({"a": transposed}) == sha256_of({"a": transposed.contiguous()})
+    assert sha256_of({"a": zeros, "b": zeros + 1}) == sha256_of({"b": zeros + 1, "a": zeros})
+    assert len(sha256_of({"a": torch.tensor(3)})) == 64
