@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.checkpoint import load
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Detection
 from norton_det.spec import Spec
 
 
@@ -40,7 +41,7 @@ def load_detector(
         raise UsageError(f"device {device}: not available here; expected cpu") from None
     model: Any
     model, spec = load(path, device)
-    if not isinstance(model, GeneralizedRCNN):
+    if ARCHITECTURES[spec.arch].task.name != Detection.name:
         raise UsageError(f"{path}: is a {spec.arch}; expected a detector")
     if min_size is not None:
         model.transform.min_size = (min_size,)

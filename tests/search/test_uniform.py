@@ -125,9 +125,11 @@ def test_latency_knows_every_decomposition(timed: list[Any]) -> None:
     assert {rank for rank in timed if rank is not None} > {(2, 2), (8, 8)}  # eighths of 16 and of 64 channels
     layers = {"layer3.1.conv1": DecomposedLayer("tucker2", (8, 8))}
     assert model.at(layers, {}) < model.at({"layer3.1.conv1": DecomposedLayer("tucker2", (32, 32))}, {}) < model.dense
-    found = search("resnet56_cifar", target_speedup=1.3, decomposition="tucker2", latency=model, limit=2)
+    found = search(
+        "resnet56_cifar", target_speedup=1.45, decomposition="tucker2", latency=model, tolerance=0.05, limit=2
+    )
     for candidate in found:
-        assert 0.99 * model.dense / 1.3 <= candidate.latency_ms <= model.dense / 1.3
+        assert 0.95 * model.dense / 1.45 <= candidate.latency_ms <= model.dense / 1.45
         spec = spec_of_setting("resnet56_cifar", candidate.rank, candidate.rates, decomposition="tucker2")
         assert count_complexity(spec).params == candidate.params
     for name, layer in (("linear", DecomposedLayer("tucker2", 1)), ("layer3.1.conv1", DecomposedLayer("cp", 1))):
