@@ -73,7 +73,7 @@ class TuckerConv2d(Decomposition):
     @staticmethod
     def cost(width_in: Any, width_out: Any, kernel: Size, inputs: Size, outputs: Size, rank: Any) -> tuple[Any, Any]:
         """Return multiply-accumulates and weights; the core strides."""
-        inner, outer = rank
+        inner, outer = rank if isinstance(rank, tuple) else (rank, rank)
         before, places, after = inputs[0] * inputs[1], kernel[0] * kernel[1], outputs[0] * outputs[1]
         weights = (width_in * inner, inner * outer * places, outer * width_out)
         return weights[0] * before + (weights[1] + weights[2]) * after, sum(weights)

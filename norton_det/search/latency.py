@@ -79,7 +79,8 @@ class LatencyModel:
             UsageError: a layer beside the channel plan, or of another decomposition than the model was made for.
         """
         for name, layer in decompositions.items():
-            if name not in self._grids or layer.method != self._method:
+            timed = name in self._grids and self._grids[name][1].has_ranks
+            if not timed or layer.method != self._method:
                 raise UsageError(
                     f"no latency of layer {name!r} decomposed by {layer.method!r}; expected a layer of the channel "
                     f"plan, by {self._method!r}"

@@ -54,6 +54,11 @@ class Grid:
             for name in MEMORY_FORMATS
         }
 
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the layer was timed at any rank, and not dense alone."""
+        return any(rank is not None for ranks in self.values.values() for rank in ranks)
+
     def at(self, name: str, inputs: Any, outputs: Any, weights: float | None) -> Any:
         """Interpolate between the nearest widths and ranks."""
         values = self.values[name]
