@@ -147,8 +147,8 @@ def read_network(path: str | Path, *, deployed: bool = False) -> tuple[Spec, Map
     spec = _parse_spec(path, header.get(SPEC_KEY, content.get("spec")), header, deployed)
     tensors = content["model"] if isinstance(content.get("model"), Mapping) else content
     expected = header.get(SHA256_KEY)
-    if expected is not None and (found := sha256_of(tensors)) != expected:
-        raise DataError(f"{path}: damaged: the SHA-256 of its tensors is {found}; the header says {expected}")
+    if expected is not None and (actual := sha256_of(tensors)) != expected:
+        raise DataError(f"{path}: damaged: the SHA-256 of its tensors is {actual}; the header says {expected}")
     return spec, tensors
 
 

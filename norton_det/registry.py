@@ -64,13 +64,13 @@ class Registry(Generic[T]):
 def torchvision_builder(function: BuilderT) -> BuilderT:
     """Make a builder known to ``torchvision.models.get_model`` and ``list_models`` under its own name.
 
-    A builder of this package that is registered already is replaced, so that importing anew is harmless.
+    A builder of this package that is registered already is replaced, so that importing twice is harmless.
 
     Raises:
         ValueError: torchvision or another package has a model of that name.
     """
-    known = _api.BUILTIN_MODELS.get(function.__name__)
-    if known is not None and known.__module__ == function.__module__:
+    registered = _api.BUILTIN_MODELS.get(function.__name__)
+    if registered is not None and registered.__module__ == function.__module__:
         del _api.BUILTIN_MODELS[function.__name__]
     _api.register_model()(function)
     return function

@@ -50,8 +50,8 @@ def make_detector(
         weights_backbone: a file of ``norton_det.save`` or a state dict of a ResNet-50, or torchvision's weights. Not
             read where ``weights`` is given, as in torchvision.
         num_classes: background included; None takes it from ``weights``, or else the architecture's default.
-        trainable_backbone_layers: 0 to 5, counted from the last stage; without weights all are, with weights 3 unless
-            told otherwise.
+        trainable_backbone_layers: 0 to 5, counted from the last stage; without weights all are, by default 3 with
+            weights.
         norm_layer: of the backbone. None: ``FrozenBatchNorm2d`` when any weights are given, else ``BatchNorm2d``.
         progress: show the progress of a download.
         kwargs: for torchvision's ``FasterRCNN``, ``MaskRCNN`` or ``KeypointRCNN``; and ``anchor_sizes``, a list of
@@ -142,9 +142,9 @@ def _from_file(
     return network
 
 
-def _trainable_layers(trained: bool, wanted: int | None) -> int:
+def _trainable_layers(trained: bool, number: int | None) -> int:
     try:
-        return int(_validate_trainable_layers(trained, wanted, len(_TRAINABLE_ORDER), 3))
+        return int(_validate_trainable_layers(trained, number, len(_TRAINABLE_ORDER), 3))
     except ValueError as error:
         raise UsageError(f"trainable_backbone_layers: {error}") from None
 

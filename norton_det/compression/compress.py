@@ -49,17 +49,17 @@ def compress(
         arch: registered name of the architecture of a dense ``model``, or the spec of one compressed before.
         rank: of every k x k convolution, of each in the network's order ("[2]*9+[3]*18", 0 leaves it dense), or by
             layer; None decomposes nothing.
-        rates: what share of the filters goes, in the publication's notation or as numbers, in the architecture's order;
-            None prunes nothing.
-        criterion: which filters stay (pabs, csa, vbd, norm, random). Groups written by a layer without factors are
-            judged by norm where the criterion needs factors.
+        rates: the fraction of the filters to remove, in the publication's notation or as numbers, in the architecture's
+            order; None prunes nothing.
+        criterion: registered name of what chooses the filters to keep (pabs, csa, vbd, norm, random). For groups that
+            are written by a layer without factors, a criterion that needs factors is replaced by norm.
         decomposition: registered name.
         num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
-        calibration: unlabelled images on which what is left is refitted to the network's own outputs, layer by layer
-            (:func:`norton_det.calibration.layerwise.calibrate`); a few hundred. Classifiers: (N, 3, H, W), normalised;
-            detectors: a list of (3, H, W) between 0 and 1.
-        budget: the most that the result may cost, in place of ``rank`` and ``rates``: both are then chosen, layer by
-            layer, on the images of ``calibration`` (:func:`norton_det.search.allocation.allocate`).
+        calibration: a few hundred images, without labels, on which the remaining layers are refitted to the outputs of
+            the given network (:func:`norton_det.calibration.layerwise.calibrate`). Classifiers: (N, 3, H, W),
+            normalised; detectors: a list of (3, H, W) between 0 and 1.
+        budget: limits of what the result costs, in place of ``rank`` and ``rates``: both are then chosen for each layer
+            on the images of ``calibration`` (:func:`norton_det.search.allocation.allocate`).
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
 
     Returns:

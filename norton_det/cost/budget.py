@@ -1,4 +1,4 @@
-"""The most that a network may cost."""
+"""Limits of what a network costs."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ CONVENTIONS = {"plain": "macs", "published": "macs_published"}
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a network may cost, at the architecture's image size.
+    """Limits of what a network costs, at the architecture's image size.
 
     Attributes:
-        macs: multiply-accumulates; None: any number.
-        params: parameters; None: any number.
+        macs: limit of the multiply-accumulates; None: no limit.
+        params: limit of the parameters; None: no limit.
         convention: how MACs are counted: "plain" (convolutions and linear layers) or "published" (and batch norms).
     """
 
@@ -23,7 +23,7 @@ class Budget:
     convention: str = "plain"
 
     def targets(self) -> dict[str, float]:
-        """Return field of :class:`Costs` -> the most it may be.
+        """Return field of :class:`Costs` -> its limit.
 
         Raises:
             UsageError: nothing is bounded, or an unknown convention.

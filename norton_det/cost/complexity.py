@@ -64,12 +64,12 @@ class Complexity:
 def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] | None = None) -> Complexity:
     """Count what a network costs for one image.
 
-    Torchvision's R-CNNs are counted at 800x800 with exactly 1000 proposals, so that the figure does not depend on the
+    Torchvision's R-CNNs are counted at 800x800 with exactly 1000 proposals, so that the count does not depend on the
     weights. The network stays as it is: a copy of it runs once on the CPU.
 
     Args:
         model: a network, or the spec of one.
-        image_size: height and width; None takes the architecture's own, or 800 for detectors.
+        image_size: height and width; None takes the architecture's, or 800 for detectors.
 
     Raises:
         UsageError: no image size is given for a network that is no detector.

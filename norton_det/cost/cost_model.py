@@ -77,7 +77,7 @@ class LayerCost:
         return reads, of_groups[self.layer.writes] if self.layer.writes else self.fixed_outputs
 
     def at(self, width_in: Array | int, width_out: Array | int, decomposed: DecomposedLayer | None) -> Costs:
-        """Return its share of the network's costs."""
+        """Return what it adds to the network's costs."""
         if self.norm_params is not None:
             elements = width_in * sum(call.outputs[0] * call.outputs[1] for call in self.calls)
             return Costs(0, PUBLISHED_PER_NORM_OUTPUT * elements, width_in * self.norm_params)

@@ -41,7 +41,7 @@ def _rcnn(
     anchor_sizes: Sequence[Sequence[int]] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Return the dense detector: torchvision's own classes, a norm layer by name, one anchor size list per level."""
+    """Return the dense detector: torchvision's classes, a norm layer by name, one anchor size list per level."""
     norm = _norm_class(norm_layer) if isinstance(norm_layer, str) else norm_layer
     body = resnet50(norm_layer=norm)
     # The FPN is made for full stages and narrowed by the plan, like every other reader of a stage.

@@ -127,17 +127,17 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) 
     Raises:
         DataError: names or shapes differ; the message gives the first of each.
     """
-    own = net.state_dict()
-    counters = {name for name in own.keys() ^ state.keys() if name.endswith(".num_batches_tracked")}
+    expected = net.state_dict()
+    counters = {name for name in expected.keys() ^ state.keys() if name.endswith(".num_batches_tracked")}
     problems = []
-    if missing := [name for name in own if name not in state and name not in counters]:
+    if missing := [name for name in expected if name not in state and name not in counters]:
         problems.append(f"lacks {len(missing)} tensors ({missing[0]}, ...)")
-    if unexpected := [name for name in state if name not in own and name not in counters]:
+    if unexpected := [name for name in state if name not in expected and name not in counters]:
         problems.append(f"has {len(unexpected)} unexpected tensors ({unexpected[0]}, ...)")
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if shapes:
         name = shapes[0]
-        problems.append(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(own[name].shape)}")
+        problems.append(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(expected[name].shape)}")
     if problems:
         raise DataError(f"{source}: does not fit the network: {'; '.join(problems)}")
     net.load_state_dict({name: tensor for name, tensor in state.items() if name not in counters}, strict=False)

@@ -1,8 +1,8 @@
 """Allocation: a rank for each layer and a width for each channel group, together, within a budget.
 
 What each choice does to the network's output is measured one by one (:mod:`norton_det.search.sensitivity`) and added
-up; what a network costs is exact. From the dense network, the choice that saves most of what is over the budget for the
-least change is made again and again; then single choices are taken back where the rest, made again, changes less.
+up; what a network costs is exact. From the dense network, the choice with the largest saving over the budget for the
+smallest change is made repeatedly; then single choices are reversed where the remaining ones, made again, change less.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from norton_det.structure.network import Network
 from norton_det.structure.settings import decomposable_layers, widths_at
 
 MEASURED = 256
-"""Images on which choices are measured, at most."""
+"""Maximum number of images on which choices are measured."""
 _ROUNDS = 5  # of taking each choice back
 _TINY = 1e-12
 
@@ -60,7 +60,7 @@ def allocate(
     Args:
         network: it stays as it is.
         budget: the limit of what the result may cost.
-        images: unlabelled, as the network takes them; the first :data:`MEASURED` of them are used.
+        images: without labels, as the network takes them; the first :data:`MEASURED` of them are used.
         decomposition: registered name.
         criterion: registered name: which channels stay.
         seed: of what is drawn.

@@ -73,7 +73,7 @@ def trials(network: Network, images: Images, *, decomposition: str, criterion: s
 
     Args:
         network: dense, in evaluation mode.
-        images: unlabelled, as the network takes them.
+        images: without labels, as the network takes them.
         decomposition: registered name.
         criterion: registered name.
         seed: of what is drawn.
@@ -215,6 +215,6 @@ def _without(regression: Regression, weight: Tensor, columns: Tensor) -> Tensor:
         second=regression.second[columns][:, columns],
         cross=regression.cross[:, columns],
     )
-    found = torch.zeros_like(weight)
-    found[:, columns] = part.solution()
-    return found
+    weights = torch.zeros_like(weight)
+    weights[:, columns] = part.solution()
+    return weights

@@ -56,7 +56,7 @@ def measure(
 
     Args:
         network: it stays as it is.
-        images: unlabelled, as the network takes them; one or two hundred.
+        images: without labels, as the network takes them; one or two hundred.
         decomposition: registered name.
         criterion: registered name: which channels stay.
         seed: of the decompositions' starts, of the spatial positions that are drawn and of the directions.

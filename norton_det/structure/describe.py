@@ -16,7 +16,7 @@ def describe(net: nn.Module, arch: str) -> Spec:
     """Return the spec of a network of an architecture, dense or compressed.
 
     Raises:
-        UsageError: the network is of another architecture; or which channels it kept cannot be seen and matters.
+        UsageError: the network is of another architecture; or its kept channels matter and cannot be read off it.
     """
     return described(net, ARCHITECTURES[arch]).spec
 
@@ -30,8 +30,8 @@ def described(net: nn.Module, architecture: Architecture, spec: Spec | None = No
         spec: what the network is said to be; None reads it off the network.
 
     Raises:
-        UsageError: the network is of another architecture or spec; or, without a spec, which channels it kept cannot be
-            seen and matters.
+        UsageError: the network is of another architecture or spec; or, without a spec, its kept channels matter and
+            cannot be read off it.
     """
     network = Network(net, spec or _spec_of(net, architecture), architecture)
     check_described(network)
@@ -65,7 +65,7 @@ def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
             widths[group] = width
     if widths and any(isinstance(module, ChannelMap) for module in modules.values()):
         raise UsageError(
-            f"which channels a narrowed {architecture.name} keeps cannot be seen from it; expected its Spec"
+            f"the kept channels of a narrowed {architecture.name} cannot be read off it; expected its Spec"
         )
     return Spec(
         architecture.name,
