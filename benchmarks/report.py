@@ -53,7 +53,7 @@ when it is wanted again; a batch of large images has many in each pass. All tool
 included, on both sides, keep such memory; a program of your own does after
 
 ```python
-from norton_det.allocator import keep_freed_memory
+from norton_det.runtime.malloc import keep_freed_memory
 
 keep_freed_memory()
 ```
