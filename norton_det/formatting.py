@@ -10,9 +10,7 @@ _FORMATS = {"text": "simple", "markdown": "github"}  # names of tabulate
 _UNITS = {"G": 10**9, "M": 10**6, "k": 10**3}
 
 
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[object]], style: Literal["text", "markdown"] = "text"
-) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Literal["text", "markdown"] = "text") -> str:
     """Return a table.
 
     Args:

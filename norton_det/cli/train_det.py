@@ -43,7 +43,7 @@ from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec
 from norton_det.training import Detection, Task, TrainingState, TrainOptions
-from norton_det.training.detection import as_they_are, keep_losses_finite
+from norton_det.training.detection import keep_losses_finite
 from norton_det.training.distillation import by_features, load_teacher
 from norton_det.training.ema import adjusted_decay, moving_average
 from norton_det.training.fit import fit
@@ -253,7 +253,7 @@ def _task(
         CocoEvaluator(val.coco, kinds, name=val.annotations),
         tuple(kinds),
         folder=Path(args.output_dir),
-        mix=copy_paste if args.use_copypaste else as_they_are,
+        mix=copy_paste if args.use_copypaste else None,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from norton_det.runtime.distributed import share_buffers, sum_over_processes
+from norton_det.runtime.distributed import broadcast_buffers, sum_over_processes
 from norton_det.runtime.progress import ProgressLog
 
 Batch = tuple[Tensor, Tensor]
@@ -47,7 +47,7 @@ def evaluate(
         amp: mixed precision.
         print_freq: iterations between log lines.
     """
-    share_buffers(model)
+    broadcast_buffers(model)
     model.eval()
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     for images, labels in ProgressLog("Test:", print_freq).follow(batches):

@@ -30,8 +30,8 @@ class PublishedRow:
         method: "NORTON", the name of a compared method as printed, or "dense" for the baseline.
         top1: top-1 accuracy in percent.
         top5: top-5 accuracy in percent.
-        AP: COCO's metrics, 0 to 1, of boxes (Faster R-CNN), masks (Mask R-CNN) or keypoints (Keypoint R-CNN); so are the
-            other fields that begin with AP and AR.
+        AP: COCO's metrics, 0 to 1, of boxes (Faster R-CNN), masks (Mask R-CNN) or keypoints (Keypoint R-CNN); the
+            other fields that begin with AP and AR likewise.
         macs_printed: multiply-accumulates in the published convention, as printed ("126.49M").
         macs_reduction: reduction in percent of the baseline, as printed.
         params_printed: number of parameters, as printed.

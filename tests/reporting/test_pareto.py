@@ -83,7 +83,9 @@ def test_detectors() -> None:
     drawn = curves(pareto_figure("maskrcnn_cpresnet50_fpn", metric="AP75").axes[1])
     np.testing.assert_allclose(drawn["NORTON, published"], [(24.966, 0.37), (44.557, 0.33)], atol=1e-3)
     assert drawn["dense, published"][0, 1] == 0.36
-    with pytest.raises(UsageError, match="unknown metric of maskrcnn_cpresnet50_fpn 'top1'; expected one of: AP, AP50, AP75, AR1"):
+    with pytest.raises(
+        UsageError, match="unknown metric of maskrcnn_cpresnet50_fpn 'top1'; expected one of: AP, AP50, AP75, AR1"
+    ):
         pareto_figure("maskrcnn_cpresnet50_fpn")
 
 
