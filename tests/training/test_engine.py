@@ -136,7 +136,7 @@ def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: py
     assert results
     assert all(0 < result["score"] <= 0.9999 for result in results)
     assert net.roi_heads.score_thresh == 0.9999
-    assert "nothing was found with a score above 0.9999" in caplog.text
+    assert "No detections above the score threshold 0.9999" in caplog.text
     caplog.clear()
     net.roi_heads.score_thresh = 0.0
     assert predict(net, batches, torch.device("cpu")) == results
