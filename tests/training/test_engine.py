@@ -15,7 +15,6 @@ from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.coco import evaluate_results, format_metrics
 from norton_det.evaluation.coco_results import to_results
 from norton_det.evaluation.predict import kinds_of, predict
-from norton_det.files import write_atomically
 from norton_det.training.optim import make_optimizer, make_schedule
 
 
@@ -113,20 +112,6 @@ def test_optimizers_and_schedules() -> None:
 def test_kinds(shapes: Path) -> None:
     net, _ = make_detector("maskrcnn_cpresnet50_fpn", num_classes=4)
     assert kinds_of(net) == ["bbox", "segm"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(name: str) -> None:
-        Path(name).write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: pytest.LogCaptureFixture) -> None:
