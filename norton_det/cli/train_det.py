@@ -36,7 +36,7 @@ from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
-from norton_det.evaluation.predict import kinds_of
+from norton_det.models.tasks import kinds_of
 from norton_det.models.weights import read_file
 from norton_det.pruning import CRITERIA
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
@@ -251,7 +251,7 @@ def _task(
         partial(evaluation_batches, val, batching, workers=workers),
         device,
         CocoEvaluator(val.coco, kinds, name=val.annotations),
-        tuple(kinds),
+        kinds,
         folder=Path(args.output_dir),
         mix=copy_paste if args.use_copypaste else None,
     )

@@ -23,17 +23,6 @@ DetectionBatches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
 logger = logging.getLogger(__name__)
 
 
-def kinds_of(model: nn.Module) -> list[str]:
-    """Return the kinds of results of an R-CNN of torchvision, with COCO's names: bbox, and segm or keypoints."""
-    heads: Any = getattr(model, "roi_heads", None)
-    kinds = ["bbox"]
-    if getattr(heads, "mask_predictor", None) is not None:
-        kinds.append("segm")
-    if getattr(heads, "keypoint_predictor", None) is not None:
-        kinds.append("keypoints")
-    return kinds
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,

@@ -14,7 +14,8 @@ from norton_det.data import CocoDataset, read_coco
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.coco import evaluate_results, format_metrics
 from norton_det.evaluation.coco_results import to_results
-from norton_det.evaluation.predict import kinds_of, predict
+from norton_det.evaluation.predict import predict
+from norton_det.models.tasks import kinds_of
 from norton_det.training.optim import make_optimizer, make_schedule
 
 
@@ -111,7 +112,7 @@ def test_optimizers_and_schedules() -> None:
 
 def test_kinds(shapes: Path) -> None:
     net, _ = make_detector("maskrcnn_cpresnet50_fpn", num_classes=4)
-    assert kinds_of(net) == ["bbox", "segm"]
+    assert kinds_of(net) == ("bbox", "segm")
 
 
 def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: pytest.LogCaptureFixture) -> None:
