@@ -28,6 +28,7 @@ def expect(condition: bool, where: str, value: object, expected: str) -> None:
         DataError: the condition does not hold. The message has the field, the value and what was expected.
 
     Example:
+        >>> from norton_det.errors import expect
         >>> expect(3 > 0, "params", 3, "a positive integer")
         >>> expect(0 > 0, "params", 0, "a positive integer")
         Traceback (most recent call last):
@@ -49,6 +50,7 @@ def expect_choice(kind: str, name: object, choices: Iterable[str]) -> None:
         UsageError: an unknown name. The message lists the choices.
 
     Example:
+        >>> from norton_det.errors import expect_choice
         >>> expect_choice("split", "dev", ("train", "val"))
         Traceback (most recent call last):
         norton_det.errors.UsageError: unknown split 'dev'; expected one of: train, val

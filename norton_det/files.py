@@ -32,7 +32,9 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
         UsageError: the folder does not exist.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile
+        >>> import torch
+        >>> from norton_det.files import write_atomically
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_atomically(f"{folder}/x.pt", lambda name: torch.save(torch.ones(2), name))
         ...     torch.load(f"{folder}/x.pt")
@@ -128,6 +130,7 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
 
     Example:
         >>> from dataclasses import dataclass
+        >>> from norton_det.files import make_record
         >>> @dataclass
         ... class Point:
         ...     x: int

@@ -20,6 +20,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Litera
             right; or "markdown".
 
     Example:
+        >>> from norton_det.formatting import table
         >>> print(table(("layer", "MACs"), [("conv1", "1.24G"), ("fc", "2.05M")]))
         layer      MACs
         -------  ------
@@ -36,6 +37,7 @@ def human(count: float) -> str:
     """Return a count with a unit and two digits after the point.
 
     Example:
+        >>> from norton_det.formatting import human
         >>> human(4_089_284_608)
         '4.09G'
     """
@@ -52,6 +54,7 @@ def parse_count(text: str) -> int:
         ValueError: the text is no number with a unit.
 
     Example:
+        >>> from norton_det.formatting import parse_count
         >>> parse_count("126.49M")
         126490000
     """

@@ -28,6 +28,7 @@ class Batching:
         world_size: number of processes.
 
     Example:
+        >>> from norton_det.data import Batching
         >>> batching = Batching(batch_size=4)
         >>> batching.steps(10)
         2
@@ -102,6 +103,7 @@ def hold_out(count: int, size: int) -> tuple[Tensor, Tensor]:
         UsageError: one of the two parts would be empty.
 
     Example:
+        >>> from norton_det.data.batching import hold_out
         >>> train, held_out = hold_out(10, 2)
         >>> len(train), len(held_out)
         (8, 2)

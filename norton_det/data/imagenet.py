@@ -38,6 +38,7 @@ class Preset:
 
     Example:
         >>> from PIL import Image
+        >>> from norton_det.data.imagenet import Preset
         >>> Preset(val_crop_size=64).evaluation()(Image.new("RGB", (300, 200))).shape
         torch.Size([3, 64, 64])
     """

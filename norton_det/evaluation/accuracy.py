@@ -22,6 +22,7 @@ class Accuracy:
         correct5: number of images whose label is among the five highest scores.
 
     Example:
+        >>> from norton_det.evaluation.accuracy import Accuracy
         >>> Accuracy(images=200, correct1=150, correct5=190).top1
         75.0
     """
@@ -58,6 +59,9 @@ def evaluate(
         print_freq: number of iterations between log lines.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from norton_det.evaluation.accuracy import evaluate
         >>> batches = [(torch.eye(3).view(3, 3, 1, 1), torch.tensor([0, 1, 0]))]
         >>> print(evaluate(nn.Flatten(), batches, torch.device("cpu")))
         Acc@1 66.667 Acc@5 100.000 of 3 images

@@ -60,6 +60,7 @@ class CocoEvaluator:
     Example:
         >>> import tempfile
         >>> from norton_det.data import CocoDataset, make_shapes
+        >>> from norton_det.evaluation.coco import CocoEvaluator
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(f"{folder}/shapes", train=1, val=2, size=64)
         ...     data = CocoDataset(f"{folder}/shapes", "val")
@@ -214,6 +215,7 @@ def format_metrics(metrics: Metrics) -> str:
     """Return the metrics as text, one in a line, without those of single classes.
 
     Example:
+        >>> from norton_det.evaluation.coco import METRICS, format_metrics
         >>> names = METRICS["keypoints"]
         >>> print(format_metrics({"keypoints": dict.fromkeys(names, 0.5)}).splitlines()[1])
          AP     0.500

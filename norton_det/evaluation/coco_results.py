@@ -55,6 +55,8 @@ def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[i
         ``score``, and ``segmentation`` (compressed RLE) and flat ``keypoints`` if they are predicted.
 
     Example:
+        >>> import torch
+        >>> from norton_det.evaluation.coco_results import to_results
         >>> boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0]])
         >>> to_results(7, {"boxes": boxes, "labels": torch.tensor([3]), "scores": torch.tensor([0.5])})
         [{'image_id': 7, 'category_id': 3, 'bbox': [1.0, 2.0, 3.0, 4.0], 'score': 0.5}]

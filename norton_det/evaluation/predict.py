@@ -87,7 +87,9 @@ def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[s
         predicts them ``masks`` (N, H, W) bool, ``keypoints`` (N, K, 3) and ``keypoints_scores`` (N, K).
 
     Example:
+        >>> import torch
         >>> import norton_det as nd
+        >>> from norton_det.evaluation.predict import detect
         >>> model = nd.fasterrcnn_cpresnet50_fpn(weights_backbone=None, num_classes=3, min_size=64, max_size=64).eval()
         >>> detections = detect(model, torch.rand(3, 64, 64), threshold=0.9)
         >>> list(detections), detections["boxes"].shape[1]

@@ -34,6 +34,7 @@ class MeasuredRow:
         DataError: a field has a wrong type or value, or both metrics are missing.
 
     Example:
+        >>> from norton_det.reporting.measured import MeasuredRow
         >>> row = MeasuredRow("resnet50", "imagenet", "rank 1", 920_000_000, 6_500_000, "norton-det ...", top1=74.1)
         >>> row.method, row.macs
         ('rank 1', 920000000)

@@ -18,6 +18,7 @@ def keep_freed_memory() -> bool:
         Whether the setting was made. It exists only in glibc on Linux; elsewhere this function does nothing.
 
     Example:
+        >>> from norton_det.runtime.malloc import keep_freed_memory
         >>> kept = keep_freed_memory()
     """
     return _is_glibc() and all(ctypes.CDLL(None).mallopt(*pair) == 1 for pair in _KEEP_ALL.values())

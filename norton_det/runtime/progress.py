@@ -50,6 +50,7 @@ class ProgressLog:
         print_freq: number of iterations between log lines.
 
     Example:
+        >>> from norton_det.runtime.progress import ProgressLog
         >>> log = ProgressLog("Test:", print_freq=10)
         >>> for batch in log.follow([1, 2, 3]):
         ...     log.update(loss=0.5 * batch)

@@ -17,6 +17,7 @@ def derive_seed(seed: int, *position: int) -> int:
         A seed for ``torch.manual_seed``, from 0 to 2**64 - 1.
 
     Example:
+        >>> from norton_det.runtime.seeds import derive_seed
         >>> derive_seed(0, 1)
         4881901421217228719
     """

@@ -25,6 +25,7 @@ def time_alternating(
         The seconds of each measured run, by name.
 
     Example:
+        >>> from norton_det.runtime.timing import time_alternating
         >>> seconds = time_alternating({"sum": lambda: sum(range(100)), "max": lambda: max(range(100))}, repeats=3)
         >>> {name: len(runs) for name, runs in seconds.items()}
         {'sum': 3, 'max': 3}
@@ -63,6 +64,7 @@ class Stopwatch:
         count: number of blocks.
 
     Example:
+        >>> from norton_det.runtime.timing import Stopwatch
         >>> watch = Stopwatch()
         >>> with watch:
         ...     total = sum(range(1000))

@@ -21,6 +21,9 @@ class WideBatchNorm2d(nn.BatchNorm2d):
     computes the same as ``nn.BatchNorm2d``, by its code. Arguments, parameters, buffers and state are the same, too.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from norton_det.training.batch_norm import WideBatchNorm2d
         >>> norm = WideBatchNorm2d(5)
         >>> x = torch.randn(2, 5, 4, 4).contiguous(memory_format=torch.channels_last)
         >>> torch.allclose(norm(x), nn.BatchNorm2d(5)(x), atol=1e-5)

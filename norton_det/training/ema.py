@@ -18,6 +18,8 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
         The average. Its ``update_parameters(model)`` makes an update; the first update copies the network.
 
     Example:
+        >>> from torch import nn
+        >>> from norton_det.training.ema import moving_average
         >>> net = nn.Linear(1, 1, bias=False)
         >>> average = moving_average(net, decay=0.9)
         >>> for value in (0.0, 1.0):

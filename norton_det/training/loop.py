@@ -108,6 +108,7 @@ def train_one_epoch(
             update: the weights are those before the batch.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> import norton_det as nd
         >>> from norton_det.training import Classification, TrainingState, TrainOptions, train_one_epoch

@@ -51,6 +51,8 @@ def make_optimizer(
         UsageError: an unknown name.
 
     Example:
+        >>> from torch import nn
+        >>> from norton_det.training.optim import make_optimizer
         >>> optimizer = make_optimizer(nn.Linear(2, 2), "sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
         >>> optimizer.defaults["momentum"]
         0.9
@@ -111,6 +113,9 @@ def make_schedule(
         UsageError: an unknown name, or a warm-up that is not shorter than the training.
 
     Example:
+        >>> from torch import nn
+        >>> from torch.optim import SGD
+        >>> from norton_det.training.optim import make_schedule
         >>> optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0)
         >>> schedule = make_schedule(optimizer, "multisteplr", epochs=3, steps=[1])
         >>> optimizer.step()

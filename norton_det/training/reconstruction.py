@@ -74,6 +74,7 @@ def reconstruct(
         NonFiniteLossError: the loss is infinite or NaN; the learning rate is too high.
 
     Example:
+        >>> import torch
         >>> import norton_det as nd
         >>> dense = nd.vgg16_bn_cifar(num_classes=10)
         >>> net, spec = nd.prune(dense, "vgg16_bn_cifar", "[0.9]*13")

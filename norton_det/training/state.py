@@ -37,6 +37,10 @@ class TrainingState:
 
     Example:
         >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> from norton_det import Spec
+        >>> from norton_det.training import TrainingState
         >>> from norton_det.training.optim import make_schedule
         >>> def new_state():
         ...     net = nn.Linear(2, 2)

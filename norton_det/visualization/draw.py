@@ -28,6 +28,7 @@ class Legend:
         skeleton: pairs of indices, from 0, of keypoints that are joined by a line.
 
     Example:
+        >>> from norton_det.visualization.draw import Legend
         >>> Legend({1: "person"}, skeleton=[(0, 1)]).names[1]
         'person'
     """
@@ -63,6 +64,8 @@ def draw_detections(image: Tensor, detections: Mapping[str, Tensor], legend: Leg
         A new image (3, H, W), uint8, on the CPU.
 
     Example:
+        >>> import torch
+        >>> from norton_det.visualization.draw import Legend, draw_detections
         >>> boxes, labels = torch.tensor([[10.0, 20.0, 50.0, 60.0]]), torch.tensor([1])
         >>> detections = {"boxes": boxes, "labels": labels, "scores": torch.tensor([0.9])}
         >>> draw_detections(torch.zeros(3, 80, 80), detections, Legend({1: "circle"})).shape
@@ -98,6 +101,8 @@ def side_by_side(images: Mapping[str, Tensor]) -> Tensor:
     """Join images of equal size, (3, H, W), uint8, from left to right, with their titles above.
 
     Example:
+        >>> import torch
+        >>> from norton_det.visualization.draw import side_by_side
         >>> image = torch.zeros(3, 20, 30, dtype=torch.uint8)
         >>> side_by_side({"dense": image, "compressed": image}).shape
         torch.Size([3, 36, 60])

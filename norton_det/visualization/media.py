@@ -132,6 +132,8 @@ def open_images(paths: Sequence[str | Path]) -> Images | Video:
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
+        >>> from norton_det.visualization.media import open_images
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 30)).save(f"{folder}/a.png")
         ...     [image.shape for image in open_images([folder])]

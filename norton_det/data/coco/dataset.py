@@ -61,6 +61,7 @@ def annotation_file(root: str | Path, split: str, dataset: str) -> Path:
         UsageError: an unknown data set.
 
     Example:
+        >>> from norton_det.data import annotation_file
         >>> annotation_file("coco", "val", "coco_kp").as_posix()
         'coco/annotations/person_keypoints_val2017.json'
     """
@@ -95,7 +96,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     Example:
         >>> import tempfile
-        >>> from norton_det.data import make_shapes
+        >>> from norton_det.data import CocoDataset, make_shapes
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(f"{folder}/shapes", train=1, val=1, size=64)
         ...     image, target = CocoDataset(f"{folder}/shapes", "val", masks=True)[0]

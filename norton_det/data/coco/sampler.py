@@ -32,6 +32,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         seed: seed of the order.
 
     Example:
+        >>> from norton_det.data import AspectRatioBatchSampler
         >>> batches = list(AspectRatioBatchSampler([0.5, 2.0] * 2, batch_size=2, factor=0))
         >>> sorted(sorted(batch) for batch in batches)
         [[0, 2], [1, 3]]

@@ -49,6 +49,8 @@ def make_shapes(output: str | Path, train: int, val: int, *, size: int = 128, se
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from norton_det.data import make_shapes
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(f"{folder}/shapes", train=2, val=1, size=32)
         ...     sorted(path.name for path in Path(folder, "shapes").iterdir())

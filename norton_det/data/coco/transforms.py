@@ -30,6 +30,8 @@ class Augment:
         UsageError: an unknown preset, or one that does not support keypoints.
 
     Example:
+        >>> import torch
+        >>> from norton_det.data import Augment
         >>> augment = Augment("hflip", probability=1)
         >>> image, target = augment(torch.eye(2).expand(3, 2, 2), {})
         >>> image[0]
@@ -72,6 +74,7 @@ def flipped_order(names: Sequence[str]) -> list[int]:
     """Return the order of keypoints in a flipped image: the index of the keypoint that takes each one's position.
 
     Example:
+        >>> from norton_det.data.coco.transforms import flipped_order
         >>> flipped_order(["nose", "left_eye", "right_eye"])
         [0, 2, 1]
     """

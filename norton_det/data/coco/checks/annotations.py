@@ -32,6 +32,7 @@ def check_annotations(
         DataError: the content lacks ``images``, ``annotations`` or ``categories``.
 
     Example:
+        >>> from norton_det.data.coco.checks.annotations import check_annotations
         >>> image = {"id": 1, "file_name": "1.png", "width": 8, "height": 6}
         >>> box = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 0, 3], "area": 0}
         >>> content = {"images": [image], "annotations": [box], "categories": [{"id": 2}]}

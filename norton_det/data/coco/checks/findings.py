@@ -27,6 +27,7 @@ class Finding:
         message: the consequence, or what was expected.
 
     Example:
+        >>> from norton_det.data.coco.checks.findings import Finding
         >>> print(Finding("boxes without area", "warning", 2, ["annotation 7", "annotation 9"], "left out in training"))
         boxes without area: annotation 7 and 1 more; left out in training
     """
