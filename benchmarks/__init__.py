@@ -1,9 +1,12 @@
-"""Benchmarks: what this package does against what a user would do otherwise, both in one process, in turn."""
+"""Benchmarks of the package against the alternatives that a user has, both in one process, in turn.
+
+``python -m benchmarks.run NAME`` measures, and ``python -m benchmarks.report`` writes the page with the results.
+"""
 
 from benchmarks import growth, methods, networks, start
-from benchmarks.compare import CASES, Row, Settings, compare, read_rows
+from benchmarks.compare import CASES, Row, Settings, compare_sides, read_rows
 
-__all__ = ["BENCHMARKS", "CASES", "Row", "Settings", "compare", "read_rows"]
+__all__ = ["BENCHMARKS", "CASES", "Row", "Settings", "compare_sides", "read_rows"]
 
 BENCHMARKS = {
     "decompose": methods.decompositions,
@@ -14,4 +17,4 @@ BENCHMARKS = {
     "import": start.imports,
     growth.NAME: growth.growths,
 }
-"""The benchmarks: settings -> names of cases and their arguments."""
+"""The benchmarks by name: functions that yield the name and the arguments of each case."""

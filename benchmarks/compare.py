@@ -1,6 +1,5 @@
-"""A comparison: two ways to the same end, timed in turn in one process, and the memory that each takes."""
+"""Comparison of two ways to do the same work: their time, measured in turn in one process, and their memory."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.memory import peak_memory
-from norton_det.errors import DataError
+from norton_det.files import make_record, read_json
 from norton_det.registry import Registry
 from norton_det.runtime.timing import describe_machine, time_alternating
 
@@ -17,18 +16,18 @@ SIDES = ("ours", "other")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the benchmarks are run with.
+    """Settings of the benchmarks.
 
     Attributes:
         configs: folder of the configs.
-        ranks: of decompose and similarity.
-        sizes: heights and widths of images for backbone.
-        batch_sizes: for backbone.
-        train_batch: images in a step of training, for images of 32 x 32; an eighth of it for larger ones.
+        ranks: ranks of decompose and similarity.
+        sizes: side lengths of the images of backbone, in pixels.
+        batch_sizes: batch sizes of backbone.
+        train_batch: batch size of a training step on images of 32x32 pixels; on larger images it is an eighth of this.
         device: "cpu" or "cuda".
-        amp: bfloat16 where torch's autocast has it.
-        repeats: counted runs of each side.
-        memory: measure peak memory, by running each side once more.
+        amp: use bfloat16 by autocast.
+        repeats: number of measured runs of each side.
+        memory: measure peak memory in an additional run of each side.
     """
 
     configs: Path
@@ -43,25 +42,25 @@ class Settings:
 
 
 class Side(NamedTuple):
-    """One of the two ways."""
+    """One of the two ways to do the work."""
 
     run: Callable[[], object]
     detail: Callable[[], str] = str
-    """Words on it, asked for after the runs."""
+    """Returns a remark on the result; called after the runs."""
     parts: Mapping[str, list[float]] = {}
-    """Seconds of each run's parts, filled by the runs."""
+    """Seconds of the parts of each run; the runs append to them."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to the same end.
+    """Two ways to do the same work.
 
     Attributes:
-        name: of the comparison.
-        ours: makes the first side; what is made is not timed.
-        other: makes the second one.
-        scale: how much more the whole is than what the other side does.
-        in_process: whether the work is done by this process, whose memory can be measured.
+        name: name of the comparison.
+        ours: prepares the side of this package; the preparation is not timed.
+        other: prepares the other side.
+        scale: the whole work divided by the sample of it that the other side does.
+        in_process: whether this process does the work, so that its memory can be measured.
     """
 
     name: str
@@ -72,7 +71,7 @@ class Case:
 
 
 CASES: Registry[Callable[..., Case]] = Registry("benchmark case")
-"""By name, functions of JSON values, which are kept with the results."""
+"""Functions that make a case from arguments, which are JSON values, by name."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,20 @@ class Row:
     """The result of a comparison.
 
     Attributes:
-        benchmark: to which the case belongs.
-        case: its registered name.
-        numbers: its arguments that are numbers.
-        name: of the case.
-        ours: median seconds.
-        other: median seconds of the other side, scaled to the whole.
-        ratio: median of other over ours, pair by pair.
-        ours_spread: largest less smallest, over the median.
-        other_spread: likewise.
-        ours_memory: peak memory in MB, see :func:`~benchmarks.memory.peak_memory`. None: not measured.
-        other_memory: likewise, not scaled.
-        parts: median seconds of parts, [ours, other], where there are any.
-        detail: what else is to be known.
-        machine: see :func:`norton_det.runtime.timing.describe_machine`.
+        benchmark: name of the benchmark.
+        case: registered name of the case.
+        numbers: the arguments of the case that are numbers.
+        name: name of the comparison.
+        ours: median seconds of this package.
+        other: median seconds of the other side, scaled to the whole work.
+        ratio: median of other / ours over the pairs of runs.
+        ours_spread: (largest - smallest) / median of our seconds.
+        other_spread: the same of the other side.
+        ours_memory: peak memory in MB, see :func:`~benchmarks.memory.peak_memory`; None: not measured.
+        other_memory: the same of the other side, not scaled.
+        parts: median seconds of the parts that both sides have, [ours, other].
+        detail: remarks.
+        machine: the machine, see :func:`norton_det.runtime.timing.describe_machine`.
     """
 
     benchmark: str
@@ -113,21 +112,19 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read rows that were written as JSON; no file is no rows.
+    """Return the rows of a JSON file; an empty list if there is no file.
 
     Raises:
         DataError: the file is damaged.
     """
     if not path.is_file():
         return []
-    try:
-        return [Row(**row) for row in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected rows of benchmark.py: {error}") from None
+    rows = read_json(path, list, "rows of benchmarks.run")
+    return [make_record(Row, row, f"{path}: row {i}") for i, row in enumerate(rows, 1)]
 
 
-def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: Settings) -> Row:
-    """Make both sides of a case, run them in turn and return the figures.
+def compare_sides(benchmark: str, case: str, arguments: Mapping[str, Any], settings: Settings) -> Row:
+    """Prepare both sides of a case, run them in turn and return the result.
 
     Raises:
         UsageError: an unknown case.
@@ -135,10 +132,10 @@ def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: S
     made = CASES[case](**arguments)
     sides = {"ours": made.ours(), "other": made.other()}
     seconds = time_alternating({name: side.run for name, side in sides.items()}, settings.repeats)
-    wanted = settings.memory and made.in_process
-    memory = {name: peak_memory(sides[name].run, settings.device) if wanted else None for name in SIDES}
+    measured = settings.memory and made.in_process
+    memory = {name: peak_memory(sides[name].run, settings.device) if measured else None for name in SIDES}
     ours, other = seconds["ours"], seconds["other"]
-    shared = [part for part in sides["ours"].parts if part in sides["other"].parts]
+    common = [part for part in sides["ours"].parts if part in sides["other"].parts]
     return Row(
         benchmark,
         case,
@@ -151,7 +148,7 @@ def compare(benchmark: str, case: str, arguments: Mapping[str, Any], settings: S
         _spread(other),
         memory["ours"],
         memory["other"],
-        {part: [median(sides[name].parts[part][-settings.repeats :]) for name in SIDES] for part in shared},
+        {part: [median(sides[name].parts[part][-settings.repeats :]) for name in SIDES] for part in common},
         "; ".join(text for name, side in sides.items() if (text := side.detail())),
         describe_machine(),
     )

@@ -1,4 +1,4 @@
-"""A detector whose work does not depend on its weights, and whose parts are timed."""
+"""Detectors whose amount of work does not depend on the weights and whose parts are timed."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,31 +11,31 @@ from norton_det.models.rcnn_counted import PROPOSALS
 from norton_det.runtime.timing import Stopwatch
 
 DETECTORS = {"faster": "fasterrcnn_93g.yaml", "mask": "maskrcnn_93g.yaml", "keypoint": "keypointrcnn_96g.yaml"}
-"""The R-CNNs that are compared, and their configs."""
+"""The R-CNNs of the benchmark and their configs."""
 DETECTIONS = 1
-"""Objects for which masks and keypoints are computed, as in the count of multiply-accumulates."""
+"""Number of detections for which masks and keypoints are computed, as in the count of multiply-accumulates."""
 
 
 def watched(net: Any) -> tuple[nn.Module, dict[str, list[float]]]:
-    """Fix the number of proposals and of detections of an R-CNN in place, and time its parts.
+    """Fix the numbers of proposals and detections of an R-CNN in place, and time its parts.
 
-    Proposals and detections are found by the network's own code, and then exchanged for fixed ones.
+    The code of the network computes proposals and detections, which are then replaced by fixed ones.
 
     Returns:
-        The detector, and the seconds of each part, a number for each run: "backbone", "FPN", "RPN", "RoI heads" and
-        "post-processing" (non-maximum suppression of the detections, and their scaling to the image).
+        The detector, and for each part the seconds of each run. The parts are "backbone", "FPN", "RPN", "RoI heads"
+        and "post-processing" (non-maximum suppression of the detections, and their scaling to the image).
     """
     parts: dict[str, list[float]] = defaultdict(list)
 
-    def watch(owner: Any, method: str, part: str, less: str | None = None, again: bool = False) -> None:
+    def watch(owner: Any, method: str, part: str, without: str | None = None, add: bool = False) -> None:
         work: Callable[..., Any] = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             watch = Stopwatch()
             with watch:
                 result = work(*args, **kwargs)
-            seconds = watch.seconds - (parts[less][-1] if less else 0)
-            if again:
+            seconds = watch.seconds - (parts[without][-1] if without else 0)
+            if add:
                 parts[part][-1] += seconds
             else:
                 parts[part].append(seconds)
@@ -49,26 +49,26 @@ def watched(net: Any) -> tuple[nn.Module, dict[str, list[float]]]:
     watch(net.backbone.fpn, "forward", "FPN")
     watch(net.rpn, "forward", "RPN")
     watch(net.roi_heads, "postprocess_detections", "post-processing")
-    watch(net.roi_heads, "forward", "RoI heads", less="post-processing")
-    watch(net.transform, "postprocess", "post-processing", again=True)
+    watch(net.roi_heads, "forward", "RoI heads", without="post-processing")
+    watch(net.transform, "postprocess", "post-processing", add=True)
     return net, parts
 
 
 def _fix_proposals(rpn: Any) -> None:
-    find = rpn.filter_proposals
+    filter_proposals = rpn.filter_proposals
 
     def fixed(proposals: Tensor, objectness: Tensor, image_shapes: Any, *args: Any) -> Any:
-        _, scores = find(proposals, objectness, image_shapes, *args)
+        _, scores = filter_proposals(proposals, objectness, image_shapes, *args)
         return [_boxes(PROPOSALS, shape, proposals) for shape in image_shapes], scores
 
     rpn.filter_proposals = fixed
 
 
 def _fix_detections(heads: Any) -> None:
-    find = heads.postprocess_detections
+    postprocess = heads.postprocess_detections
 
     def fixed(logits: Tensor, regression: Tensor, proposals: Any, image_shapes: Any) -> Any:
-        find(logits, regression, proposals, image_shapes)
+        postprocess(logits, regression, proposals, image_shapes)
         boxes = [_boxes(DETECTIONS, shape, logits) for shape in image_shapes]
         ones = [torch.ones(DETECTIONS, device=logits.device) for _ in image_shapes]
         return boxes, ones, [one.long() for one in ones]
@@ -77,7 +77,7 @@ def _fix_detections(heads: Any) -> None:
 
 
 def _boxes(count: int, shape: tuple[int, int], like: Tensor) -> Tensor:
-    """Return boxes (count, 4) of many sizes, the same ones for each image of a shape, with the device of ``like``."""
+    """Return boxes (count, 4) of many sizes on the device of ``like``, the same for all images of a shape."""
     generator = torch.Generator().manual_seed(0)
     height, width = shape
     corner, extent = torch.rand(2, count, 2, generator=generator)

@@ -1,4 +1,4 @@
-"""How cost grows with filters, channels, rank and the size of images."""
+"""Growth of the cost with the numbers of filters and channels, the rank and the image size."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ _OTHERS = {"decompose-layer": "parafac, one by one", "similarity": "subspace_ang
 
 
 def growths(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the cases of ``growth``: one number after another goes through its values."""
+    """Yield the cases of the benchmark ``growth``, in each of which one number varies."""
     layers = [{**_LAYER, name: width} for name in ("filters", "channels") for width in _WIDTHS]
     layers += [{**_LAYER, "rank": rank} for rank in _RANKS]
     for layer in {tuple(layer.items()): layer for layer in layers}.values():
@@ -39,10 +39,10 @@ def growths(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def growth_figure(rows: Sequence[Row]) -> "Figure":
-    """Draw seconds against what grows, ours and the other, a panel for each.
+    """Return a figure of the seconds of both sides with a panel for each number that varies.
 
     Args:
-        rows: of the benchmark ``growth``; others are not looked at.
+        rows: results; those of other benchmarks than ``growth`` are ignored.
     """
     from matplotlib.figure import Figure
 

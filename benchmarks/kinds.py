@@ -1,4 +1,4 @@
-"""How long each kind of layer of a ResNet-50 takes."""
+"""Time of each kind of layer of a ResNet-50."""
 
 import re
 from collections.abc import Callable
@@ -13,13 +13,13 @@ KINDS = {
     "1x1 convolutions": r"layer\d\.\d\.(conv[13]|downsample\.0)",
     "3x3 convolutions or blocks": r"layer\d\.\d\.conv2",
 }
-"""Names of layers, as regular expressions."""
-REST = "all else"
-"""Sums, ReLU, pooling, the classifier and, where they are not folded, batch norms."""
+"""Regular expressions for the names of the layers of each kind."""
+REST = "other layers"
+"""Additions, ReLU, pooling, the classifier, and batch norms that are not folded."""
 
 
 def time_kinds(net: nn.Module) -> dict[str, list[float]]:
-    """Watch a ResNet-50: from now on each run appends the seconds of each kind of layer, and of the rest."""
+    """Add hooks to a ResNet-50 and return lists to which each run appends the seconds of each kind of layer."""
     parts: dict[str, list[float]] = {kind: [] for kind in (*KINDS, REST)}
     watches: dict[str, Stopwatch] = {}
     for name, module in net.named_modules():

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes beyond what is there before."""
+"""Peak memory of a function."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +7,19 @@ import torch
 
 from norton_det.runtime.malloc import give_back_freed_memory
 
-_RESET_PEAK = "5"  # proc_pid_clear_refs(5): the peak becomes what is resident now
+_RESET_PEAK = "5"  # proc_pid_clear_refs(5): set the peak to the present resident size
 _PROCESS = Path("/proc/self")
 
 
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> float | None:
-    """Run once and return the peak in MB, less what was there before: of tensors on a GPU, else of resident pages.
+    """Run a function once and return the increase of the memory at its peak.
 
-    Networks, images and factors are there before. None: this system does not tell (only Linux does, of the CPU).
+    Args:
+        run: the function. Networks, images and factors that exist before the run are not counted.
+        device: "cuda" for the memory of tensors on the GPU, otherwise that of resident pages.
+
+    Returns:
+        MB; None if the system does not report it (for the CPU only Linux does).
     """
     if device == "cuda":
         before = torch.cuda.memory_allocated()
@@ -31,7 +36,7 @@ def peak_memory(run: Callable[[], object], device: str = "cpu") -> float | None:
     return (_resident("VmHWM") - before) / 1e3
 
 
-def _resident(what: str) -> int:
-    """Return one of the kernel's figures on this process, in kB."""
+def _resident(entry: str) -> int:
+    """Return an entry of the kernel's status of this process, in kB."""
     lines = dict(line.split(":", 1) for line in (_PROCESS / "status").read_text().splitlines())
-    return int(lines[what].split()[0])
+    return int(lines[entry].split()[0])

@@ -1,4 +1,4 @@
-"""Decomposing and comparing filters, against loops over them. The loops do a sample that is stated."""
+"""Benchmarks of decomposition and similarity of filters against loops over the filters, on a sample of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,19 +18,19 @@ _PARAFAC_ITERATIONS = 300
 
 
 def decompositions(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the cases of ``decompose``."""
+    """Yield the cases of the benchmark ``decompose``."""
     for rank in settings.ranks:
         yield "decompose", {"rank": rank}
 
 
 def similarities(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the cases of ``similarity``."""
+    """Yield the cases of the benchmark ``similarity``."""
     for rank in settings.ranks:
         yield "similarity", {"rank": rank}
 
 
 def decompose(rank: int, sample: int = 2) -> Case:
-    """Decompose the sixteen 3x3 convolutions of a ResNet-50; other: tensorly's parafac, filter by filter."""
+    """Return a case: decompose the 3x3 convolutions of a ResNet-50; other: tensorly's parafac for each filter."""
     torch.manual_seed(0)
     modules = resnet50().modules()
     weights = [m.weight.detach() for m in modules if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
@@ -38,7 +38,7 @@ def decompose(rank: int, sample: int = 2) -> Case:
 
 
 def decompose_layer(filters: int, channels: int, rank: int, sample: int = 4) -> Case:
-    """Decompose a 3x3 convolution; other: tensorly's parafac, filter by filter."""
+    """Return a case: decompose a 3x3 convolution; other: tensorly's parafac for each filter."""
     weight = torch.randn(filters, channels, 3, 3, generator=torch.Generator().manual_seed(0))
     return _decomposition(f"decompose {filters} filters of {channels} channels, rank {rank}", [weight], rank, sample)
 
@@ -51,8 +51,8 @@ def _decomposition(name: str, weights: list[Tensor], rank: int, sample: int) -> 
 
         def run() -> None:
             fits = [cp_decompose(weight, rank) for weight in weights]
-            some = [CPFactors(*(factor[:sample] for factor in fit)).reconstruct() for fit in fits]
-            errors[:] = [_nmse(w[:sample].double(), fit) for w, fit in zip(weights, some, strict=True)]
+            samples = [CPFactors(*(factor[:sample] for factor in fit)).reconstruct() for fit in fits]
+            errors[:] = [_nmse(w[:sample].double(), fit) for w, fit in zip(weights, samples, strict=True)]
 
         return Side(run, lambda: f"NMSE {np.mean(errors):.5f}")
 
@@ -64,14 +64,14 @@ def _decomposition(name: str, weights: list[Tensor], rank: int, sample: int) -> 
 
         def fit(filter_: NDArray[np.float64]) -> NDArray[np.float64]:
             options = {"n_iter_max": _PARAFAC_ITERATIONS, "init": "random", "random_state": 0}
-            whole: NDArray[np.float64] = tl.cp_to_tensor(parafac(filter_, rank, **options))
-            return whole
+            tensor: NDArray[np.float64] = tl.cp_to_tensor(parafac(filter_, rank, **options))
+            return tensor
 
         def run() -> None:
             parts = [weight[:sample].double() for weight in weights]
             errors[:] = [_nmse(part, torch.from_numpy(np.stack([fit(f) for f in part.numpy()]))) for part in parts]
 
-        return Side(run, lambda: f"other {np.mean(errors):.5f} on the {sample} filters of each layer that it does")
+        return Side(run, lambda: f"other {np.mean(errors):.5f} on a sample of {sample} filters of each layer")
 
     return Case(name, ours, other, count / (sample * len(weights)))
 
@@ -82,7 +82,7 @@ def _nmse(weight: Tensor, fit: Tensor) -> float:
 
 
 def similarity(rank: int, filters: int = 512, sample: int = 24) -> Case:
-    """Compute PABS of 512 filters and keep a quarter; other: scipy's subspace_angles, pair by pair, no elimination."""
+    """Return a case: PABS of all filters and their elimination; other: scipy's subspace_angles for each pair."""
     generator = torch.Generator().manual_seed(0)
     sizes = (filters, 3, 3)
     factors = tuple(torch.randn(filters, n, rank, dtype=torch.float64, generator=generator) for n in sizes)
@@ -90,19 +90,18 @@ def similarity(rank: int, filters: int = 512, sample: int = 24) -> Case:
     distances = np.zeros((sample, sample))
 
     def ours() -> Side:
-        found: list[Tensor] = []
+        results: list[Tensor] = []
 
         def run() -> None:
-            found[:] = [pabs_distance(factors)]
-            eliminate(found[0], filters // 4)
+            results[:] = [pabs_distance(factors)]
+            eliminate(results[0], filters // 4)
 
         def detail() -> str:
-            own = found[0][:sample, :sample]
+            result = results[0][:sample, :sample]
             reference = torch.from_numpy(distances + distances.T)
-            same = torch.equal(eliminate(own, sample // 4), eliminate(reference, sample // 4))
-            return (
-                f"largest difference {(own - reference).abs().max():.0e}, survivors {'the same' if same else 'differ'}"
-            )
+            same = torch.equal(eliminate(result, sample // 4), eliminate(reference, sample // 4))
+            difference = (result - reference).abs().max()
+            return f"largest difference {difference:.0e}, survivors {'the same' if same else 'differ'}"
 
         return Side(run, detail)
 
@@ -115,7 +114,7 @@ def similarity(rank: int, filters: int = 512, sample: int = 24) -> Case:
             for i, j in pairs:
                 distances[i, j] = sum(float(subspace_angles(a[i], a[j])[0]) for a in arrays)
 
-        return Side(run, lambda: f"other does {len(pairs)} pairs of {sample} filters")
+        return Side(run, lambda: f"other on the {len(pairs)} pairs of {sample} filters")
 
     return Case(f"similarity of {filters} filters, rank {rank}", ours, other, filters * (filters - 1) / 2 / len(pairs))
 

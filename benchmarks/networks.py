@@ -1,4 +1,4 @@
-"""Running and training networks, compressed against dense, both deployed or both trained in the fastest way."""
+"""Benchmarks of compressed networks against dense ones: inference, both deployed, and training steps."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,11 +27,11 @@ from norton_det.training.implementations import set_fastest_implementations
 
 ROW = "imagenet/resnet50_0.92g.yaml"
 """The config of the backbone."""
-_TRIED = 4  # runs by which the memory format of training is chosen
+_TRIALS = 4  # number of runs with which the memory format of training is chosen
 
 
 def backbones(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the cases of ``backbone``."""
+    """Yield the cases of the benchmark ``backbone``."""
     common = {"config": str(settings.configs / ROW), "device": settings.device, "amp": settings.amp}
     for size in settings.sizes:
         for batch in settings.batch_sizes:
@@ -40,14 +40,14 @@ def backbones(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def detectors(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the cases of ``detector``."""
+    """Yield the cases of the benchmark ``detector``."""
     for kind, config in DETECTORS.items():
         path = str(settings.configs / "coco" / config)
         yield "detector", {"kind": kind, "config": path, "device": settings.device, "amp": settings.amp}
 
 
 def train_steps(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the cases of ``train-step``: every published classifier."""
+    """Yield the cases of the benchmark ``train-step``: every published classifier."""
     for folder, batch in (("cifar10", settings.train_batch), ("imagenet", max(1, settings.train_batch // 8))):
         for path in sorted((settings.configs / folder).glob("*.yaml")):
             yield "train-step", {"config": str(path), "batch": batch, "device": settings.device, "amp": settings.amp}
@@ -66,7 +66,7 @@ def _autocast(inputs: Any, amp: bool) -> torch.autocast:
     return torch.autocast(first.device.type, torch.bfloat16, enabled=amp)
 
 
-@lru_cache(maxsize=3)  # the cases of one size share theirs
+@lru_cache(maxsize=3)  # shared by the cases of one image size
 def _deployed(text: str, batch: int, size: int, device: str, amp: bool) -> tuple[Any, dict[str, list[float]]]:
     images = torch.randn(batch, 3, size, size, device=device)
     with _autocast(images, amp):
@@ -80,11 +80,11 @@ def _backbone(
     images = torch.randn(batch, 3, size, size, device=device)
 
     def side(spec: Spec, net: nn.Module, parts: dict[str, list[float]], implementations: str = "") -> Side:
-        def told() -> str:
+        def detail() -> str:
             seconds = median(map(sum, zip(*parts.values(), strict=True)))
             return f"{implementations}{batch * count_complexity(spec, size).macs / seconds / 1e9:.0f}G MACs a second"
 
-        return Side(_forward(net, images, amp), told, parts)
+        return Side(_forward(net, images, amp), detail, parts)
 
     def deployed(spec: Spec) -> Side:
         net, parts = _deployed(spec.to_json(), batch, size, device, amp)
@@ -103,19 +103,19 @@ def _implementations(done: Any) -> str:
 
 
 def backbone(config: str, **options: Any) -> Case:
-    """Run the ResNet-50 of a config, deployed; other: the dense one, deployed the same way."""
+    """Return a case: the ResNet-50 of a config, deployed; other: the dense one, deployed the same way."""
     spec = read_config(config).spec()
     return _backbone("backbone 0.92G; other: dense", spec, _dense(spec), eager=False, **options)
 
 
 def backbone_eager(config: str, **options: Any) -> Case:
-    """Run the ResNet-50 of a config, deployed; other: as three convolutions and a sum a block, in eager mode."""
+    """Return a case: the ResNet-50 of a config, deployed; other: the same with three convolutions and a sum a block."""
     spec = read_config(config).spec()
     return _backbone("backbone 0.92G; other: plain blocks", spec, spec, eager=True, **options)
 
 
 def backbone_rank4(config: str, **options: Any) -> Case:
-    """Run a ResNet-50 of rank 4 without pruning, deployed; other: the dense one, deployed the same way."""
+    """Return a case: a ResNet-50 of rank 4 without pruning, deployed; other: the dense one, deployed the same way."""
     dense = _dense(read_config(config).spec())
     rank4 = spec_of_setting("resnet50", 4, None)
     return _backbone("backbone of rank 4, unpruned; other: dense", rank4, dense, eager=False, **options)
@@ -126,7 +126,7 @@ def _dense(spec: Spec) -> Spec:
 
 
 def detector(kind: str, config: str, device: str = "cpu", amp: bool = False, size: int = Detection.image_size) -> Case:
-    """Run an R-CNN at fixed proposals, deployed; other: the dense one, deployed the same way; with times of parts."""
+    """Return a case: an R-CNN with fixed proposals, deployed, by parts; other: the dense one, deployed the same way."""
     spec = read_config(config).spec()
     images = [torch.rand(3, size, size, device=device)]
 
@@ -141,7 +141,7 @@ def detector(kind: str, config: str, device: str = "cpu", amp: bool = False, siz
 
 
 def train_step(config: str, batch: int, device: str = "cpu", amp: bool = False) -> Case:
-    """Take a step of training, forward, back and update; other: the dense network. Memory formats as is fastest."""
+    """Return a case: a training step in the fastest memory format; other: the same of the dense network."""
     spec = read_config(config).spec()
     size = ARCHITECTURES[spec.arch].image_size
     images = torch.randn(batch, 3, size, size, device=device)
@@ -152,8 +152,8 @@ def train_step(config: str, batch: int, device: str = "cpu", amp: bool = False) 
             name: _step(build(spec, device), images, labels, memory_format, amp)
             for name, memory_format in MEMORY_FORMATS.items()
         }
-        seconds = time_alternating({name: side.run for name, side in steps.items()}, _TRIED, warmup=2)
-        return steps[min(seconds, key=lambda name: min(seconds[name]))]  # the first steps still ask for memory
+        seconds = time_alternating({name: side.run for name, side in steps.items()}, _TRIALS, warmup=2)
+        return steps[min(seconds, key=lambda name: min(seconds[name]))]  # the first steps allocate memory
 
     ratio = count_complexity(_dense(spec)).macs / count_complexity(spec).macs
     name = f"train-step {Path(config).stem}, batch {batch} ({ratio:.2f} times fewer MACs); other: dense"

@@ -1,7 +1,7 @@
-"""Time what this package does against what a user would do otherwise, both in this process, in turn.
+"""Measure this package against the alternatives that a user has, both in this process, in turn.
 
-The alternatives that loop in Python are timed on a sample that is stated, and scaled to the whole. Peak memory is what
-a run takes beyond what is there before it.
+Alternatives that loop in Python are timed on a sample, which is stated, and scaled to the whole work. Peak memory is
+the increase during a run.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import BENCHMARKS, Row, Settings, compare, read_rows
+from benchmarks import BENCHMARKS, Row, Settings, compare_sides, read_rows
 from norton_det.cli.common import Parser, check_counts, check_device, command
 from norton_det.files import write_json
 from norton_det.formatting import table
@@ -27,22 +27,22 @@ HEADER = ("benchmark", "ours, s", "other, s", "ratio", "spread", "ours, MB", "ot
 
 @command
 def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, time and print."""
+    """Parse the arguments, measure and print."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("what", choices=[*BENCHMARKS, "all"])
-    add("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of decompose, similarity (default: 1 2 4 8)")
-    add("--sizes", type=int, nargs="+", default=[224, 800], help="of backbone (default: 224 800)")
-    add("--batch-sizes", type=int, nargs="+", default=[1, 8], help="of backbone (default: 1 8)")
-    add("--train-batch", type=int, default=128, help="images of train-step (default: 128; an eighth at 224x224)")
-    add("--configs", default=str(CONFIGS), metavar="DIR", help="folder of the published rows")
-    add("--only", default="", metavar="TEXT", help="only the cases in whose arguments this is found")
-    add("--device", default="cpu", help="cpu or cuda, for networks")
-    add("--amp", action="store_true", help="bfloat16 by autocast, for networks")
-    add("--repeats", type=int, default=3, help="counted runs of each side (default: 3)")
+    add("name", choices=[*BENCHMARKS, "all"], help="name of the benchmark")
+    add("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="decompose, similarity: ranks (default: 1 2 4 8)")
+    add("--sizes", type=int, nargs="+", default=[224, 800], help="backbone: image sizes (default: 224 800)")
+    add("--batch-sizes", type=int, nargs="+", default=[1, 8], help="backbone: batch sizes (default: 1 8)")
+    add("--train-batch", type=int, default=128, help="train-step: batch size (default: 128; an eighth at 224x224)")
+    add("--configs", default=str(CONFIGS), metavar="DIR", help="folder of the configs of the published rows")
+    add("--only", default="", metavar="TEXT", help="run only the cases whose arguments contain this text")
+    add("--device", default="cpu", help="device of the networks: cpu or cuda (default: cpu)")
+    add("--amp", action="store_true", help="run the networks in bfloat16 by autocast")
+    add("--repeats", type=int, default=3, help="number of measured runs of each side (default: 3)")
     add("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
     add("--json", action="store_true", help="print a JSON list of rows")
-    add("--output", metavar="FILE", help="write the JSON list to a file as well, in which rows of other names stay")
+    add("--output", metavar="FILE", help="also write the rows to this JSON file, and keep the other rows in it")
     args = parser.parse_args(argv)
     check_counts(args, repeats=1, train_batch=1)
     check_device(args.device)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     for row in _rows(args):
         rows.append(row)
         written[row.benchmark, row.name] = row
-        if args.output:  # an hour's work is not lost with the last case
+        if args.output:  # after each case, so that a failure does not lose the others
             write_json(args.output, [asdict(row) for row in written.values()])
     print(json.dumps([asdict(row) for row in rows], indent=1) if args.json else _text(rows))
 
@@ -60,13 +60,14 @@ def _rows(args: argparse.Namespace) -> Iterator[Row]:
     values = {field.name: getattr(args, field.name) for field in fields(Settings)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     settings = Settings(**{**values, "configs": Path(args.configs)})
-    chosen = BENCHMARKS if args.what == "all" else {args.what: BENCHMARKS[args.what]}
-    cases = [(name, *case) for name, make in chosen.items() for case in make(settings) if args.only in json.dumps(case)]
-    logging.getLogger("norton_det").setLevel(logging.WARNING)  # each deployment would tell of itself
+    selected = BENCHMARKS if args.name == "all" else {args.name: BENCHMARKS[args.name]}
+    cases = [(name, *case) for name, make in selected.items() for case in make(settings)]
+    cases = [case for case in cases if args.only in json.dumps(case[1:])]
+    logging.getLogger("norton_det").setLevel(logging.WARNING)  # without a log of each deployment
     torch.manual_seed(0)
-    bar = tqdm(cases, desc=args.what, unit="case", disable=None, leave=False)
+    bar = tqdm(cases, desc=args.name, unit="case", disable=None, leave=False)
     for case in bar:
-        yield compare(*case, settings)
+        yield compare_sides(*case, settings)
 
 
 def _text(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""What importing the package costs beyond torchvision, on which it stands."""
+"""Benchmark of the time to import the package, against torchvision, which it imports."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ from benchmarks.compare import CASES, Case, Settings, Side
 
 
 def imports(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the case of ``import``."""
+    """Yield the case of the benchmark ``import``."""
     yield "import", {}
 
 
 def import_(ours: str = "norton_det", other: str = "torchvision") -> Case:
-    """Import the package in a new interpreter; other: torchvision."""
+    """Return a case: import the package in a new interpreter; other: torchvision."""
     return Case(f"import {ours}; other: {other}", partial(_import, ours), partial(_import, other), in_process=False)
 
 

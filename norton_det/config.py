@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from norton_det.errors import DataError, UsageError
-from norton_det.files import write_atomically
+from norton_det.errors import DataError, UsageError, expect
+from norton_det.files import write_text
 from norton_det.spec import Spec
 from norton_det.structure.settings import spec_of_setting
 
@@ -76,8 +76,8 @@ def read_config(path: str | Path) -> Config:
     for name, value in values.items():
         if name not in known:
             raise DataError(f"{path}: unknown field {name!r}; expected one of: {', '.join(known)}")
-        if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
-            raise DataError(f"{path}: {name} is {value!r}; expected a {_TYPES[name][0].__name__}")
+        fits = isinstance(value, _TYPES[name]) and not isinstance(value, bool)
+        expect(fits, f"{path}: {name}", value, f"a {_TYPES[name][0].__name__}")
     for name in _REQUIRED:
         if name not in values:
             raise DataError(f"{path}: lacks the field {name}")
@@ -98,8 +98,7 @@ def write_config(config: Config, path: str | Path) -> None:
     empty = Config(config.arch, config.dataset)
     values = {f.name: getattr(config, f.name) for f in fields(Config)}
     own = {name: value for name, value in values.items() if name in _REQUIRED or value != getattr(empty, name)}
-    text = yaml.safe_dump(own, sort_keys=False, width=1000)
-    write_atomically(path, lambda file: Path(file).write_text(text))
+    write_text(path, yaml.safe_dump(own, sort_keys=False, width=1000))
 
 
 def _read_mapping(path: Path, what: str) -> dict[str, Any]:

@@ -1,43 +1,98 @@
-"""Files: written whole or not at all, and JSON."""
+"""Reading and writing files: atomic writes, JSON, and records of it."""
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from norton_det.errors import DataError, UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RecordT = TypeVar("RecordT", bound="DataclassInstance")
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Suffixes of image files, in lower case and alphabetical order."""
+
 
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Call ``write`` with a temporary name in the folder of ``path``, then rename: a reader never sees half a file.
+    """Write a file under a temporary name in the same folder, then rename it: no reader ever sees half a file.
+
+    Args:
+        path: the file; an existing one is replaced when the new one is complete.
+        write: called with the temporary name, which has the suffix of ``path``.
 
     Raises:
         UsageError: the folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from norton_det.files import write_atomically
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(f"{folder}/x.pt", lambda name: torch.save(torch.ones(2), name))
+        ...     torch.load(f"{folder}/x.pt")
+        tensor([1., 1.])
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: folder {path.parent} does not exist")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
+    temporary = Path(name)
     try:
-        write(temporary)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        write(name)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp allows nobody else to read the file
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, atomically.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
+    write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write ``content`` as JSON, atomically."""
-    write_atomically(path, lambda name: Path(name).write_text(json.dumps(content, indent=1) + "\n"))
+    """Write ``content`` as JSON, atomically.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that is renamed to it at the end of the block.
+
+    After an exception the temporary folder is removed: no reader ever sees a folder that lacks files.
+
+    Raises:
+        UsageError: ``path`` exists and is not an empty folder.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path}: exists already; expected a new or empty folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp allows nobody else to read the folder
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
 
 
 def read_json(path: str | Path, kind: type, expected: str) -> Any:
@@ -45,11 +100,11 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
 
     Args:
         path: the file.
-        kind: of its outermost value, dict or list.
-        expected: what the file should be, for messages.
+        kind: the type of its outermost value: ``dict`` or ``list``.
+        expected: what the file should be, for the messages ("COCO annotations").
 
     Raises:
-        DataError: the file is missing, no JSON, or holds another kind of value.
+        DataError: the file is missing, is not JSON, or has an outermost value of another type.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -62,4 +117,44 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
     return content
 
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
+    """Return a dataclass made of the fields of a JSON object.
+
+    Args:
+        kind: the dataclass. It checks types and values in ``__post_init__`` with :func:`norton_det.errors.expect`.
+        values: the JSON object.
+        where: what the object is, for the messages ("results.json: row 2").
+
+    Raises:
+        DataError: not an object, an unknown or missing field, or a wrong value. The message begins with ``where``.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from norton_det.files import make_record
+        >>> @dataclass
+        ... class Point:
+        ...     x: int
+        ...     y: int = 0
+        >>> make_record(Point, {"x": 1}, "row 2")
+        Point(x=1, y=0)
+        >>> make_record(Point, {"y": 1}, "row 2")
+        Traceback (most recent call last):
+        norton_det.errors.DataError: row 2 lacks x
+    """
+    if not isinstance(values, dict):
+        raise DataError(f"{where} is a {type(values).__name__}; expected an object")
+    required = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
+    if unknown := [name for name in values if name not in required]:
+        raise DataError(f"{where} has unknown fields {', '.join(unknown)}; expected {', '.join(required)}")
+    if missing := [name for name, needed in required.items() if needed and name not in values]:
+        raise DataError(f"{where} lacks {', '.join(missing)}")
+    try:
+        return kind(**values)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    return mask

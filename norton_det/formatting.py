@@ -2,31 +2,63 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Literal
+
+from tabulate import tabulate
+
+_FORMATS = {"text": "simple", "markdown": "github"}  # names of tabulate
+_UNITS = {"G": 10**9, "M": 10**6, "k": 10**3}
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table as text: the first column to the left, the others to the right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Literal["text", "markdown"] = "text") -> str:
+    """Return a table.
+
+    Args:
+        header: the name of each column.
+        rows: the cells of each row, as many as there are columns; ``str`` is applied to them.
+        style: "text", for a terminal: the first column is aligned to the left and the others, mostly numbers, to the
+            right; or "markdown".
+
+    Example:
+        >>> from norton_det.formatting import table
+        >>> print(table(("layer", "MACs"), [("conv1", "1.24G"), ("fc", "2.05M")]))
+        layer      MACs
+        -------  ------
+        conv1     1.24G
+        fc        2.05M
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    alignment = ["left", *["right"] * (len(header) - 1)] if style == "text" else None
+    lines = tabulate(cells, header, _FORMATS[style], disable_numparse=True, colalign=alignment).splitlines()
     return "\n".join(line.rstrip() for line in lines)
 
 
-_UNITS = {"M": 10**6, "G": 10**9}
-
-
-def parse_count(printed: str) -> int:
-    """Return a count as printed in tables ("126.49M", "0.92G") as a number."""
-    return int(Decimal(printed[:-1]) * _UNITS[printed[-1]])
-
-
 def human(count: float) -> str:
-    """Return a count as people write it: 899.6M, 4.09G."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= limit:
-            return f"{count / limit:.2f}{suffix}"
+    """Return a count with a unit and two digits after the point.
+
+    Example:
+        >>> from norton_det.formatting import human
+        >>> human(4_089_284_608)
+        '4.09G'
+    """
+    for unit, size in _UNITS.items():
+        if abs(count) >= size:
+            return f"{count / size:.2f}{unit}"
     return str(count)
+
+
+def parse_count(text: str) -> int:
+    """Return the count that a text with a unit states.
+
+    Raises:
+        ValueError: the text is no number with a unit.
+
+    Example:
+        >>> from norton_det.formatting import parse_count
+        >>> parse_count("126.49M")
+        126490000
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not number.replace(".", "", 1).isdecimal():
+        raise ValueError(f"count is {text!r}; expected a number with a unit, as 126.49M or 0.92G")
+    return int(Decimal(number) * _UNITS[unit])

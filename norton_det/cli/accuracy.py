@@ -19,7 +19,7 @@ from torch import nn
 import norton_det as nd
 from norton_det.cli.common import Parser, check_counts, command, parse_setting
 from norton_det.data.batching import Batching, hold_out
-from norton_det.data.calibration_set import read_unlabelled
+from norton_det.data.calibration_set import read_calibration_set
 from norton_det.data.image_datasets import read_images
 from norton_det.decompositions import in_implementation
 from norton_det.errors import UsageError
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     images = read_images(dataset, args.data_path, "train" if args.holdout else "val")
     images = images.subset(hold_out(len(images), args.holdout)[1]) if args.holdout else images
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
-    unlabelled = read_unlabelled(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
+    unlabelled = read_calibration_set(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
 
     def top1(net: nn.Module) -> float:
         with in_implementation(net, "dense"):

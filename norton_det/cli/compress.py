@@ -17,7 +17,7 @@ import norton_det as nd
 from norton_det.checkpoint import has_spec
 from norton_det.cli.common import Parser, check_counts, command, parse_with_config, rank_or_ranks
 from norton_det.cost.complexity import Complexity
-from norton_det.data.calibration_set import read_unlabelled
+from norton_det.data.calibration_set import read_calibration_set
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import human, table
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
     _ = ARCHITECTURES[args.arch]
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
-    images = args.calibrate and read_unlabelled(args.calibrate, args.arch, count, seed=args.seed)
+    images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed)
     model, arch = _source(args)
     net, spec = nd.compress(
         model,

@@ -16,9 +16,10 @@ from norton_det.data import CocoDataset, annotation_file, collate, read_coco
 from norton_det.data.coco.checks.results import FIELD
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics
-from norton_det.evaluation.predict import kinds_of, predict
+from norton_det.evaluation.predict import predict
 from norton_det.files import read_json, write_json
 from norton_det.formatting import table
+from norton_det.models.tasks import kinds_of
 
 
 def _parser() -> Parser:

@@ -22,7 +22,7 @@ from norton_det.cli.common import Parser, check_counts, check_device, command
 from norton_det.config import Config, write_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.cost.cost_model import CostModel
-from norton_det.data.calibration_set import read_unlabelled
+from norton_det.data.calibration_set import read_calibration_set
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import human, table
@@ -122,7 +122,7 @@ def _allocate(args: argparse.Namespace) -> None:
     budget = Budget(args.target_macs, args.target_params, args.convention)
     budget.targets()
     net, _ = initial_network(ARCHITECTURES[args.arch], args.weights)
-    images = read_unlabelled(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
+    images = read_calibration_set(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
     options = {"decomposition": args.decomposition, "criterion": args.criterion}
     network = described(net, ARCHITECTURES[args.arch])
     found = allocate(network, budget, images, **options, seed=args.seed)

@@ -36,14 +36,14 @@ from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
-from norton_det.evaluation.predict import kinds_of
+from norton_det.models.tasks import kinds_of
 from norton_det.models.weights import read_file
 from norton_det.pruning import CRITERIA
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.runtime.progress import tensorboard_log
 from norton_det.spec import Spec
 from norton_det.training import Detection, Task, TrainingState, TrainOptions
-from norton_det.training.detection import as_they_are, keep_losses_finite
+from norton_det.training.detection import keep_losses_finite
 from norton_det.training.distillation import by_features, load_teacher
 from norton_det.training.ema import adjusted_decay, moving_average
 from norton_det.training.fit import fit
@@ -251,9 +251,9 @@ def _task(
         partial(evaluation_batches, val, batching, workers=workers),
         device,
         CocoEvaluator(val.coco, kinds, name=val.annotations),
-        tuple(kinds),
+        kinds,
         folder=Path(args.output_dir),
-        mix=copy_paste if args.use_copypaste else as_they_are,
+        mix=copy_paste if args.use_copypaste else None,
     )
 
 

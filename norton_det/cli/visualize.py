@@ -22,7 +22,7 @@ from norton_det.evaluation.predict import detect
 from norton_det.formatting import table
 from norton_det.runtime.timing import Stopwatch
 from norton_det.visualization.draw import Legend, draw_detections, side_by_side
-from norton_det.visualization.media import Images, Video, open_pictures
+from norton_det.visualization.media import Images, Video, open_images
 
 
 def _parser() -> Parser:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     if args.compare is not None and Path(args.compare) == Path(args.checkpoint):
         raise UsageError(f"--compare {args.compare}: is --checkpoint; expected another file")
     files = [args.checkpoint] if args.compare is None else [args.checkpoint, args.compare]
-    source = open_pictures(args.input)
+    source = open_images(args.input)
     legend = Legend.read(args.annotations) if args.annotations else Legend()
     models = {
         file: load_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)[0] for file in files

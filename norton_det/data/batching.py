@@ -1,4 +1,4 @@
-"""Which images make up a batch, and which are held out."""
+"""The division of a data set into batches, and into training and held-out images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,22 +8,32 @@ import torch
 from torch import Tensor
 
 from norton_det.errors import UsageError
+from norton_det.runtime.seeds import derive_seed
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How the images of a set come in batches, in one process of several.
+    """The division of a data set into batches, for one of several processes.
 
-    A batch of training is made of the processes' parts, so that N processes with B images each see the batches of one
-    process with N * B. Everything follows from the seed and the position: training can go on from any batch.
+    A training batch is the union of the batches of all processes: N processes with B images each see the same batches
+    as one process with N * B images. Everything depends on the seed and the position alone, so training can be resumed
+    at any batch.
 
     Attributes:
-        batch_size: images a batch in each process.
-        seed: of order and augmentation.
-        rank: number of this process.
+        batch_size: number of images in a batch of each process.
+        seed: seed of order and augmentation.
+        rank: rank of this process.
         world_size: number of processes.
+
+    Example:
+        >>> from norton_det.data import Batching
+        >>> batching = Batching(batch_size=4)
+        >>> batching.steps(10)
+        2
+        >>> [len(batch) for batch in batching.evaluation(10)]
+        [4, 4, 2]
     """
 
     batch_size: int
@@ -32,10 +42,10 @@ class Batching:
     world_size: int = 1
 
     def steps(self, count: int) -> int:
-        """Return the number of batches in an epoch of ``count`` images; what would not fill a batch is left out.
+        """Return the number of batches in an epoch of ``count`` images. An incomplete last batch is left out.
 
         Raises:
-            UsageError: there is not one.
+            UsageError: there are fewer images than in one batch.
         """
         steps = count // (self.batch_size * self.world_size)
         if steps < 1:
@@ -46,25 +56,28 @@ class Batching:
         return steps
 
     def generator(self, epoch: int) -> torch.Generator:
-        """Return the source of everything random in the data of an epoch, the same in all processes."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        """Return the generator of all random numbers in the data of an epoch. It is the same in all processes."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, epoch))
 
     def training(self, count: int, start: int = 0) -> list[Tensor]:
-        """Return this process's positions (batch_size,) in the order of an epoch, for each batch from ``start`` on."""
-        whole = torch.arange(self.steps(count) * self.batch_size * self.world_size)
-        parts = whole.view(-1, self.world_size, self.batch_size)[start:, self.rank]
-        return list(parts)
+        """Return the positions (batch_size,) of this process in the order of an epoch, for each batch from ``start``.
+
+        Raises:
+            UsageError: there are fewer images than in one batch.
+        """
+        positions = torch.arange(self.steps(count) * self.batch_size * self.world_size)
+        return list(positions.view(-1, self.world_size, self.batch_size)[start:, self.rank])
 
     def evaluation(self, count: int) -> list[Tensor]:
-        """Return this process's positions, batch by batch; the processes together have every image once."""
+        """Return the positions of this process for each batch. All processes together see every image once."""
         return list(torch.arange(self.rank, count, self.world_size).split(self.batch_size))
 
 
 class Batches(Generic[T]):
-    """Batches that are made when their turn comes, and how many there are.
+    """Batches that are made on demand, with a length.
 
     Args:
-        make: positions (N,) -> batch.
+        make: makes a batch from positions (B,).
         parts: the positions of each batch.
     """
 
@@ -79,15 +92,21 @@ class Batches(Generic[T]):
 
 
 def hold_out(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Split the numbers of ``count`` training images into those to train on and ``size`` that are held out.
+    """Split the indices of ``count`` training images into those for training and ``size`` that are held out.
 
-    They are the same images always, whatever the seed of a training, so that everything is tuned on these alone.
+    The split is always the same, whatever the seed of the training, so that all runs are validated on the same images.
 
     Returns:
-        Two int64 tensors in ascending order.
+        The indices for training, (count - size,), and the held-out ones, (size,): int64 in ascending order.
 
     Raises:
-        UsageError: nothing would be left, or nothing held out.
+        UsageError: one of the two parts would be empty.
+
+    Example:
+        >>> from norton_det.data.batching import hold_out
+        >>> train, held_out = hold_out(10, 2)
+        >>> len(train), len(held_out)
+        (8, 2)
     """
     if not 0 < size < count:
         raise UsageError(f"holdout is {size}; expected between 1 and {count - 1}, below the number of training images")

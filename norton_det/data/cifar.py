@@ -1,4 +1,4 @@
-"""CIFAR-10 in memory: batches are cut, mirrored and normalised as whole tensors, on the device that trains."""
+"""CIFAR-10 in memory: batches are cropped, flipped and normalised as tensors, on the device of the training."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.data.batching import Batches, Batching
-from norton_det.data.image_folder import MEAN, STD, image_folder, read_rgb
-from norton_det.errors import DataError
+from norton_det.data.image_folder import MEAN, SPLITS, STD, image_folder, read_rgb
+from norton_det.errors import DataError, expect_choice
 from norton_det.files import write_atomically
 
 SIZE, PADDING = 32, 4
@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class MemoryImages:
-    """A set of small images, held as one tensor.
+    """A data set of small images in one tensor.
 
     Args:
         images: uint8 (N, 3, 32, 32).
@@ -39,18 +39,18 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, numbers: Tensor) -> "MemoryImages":
-        """Return the set of the images with these numbers, int64 (M,)."""
-        return MemoryImages(self.images[numbers], self.labels[numbers], self.classes)
+    def subset(self, indices: Tensor) -> "MemoryImages":
+        """Return the data set of the images with these indices, int64 (M,)."""
+        return MemoryImages(self.images[indices], self.labels[indices], self.classes)
 
     def to(self, device: torch.device) -> "MemoryImages":
-        """Return the set on a device."""
+        """Return the data set on a device."""
         return MemoryImages(self.images.to(device), self.labels.to(device), self.classes)
 
     def training(self, batching: Batching, epoch: int, start: int = 0) -> Batches[Batch]:
-        """Return the batches of an epoch from number ``start`` on: images float (B, 3, 32, 32), labels (B,).
+        """Return the batches of an epoch, beginning with number ``start``: images (B, 3, 32, 32) and labels (B,).
 
-        Each image is shifted by up to 4 pixels, what comes in being black, and mirrored in half of the cases.
+        Each image is shifted by up to 4 pixels, with a black margin, and flipped horizontally with probability 1/2.
         """
         count, generator = len(self), batching.generator(epoch)
         order = torch.randperm(count, generator=generator)
@@ -59,57 +59,58 @@ class MemoryImages:
         device = self.images.device
 
         def make(positions: Tensor) -> Batch:
-            numbers = order[positions].to(device)
-            cut = shift_and_mirror(self.images[numbers], shift[positions].to(device), mirror[positions].to(device))
-            return normalize(cut), self.labels[numbers]
+            indices = order[positions].to(device)
+            crops = shift_and_mirror(self.images[indices], shift[positions].to(device), mirror[positions].to(device))
+            return normalize(crops), self.labels[indices]
 
         return Batches(make, batching.training(count, start))
 
     def evaluation(self, batching: Batching) -> Batches[Batch]:
-        """Return batches of the images as they are: float (B, 3, 32, 32), labels (B,)."""
+        """Return batches of the images without augmentation: images (B, 3, 32, 32) and labels (B,)."""
 
         def make(positions: Tensor) -> Batch:
-            numbers = positions.to(self.images.device)
-            return normalize(self.images[numbers]), self.labels[numbers]
+            indices = positions.to(self.images.device)
+            return normalize(self.images[indices]), self.labels[indices]
 
         return Batches(make, batching.evaluation(len(self)))
 
 
 def shift_and_mirror(images: Tensor, shift: Tensor, mirror: Tensor) -> Tensor:
-    """Pad images by 4 black pixels all around, cut 32x32 out of each, and mirror some.
+    """Return crops of 32x32 pixels of images that are padded by 4 black pixels on every side; some are flipped.
 
     Args:
         images: (N, 3, 32, 32).
         shift: row and column of the upper left corner in the padded image, int64 (N, 2), 0 to 8.
-        mirror: which are mirrored left to right, bool (N,).
+        mirror: the images that are flipped horizontally, bool (N,).
 
     Returns:
         Images of the same shape and type.
     """
     windows = F.pad(images, (PADDING,) * 4).unfold(2, SIZE, 1).unfold(3, SIZE, 1)  # (N, 3, 9, 9, 32, 32), a view
-    cut = windows[torch.arange(len(images), device=images.device), :, shift[:, 0], shift[:, 1]]
-    return torch.where(mirror.view(-1, 1, 1, 1), cut.flip(-1), cut)
+    crops = windows[torch.arange(len(images), device=images.device), :, shift[:, 0], shift[:, 1]]
+    return torch.where(mirror.view(-1, 1, 1, 1), crops.flip(-1), crops)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Map uint8 images (N, 3, H, W) to float ones of about zero mean and unit deviation."""
+    """Return uint8 images (N, 3, H, W) as float, with a mean of about 0 and a standard deviation of about 1."""
     mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (MEAN, STD))
     return images.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def read_cifar(root: str | Path, split: str, *, workers: int = 0, cache: bool = False) -> MemoryImages:
-    """Read a split of CIFAR-10: from torchvision's own files if ``root`` has them, or else from class folders.
+    """Read a split of CIFAR-10 from torchvision's files if ``root`` has them, otherwise from class folders.
 
     Args:
-        root: holds ``cifar-10-batches-py/``, or class folders in ``train/`` and in ``val/`` or ``test/``.
-        split: "train", "val" or "test"; the latter two are one in torchvision's files.
-        workers: processes that decode class folders.
-        cache: keep the decoded class folders in a file beside them, and read that the next time.
+        root: a folder with ``cifar-10-batches-py/``, or with class folders in ``train/`` and in ``val/`` or ``test/``.
+        split: "train", "val" or "test"; the latter two are the same in torchvision's files.
+        workers: number of processes that decode the images of class folders.
+        cache: store the decoded images of class folders in a file beside them, and use this file the next time.
 
     Raises:
         UsageError: an unknown split.
-        DataError: there is no such data, or it is damaged, or an image is not 32x32.
+        DataError: the data are missing or damaged, or an image is not 32x32.
     """
+    expect_choice("split", split, SPLITS)
     if (Path(root) / CIFAR10.base_folder).is_dir():
         try:
             data = CIFAR10(root, train=split == "train", download=False)
@@ -121,20 +122,20 @@ def read_cifar(root: str | Path, split: str, *, workers: int = 0, cache: bool = 
     labels = torch.tensor(folder.targets)
     if not cache:
         return MemoryImages(_decode(folder, workers), labels, folder.classes)
-    place = Path(folder.root).with_suffix(".cache.safetensors")
-    images = _cached(place, folder)
+    path = Path(folder.root).with_suffix(".cache.safetensors")
+    images = _read_cache(path, folder)
     if images is None:
         images = _decode(folder, workers)
         metadata = {"files": _fingerprint(folder)}
-        write_atomically(place, lambda name: save_file({"images": images}, name, metadata))
+        write_atomically(path, lambda name: save_file({"images": images}, name, metadata))
     return MemoryImages(images, labels, folder.classes)
 
 
 def _read(path: str) -> Image.Image:
-    picture = read_rgb(path)
-    if picture.size != (SIZE, SIZE):
-        raise DataError(f"{path}: is {'x'.join(map(str, picture.size))}; expected {SIZE}x{SIZE}")
-    return picture
+    image = read_rgb(path)
+    if image.size != (SIZE, SIZE):
+        raise DataError(f"{path}: is {'x'.join(map(str, image.size))}; expected {SIZE}x{SIZE}")
+    return image
 
 
 def _decode(folder: ImageFolder, workers: int) -> Tensor:
@@ -144,18 +145,19 @@ def _decode(folder: ImageFolder, workers: int) -> Tensor:
     return torch.cat([images for images, _ in bar])
 
 
-def _cached(path: Path, folder: ImageFolder) -> Tensor | None:
-    """Return the images in a cache file, or None where there is none of these very files."""
+def _read_cache(path: Path, folder: ImageFolder) -> Tensor | None:
+    """Return the images of a cache file; None if the file is missing, damaged, or older than the images."""
     try:
         with safe_open(path, "pt") as file:
-            known = (file.metadata() or {}).get("files") == _fingerprint(folder)
-            images: Tensor | None = file.get_tensor("images") if known else None
+            current = (file.metadata() or {}).get("files") == _fingerprint(folder)
+            images: Tensor | None = file.get_tensor("images") if current else None
     except (OSError, SafetensorError):
         return None
     return images
 
 
 def _fingerprint(folder: ImageFolder) -> str:
+    """Return a hash of the names, sizes and modification times of the image files."""
     files = [(Path(p).relative_to(folder.root).as_posix(), Path(p).stat()) for p, _ in folder.samples]
     listing = json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
     return hashlib.sha256(listing.encode()).hexdigest()

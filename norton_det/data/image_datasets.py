@@ -1,10 +1,10 @@
-"""The image sets of classification by name."""
+"""Data sets of image classification by name."""
 
 from pathlib import Path
 
 from norton_det.data.cifar import MemoryImages, read_cifar
 from norton_det.data.imagenet import FolderImages, Preset, read_imagenet
-from norton_det.errors import UsageError
+from norton_det.errors import expect_choice
 
 DATASETS = ("cifar10", "imagenet")
 ImageSet = MemoryImages | FolderImages
@@ -19,22 +19,21 @@ def read_images(
     workers: int = 0,
     cache: bool = False,
 ) -> ImageSet:
-    """Return a split of a data set: "cifar10" in memory, "imagenet" read while it is used.
+    """Return a split of a data set: "cifar10" is read into memory, "imagenet" on demand.
 
     Args:
         dataset: one of ``DATASETS``.
-        root: the folder that holds its splits.
-        split: "train", "val" (the folder ``test/`` where there is no ``val/``) or "test".
-        preset: how photographs are prepared; of cifar10, None.
-        workers: processes that read.
-        cache: of cifar10: keep the decoded images in a file.
+        root: the folder that contains the splits.
+        split: "train", "val" (the folder ``test/`` if there is no ``val/``) or "test".
+        preset: preparation of the images of imagenet; None: the default.
+        workers: number of processes that read images.
+        cache: for class folders of cifar10: store the decoded images in a file.
 
     Raises:
         UsageError: an unknown name.
-        DataError: there is no such data, or it is damaged.
+        DataError: the data are missing or damaged.
     """
+    expect_choice("dataset", dataset, DATASETS)
     if dataset == "cifar10":
         return read_cifar(root, split, workers=workers, cache=cache)
-    if dataset == "imagenet":
-        return read_imagenet(root, split, preset=preset or Preset(), workers=workers)
-    raise UsageError(f"unknown dataset {dataset!r}; expected one of: {', '.join(DATASETS)}")
+    return read_imagenet(root, split, preset=preset or Preset(), workers=workers)

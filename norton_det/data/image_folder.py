@@ -1,4 +1,4 @@
-"""Class folders: a folder for each split, in it one for each class, as torchvision's ``ImageFolder`` reads them."""
+"""Class folders: a folder for each split with a folder for each class, as read by torchvision's ``ImageFolder``."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,49 +7,48 @@ from typing import Any
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, expect_choice
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue, 0 to 1: what the published networks are trained with."""
+"""Mean and standard deviation of red, green and blue, 0 to 1, with which the published networks are trained."""
 SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test",)}
-"""Names of splits, and what the folder of each may be called; the first that exists is taken."""
+"""Names of the splits, and the possible names of their folders; the first one that exists is used."""
 
 
 def image_folder(root: str | Path, split: str, loader: Callable[[Any], Any]) -> ImageFolder:
     """Return torchvision's ``ImageFolder`` of a split.
 
     Args:
-        root: the folder that holds the splits.
+        root: the folder that contains the splits.
         split: a key of ``SPLITS``.
         loader: path -> image.
 
     Raises:
         UsageError: an unknown split.
-        DataError: the folder is missing or has a class without images, or no class.
+        DataError: the folder is missing, has no class, or has a class without images.
     """
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}; expected one of: {', '.join(SPLITS)}")
-    wanted = " or ".join(f"{name}/" for name in SPLITS[split])
+    expect_choice("split", split, SPLITS)
+    names = " or ".join(f"{name}/" for name in SPLITS[split])
     if not Path(root).is_dir():
-        raise DataError(f"{root}: no such folder; expected one with class folders in {wanted}")
+        raise DataError(f"{root}: no such folder; expected one with class folders in {names}")
     folder = next((Path(root) / name for name in SPLITS[split] if (Path(root) / name).is_dir()), None)
     if folder is None:
-        raise DataError(f"{root}: has no {wanted}; expected class folders in it")
+        raise DataError(f"{root}: has no {names}; expected class folders in it")
     try:
         return ImageFolder(str(folder), loader=loader)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no class folders with images: {error}") from None
 
 
-def read_rgb(path: str) -> Image.Image:
-    """Read an image file.
+def read_rgb(path: str | Path) -> Image.Image:
+    """Return an image file as an RGB image.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from None
 
@@ -58,17 +57,22 @@ def check_classes(train: Sequence[str], val: Sequence[str], root: str | Path) ->
     """Check that both splits have the same classes.
 
     Raises:
-        DataError: they have not.
+        DataError: a class is in one split only.
     """
     if different := sorted(set(train) ^ set(val)):
         raise DataError(f"{root}: only one split has the class {different[0]}; expected the same classes in both")
 
 
 def check_num_classes(num_classes: int, classes: Sequence[str], source: str | Path) -> None:
-    """Check that a network, called ``source``, has as many outputs as the data has classes.
+    """Check that a network has as many outputs as the data have classes.
+
+    Args:
+        num_classes: number of outputs of the network.
+        classes: names of the classes.
+        source: name of the network for the message: its file.
 
     Raises:
-        UsageError: it has not.
+        UsageError: the numbers differ.
     """
     if num_classes != len(classes):
         raise UsageError(f"{source}: has {num_classes} classes; the data has {len(classes)} ({classes[0]}, ...)")

@@ -1,4 +1,4 @@
-"""ImageNet, or any class folders of photographs: torchvision's transforms, read by several processes."""
+"""ImageNet and other class folders of photographs, with torchvision's transforms, read by several processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torchvision.transforms.autoaugment import AutoAugmentPolicy
 from norton_det.data.batching import Batching
 from norton_det.data.image_folder import MEAN, STD, image_folder, read_rgb
 from norton_det.data.loader import load
-from norton_det.errors import UsageError
+from norton_det.errors import expect_choice
 
 POLICIES = ("ra", "ta_wide", "augmix", *(policy.value for policy in AutoAugmentPolicy))
 INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
@@ -21,20 +21,26 @@ INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
 
 @dataclass(frozen=True)
 class Preset:
-    """How photographs are prepared; names and defaults are those of torchvision's reference script.
+    """Preparation of photographs, with the names and defaults of torchvision's reference script.
 
     Attributes:
-        train_crop_size: side of the random crop for training.
-        val_resize_size: length of the shorter side for evaluation.
-        val_crop_size: side of the crop from its centre.
+        train_crop_size: side length in pixels of the random crop for training.
+        val_resize_size: length in pixels of the shorter side for evaluation.
+        val_crop_size: side length in pixels of the centre crop for evaluation.
         interpolation: name of the interpolation.
-        auto_augment: name of a policy, or None.
-        ra_magnitude: of RandAugment.
-        augmix_severity: of AugMix.
+        auto_augment: name of an augmentation policy, or None.
+        ra_magnitude: magnitude of RandAugment.
+        augmix_severity: severity of AugMix.
         random_erase: probability that a rectangle is erased.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown interpolation or policy.
+
+    Example:
+        >>> from PIL import Image
+        >>> from norton_det.data.imagenet import Preset
+        >>> Preset(val_crop_size=64).evaluation()(Image.new("RGB", (300, 200))).shape
+        torch.Size([3, 64, 64])
     """
 
     train_crop_size: int = 224
@@ -47,15 +53,12 @@ class Preset:
     random_erase: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.auto_augment not in (None, *POLICIES):
-            raise UsageError(f"unknown auto_augment {self.auto_augment!r}; expected one of: {', '.join(POLICIES)}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"unknown interpolation {self.interpolation!r}; expected one of: {', '.join(INTERPOLATIONS)}"
-            )
+        if self.auto_augment is not None:
+            expect_choice("auto_augment", self.auto_augment, POLICIES)
+        expect_choice("interpolation", self.interpolation, INTERPOLATIONS)
 
     def training(self) -> Any:
-        """Return the transform of a picture for training."""
+        """Return the transform for training: PIL image -> float (3, S, S), normalised."""
         mode = InterpolationMode(self.interpolation)
         steps = [v2.RandomResizedCrop(self.train_crop_size, interpolation=mode, antialias=True)]
         steps.append(v2.RandomHorizontalFlip())
@@ -66,7 +69,7 @@ class Preset:
         return v2.Compose(steps)
 
     def evaluation(self) -> Any:
-        """Return the transform of a picture for evaluation."""
+        """Return the transform for evaluation: PIL image -> float (3, S, S), normalised."""
         mode = InterpolationMode(self.interpolation)
         resize = v2.Resize(self.val_resize_size, interpolation=mode, antialias=True)
         return v2.Compose([resize, v2.CenterCrop(self.val_crop_size), *_to_tensor()])
@@ -88,13 +91,13 @@ def _to_tensor() -> list[nn.Module]:
 
 
 class FolderImages:
-    """A set of image files.
+    """A data set of image files.
 
     Args:
-        samples: file and label of each image.
+        samples: path and label of each image.
         classes: name of each label.
-        preset: how the images are prepared.
-        workers: processes that do it.
+        preset: preparation of the images.
+        workers: number of processes that read and prepare them.
     """
 
     def __init__(self, samples: Sequence[tuple[str, int]], classes: list[str], preset: Preset, workers: int) -> None:
@@ -104,16 +107,16 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def subset(self, numbers: Tensor) -> "FolderImages":
-        """Return the set of the images with these numbers, int64 (M,)."""
-        return FolderImages([self.samples[i] for i in numbers.tolist()], self.classes, self.preset, self.workers)
+    def subset(self, indices: Tensor) -> "FolderImages":
+        """Return the data set of the images with these indices, int64 (M,)."""
+        return FolderImages([self.samples[i] for i in indices.tolist()], self.classes, self.preset, self.workers)
 
     def to(self, device: torch.device) -> "FolderImages":
-        """Return the set itself: its batches are made by processes without a device."""
+        """Return the data set itself: its batches are made on the CPU."""
         return self
 
     def training(self, batching: Batching, epoch: int, start: int = 0) -> Any:
-        """Return the batches of an epoch from number ``start`` on: images float (B, 3, S, S), labels (B,)."""
+        """Return the batches of an epoch, beginning with number ``start``: images (B, 3, S, S) and labels (B,)."""
         count, generator = len(self), batching.generator(epoch)
         order = torch.randperm(count, generator=generator)
         seeds = torch.randint(2**62, (count,), generator=generator)
@@ -122,7 +125,7 @@ class FolderImages:
         return load(items, order, seeds, parts, workers=self.workers)
 
     def evaluation(self, batching: Batching) -> Any:
-        """Return batches of the images, resized and cut from the centre: float (B, 3, S, S), labels (B,)."""
+        """Return batches of images (B, 3, S, S), resized and cropped at the centre, and labels (B,)."""
         count = len(self)
         items = _Transformed(self.samples, self.preset.evaluation())
         seeds = torch.zeros(count, dtype=torch.int64)  # nothing is random
@@ -130,13 +133,13 @@ class FolderImages:
 
 
 class _Transformed:
-    """Images by number."""
+    """Transformed images and their labels, by index."""
 
     def __init__(self, samples: Sequence[tuple[str, int]], transform: Any) -> None:
         self.samples, self.transform = samples, transform
 
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        path, label = self.samples[number]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
         return self.transform(read_rgb(path)), label
 
 

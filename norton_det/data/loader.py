@@ -1,4 +1,4 @@
-"""Reading items while they are used, in several processes, always to the same result."""
+"""Loading of items in several processes, with results that do not depend on the processes."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Items(Protocol[T_co]):
-    """What is read: an item has a number; reading it may draw on torch's random numbers."""
+    """Indexed items. Reading an item may use torch's global random generator."""
 
-    def __getitem__(self, number: int, /) -> T_co: ...
+    def __getitem__(self, index: int, /) -> T_co: ...
 
 
 def load(
@@ -28,15 +28,15 @@ def load(
     workers: int = 0,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
-    """Return batches of items; what is random in an item does not depend on which process reads it, nor when.
+    """Return batches of items. The random numbers of an item do not depend on the process that reads it, nor on when.
 
     Args:
-        items: what is read.
-        order: number of the item at each position, int64 (N,).
-        seeds: of each position, int64 (N,).
+        items: the items.
+        order: index of the item at each position, int64 (N,).
+        seeds: seed of the random numbers at each position, int64 (N,).
         parts: the positions of each batch.
-        workers: processes that read; 0: this one.
-        collate: makes a batch of a list of items; None: stacks tensors.
+        workers: number of processes that read; 0: this process reads.
+        collate: makes a batch from a list of items; None: tensors are stacked.
     """
     keys = Batches(lambda part: list(zip(order[part].tolist(), seeds[part].tolist(), strict=True)), parts)
     return DataLoader(
@@ -45,23 +45,23 @@ def load(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_stay if workers else None,
+        worker_init_fn=_ignore_sigterm if workers else None,
     )
 
 
 class _Seeded(Dataset[Any]):
-    """Items by number and seed."""
+    """Items by (index, seed)."""
 
     def __init__(self, items: Items[Any]) -> None:
         self.items = items
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        number, seed = key
+        index, seed = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.items[number]
+            return self.items[index]
 
 
-def _stay(worker: int) -> None:
-    """Leave SIGTERM to the training process, which finishes its batch before it ends."""
+def _ignore_sigterm(worker: int) -> None:
+    """Leave SIGTERM to the training process, which needs its data until the end of the batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""Evaluation: predictions, COCO metrics and results files, accuracy."""
+"""Evaluation: predictions of detectors, COCO results and metrics, accuracy of classifiers."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from norton_det.runtime.distributed import share_buffers, sum_over_processes
+from norton_det.runtime.distributed import broadcast_buffers, sum_over_processes
 from norton_det.runtime.progress import ProgressLog
 
 Batch = tuple[Tensor, Tensor]
@@ -14,7 +14,18 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of ``images`` are classified right, at once (``correct1``) and among the first five (``correct5``)."""
+    """Accuracy of a classifier.
+
+    Attributes:
+        images: number of images.
+        correct1: number of images whose label has the highest score.
+        correct5: number of images whose label is among the five highest scores.
+
+    Example:
+        >>> from norton_det.evaluation.accuracy import Accuracy
+        >>> Accuracy(images=200, correct1=150, correct5=190).top1
+        75.0
+    """
 
     images: int
     correct1: int
@@ -22,12 +33,12 @@ class Accuracy:
 
     @property
     def top1(self) -> float:
-        """Percent."""
+        """Top-1 accuracy in percent."""
         return 100 * self.correct1 / max(self.images, 1)
 
     @property
     def top5(self) -> float:
-        """Percent."""
+        """Top-5 accuracy in percent."""
         return 100 * self.correct5 / max(self.images, 1)
 
     def __str__(self) -> str:
@@ -38,22 +49,31 @@ class Accuracy:
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], device: torch.device, *, amp: bool = False, print_freq: int = 100
 ) -> Accuracy:
-    """Classify images and count how many come out right, over all processes.
+    """Return the accuracy of a classifier on the images of all processes.
 
     Args:
-        model: maps images (N, 3, H, W) to logits (N, C); it is left in evaluation mode.
-        batches: images and labels (N,); each process has its part of them.
-        device: where the model is.
-        amp: mixed precision.
-        print_freq: iterations between log lines.
+        model: maps images (N, 3, H, W) to logits (N, C). It is left in evaluation mode.
+        batches: batches of images and labels (N,); each process has its own part.
+        device: the device of the model.
+        amp: use mixed precision.
+        print_freq: number of iterations between log lines.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from norton_det.evaluation.accuracy import evaluate
+        >>> batches = [(torch.eye(3).view(3, 3, 1, 1), torch.tensor([0, 1, 0]))]
+        >>> print(evaluate(nn.Flatten(), batches, torch.device("cpu")))
+        Acc@1 66.667 Acc@5 100.000 of 3 images
     """
-    share_buffers(model)
+    broadcast_buffers(model)
     model.eval()
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     for images, labels in ProgressLog("Test:", print_freq).follow(batches):
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=amp):
             logits = model(images)
-        right = logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)
-        counts += torch.stack([right.new_tensor(len(labels), dtype=torch.int64), right[:, 0].sum(), right.sum()])
+        correct = logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)
+        count = correct.new_tensor(len(labels), dtype=torch.int64)
+        counts += torch.stack([count, correct[:, 0].sum(), correct.sum()])
     return Accuracy(*(int(count) for count in sum_over_processes(counts)))

@@ -1,4 +1,4 @@
-"""COCO evaluation: from results to AP and AR, with pycocotools or faster-coco-eval."""
+"""COCO evaluation: AP and AR of results, computed by pycocotools or faster-coco-eval."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 
 from norton_det.data.coco.checks import check_annotations, check_results, raise_errors
 from norton_det.data.coco.checks.results import FIELD
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.evaluation.coco_results import Result
 from norton_det.registry import Registry
 
@@ -23,11 +23,11 @@ METRICS = {
     "segm": _BOX_LINES,
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
 }
-"""Kinds of results, and the lines of pycocotools' summary for each."""
+"""Kinds of results, and the metrics of each kind in the order of pycocotools' summary."""
 MAIN_LINES = {kind: tuple(line for line in lines if line[-1] not in "sml") for kind, lines in METRICS.items()}
-"""The lines that are for objects of all sizes."""
+"""The metrics for objects of all sizes."""
 CLASSES = "classes"
-"""Where the figures of single classes are, beside those lines."""
+"""Key of the metrics of single classes, beside the names of the metrics."""
 _DEFAULT_SIGMA = 0.05
 _COMMON = ("incomplete entries", "duplicate image ids", "duplicate category ids", "wrong areas")
 _TRUTH_CHECKS = {
@@ -35,51 +35,63 @@ _TRUTH_CHECKS = {
     "segm": (*_COMMON, "objects without mask", "broken masks"),
     "keypoints": (*_COMMON, "malformed boxes", "categories of different keypoints", "wrong keypoints"),
 }
-"""What is refused in annotations, by kind: pycocotools would fail, hang, or give figures that are wrong."""
+"""Errors of annotations for which pycocotools would fail, hang or return wrong metrics, by kind."""
 
 BACKENDS: Registry[Callable[[], tuple[Any, Any]]] = Registry("backend")
-"""By name, what returns the classes ``COCO`` and ``COCOeval`` of a library."""
+"""Functions that return the classes ``COCO`` and ``COCOeval`` of a library, by name."""
 
 
 class CocoEvaluator:
-    """Evaluates results on all images of an annotation file, as often as is wanted.
+    """Evaluates results against the annotations of a data set, as often as needed.
 
-    Where pycocotools goes wrong in silence, a corrected copy is evaluated (annotation ids that are 0 or come twice,
-    ``num_keypoints`` that is not the number of visible ones, nothing found at all) or the data is refused.
+    Data for which pycocotools would silently return wrong metrics are corrected in a copy (annotation ids that are 0 or
+    occur twice, ``num_keypoints`` that differs from the number of visible keypoints, empty results) or refused.
 
     Args:
-        coco: ``pycocotools.coco.COCO`` of the annotations; it is not changed.
-        kinds: of "bbox", "segm", "keypoints".
+        coco: ``pycocotools.coco.COCO`` of the annotations. It is not changed.
+        kinds: the kinds among "bbox", "segm" and "keypoints" that are evaluated.
         backend: "pycocotools", the reference, or "faster" (faster-coco-eval).
-        name: what the annotations are called in messages: their file.
+        name: name of the annotations in messages: their file.
 
     Raises:
-        DataError: the annotations are damaged: see :mod:`norton_det.data.coco.checks`.
-        UsageError: an unknown kind, an unknown backend, or one that is not installed.
+        DataError: the annotations have errors; see :mod:`norton_det.data.coco.checks`.
+        UsageError: an unknown kind, or an unknown or missing backend.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.data import CocoDataset, make_shapes
+        >>> from norton_det.evaluation.coco import CocoEvaluator
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_shapes(f"{folder}/shapes", train=1, val=2, size=64)
+        ...     data = CocoDataset(f"{folder}/shapes", "val")
+        >>> results = [{**annotation, "score": 1.0} for annotation in data.coco.dataset["annotations"]]
+        >>> metrics = CocoEvaluator(data.coco, ["bbox"]).evaluate(results)
+        >>> round(metrics["bbox"]["AP50"], 3)
+        1.0
     """
 
     def __init__(
         self, coco: Any, kinds: Sequence[str], *, backend: str = "pycocotools", name: str | Path = "annotations"
     ) -> None:
-        if unknown := [kind for kind in kinds if kind not in METRICS]:
-            raise UsageError(f"unknown kind {unknown[0]!r}; expected one of: {', '.join(METRICS)}")
+        for kind in kinds:
+            expect_choice("kind", kind, METRICS)
         self._new_coco, self._new_evaluation = BACKENDS[backend]()
         self._content = coco.dataset
         self._truths = {kind: self._indexed(_truth(coco.dataset, kind, name)) for kind in kinds}
 
     def evaluate(self, results: Sequence[Result], *, per_class: bool = False, name: str | Path = "results") -> Metrics:
-        """Return the COCO figures of results.
+        """Return the COCO metrics of results.
 
         Args:
-            results: in COCO's results format; empty is nothing found.
-            per_class: add the figures of each class under ``classes``, by the class's name.
-            name: what the results are called in messages: their file.
+            results: results in COCO's format; an empty list if nothing is detected.
+            per_class: add the metrics of each class under ``classes``, by the name of the class.
+            name: name of the results in messages: their file.
 
         Returns:
-            For each kind the lines of pycocotools' summary by name; None where there is no ground truth.
+            For each kind the metrics of pycocotools' summary by name, 0 to 1; None for a metric without ground truth.
 
         Raises:
-            DataError: the results do not fit the annotations, or are damaged: see :mod:`norton_det.data.coco.checks`.
+            DataError: the results have errors or do not fit the annotations; see :mod:`norton_det.data.coco.checks`.
         """
         raise_errors(check_results(self._content, results, kinds=list(self._truths)), name)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -93,20 +105,20 @@ class CocoEvaluator:
             evaluation.params.kpt_oks_sigmas = _sigmas(truth, evaluation.params.kpt_oks_sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
-        figures: dict[str, Any] = _lines(evaluation, kind)
+        metrics: dict[str, Any] = _metrics(evaluation, kind)
         if per_class:
-            figures[CLASSES] = _classes(evaluation, truth, kind)
-        return figures
+            metrics[CLASSES] = _class_metrics(evaluation, truth, kind)
+        return metrics
 
     def _detections(self, results: Sequence[Result], kind: str) -> Any:
-        # loadRes takes an object's area from its box wherever there is one: it must see one kind alone.
+        # If a result has a box, loadRes computes its area from the box, so each kind is loaded without the others.
         fields, truth = ("image_id", "category_id", "score", FIELD[kind]), self._truths[kind]
         rows = [{name: result[name] for name in fields} for result in results]
         if not rows:
             return self._indexed({**truth.dataset, "annotations": []})
         if kind == "segm":
             for row in rows:
-                row["segmentation"] = truth.annToRLE(row)  # polygons and uncompressed counts as well
+                row["segmentation"] = truth.annToRLE(row)  # of polygons and uncompressed run lengths, too
         return truth.loadRes(rows)
 
     def _indexed(self, content: dict[str, Any]) -> Any:
@@ -120,27 +132,27 @@ class CocoEvaluator:
 def evaluate_results(
     coco: Any, results: Sequence[Result], kinds: Sequence[str], *, backend: str = "pycocotools", per_class: bool = False
 ) -> Metrics:
-    """Return the COCO figures of results at once, with a :class:`CocoEvaluator`.
+    """Return the COCO metrics of results, computed by a new :class:`CocoEvaluator`.
 
     Args:
-        coco: ``pycocotools.coco.COCO`` of the annotations; it is not changed.
-        results: in COCO's results format; empty is nothing found.
-        kinds: of "bbox", "segm", "keypoints".
+        coco: ``pycocotools.coco.COCO`` of the annotations. It is not changed.
+        results: results in COCO's format; an empty list if nothing is detected.
+        kinds: the kinds among "bbox", "segm" and "keypoints" that are evaluated.
         backend: "pycocotools" or "faster".
-        per_class: add the figures of each class.
+        per_class: add the metrics of each class.
 
     Returns:
-        As :meth:`CocoEvaluator.evaluate`.
+        The metrics as returned by :meth:`CocoEvaluator.evaluate`.
 
     Raises:
-        DataError: annotations or results are damaged or do not fit.
+        DataError: the annotations or results have errors or do not fit.
         UsageError: an unknown kind or backend.
     """
     return CocoEvaluator(coco, kinds, backend=backend).evaluate(results, per_class=per_class)
 
 
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:
-    """Return a copy of annotations that pycocotools reads rightly."""
+    """Return a copy of annotations that pycocotools evaluates correctly."""
     raise_errors(check_annotations(content, masks=kind == "segm", only=_TRUTH_CHECKS[kind]), name)
     categories = [c for c in content["categories"] if kind != "keypoints" or "keypoints" in c]
     if not categories:
@@ -149,8 +161,8 @@ def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str,
     annotations: list[dict[str, Any]] = []
     for annotation in content["annotations"]:
         if annotation["category_id"] in evaluated:
-            number = len(annotations) + 1  # 0 would stand for unmatched, and an id that comes twice for the last one
-            row = {**annotation, "id": number, "iscrowd": int(annotation.get("iscrowd") or 0)}
+            new_id = len(annotations) + 1  # pycocotools takes 0 for unmatched and needs distinct ids
+            row = {**annotation, "id": new_id, "iscrowd": int(annotation.get("iscrowd") or 0)}
             if kind == "keypoints":
                 row["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
             annotations.append(row)
@@ -158,28 +170,25 @@ def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str,
 
 
 def _sigmas(truth: Any, persons: Any) -> Any:
-    """Return COCO's tolerances for its 17 keypoints of persons, and an even one for any other number."""
+    """Return COCO's tolerances for its 17 keypoints of persons, and one tolerance for all keypoints of other data."""
     count = len(next(iter(truth.cats.values()))["keypoints"])
     return persons if count == len(persons) else np.full(count, _DEFAULT_SIGMA)
 
 
-def _lines(evaluation: Any, kind: str) -> dict[str, float | None]:
+def _metrics(evaluation: Any, kind: str) -> dict[str, float | None]:
     evaluation.summarize()
     return {name: None if v == -1 else float(v) for name, v in zip(METRICS[kind], evaluation.stats, strict=True)}
 
 
-def _classes(evaluation: Any, truth: Any, kind: str) -> dict[str, dict[str, float | None]]:
-    """Return the same lines for each class: precision and recall have the class in their third and second place."""
-    whole, figures = evaluation.eval, {}
-    for k, number in enumerate(evaluation.params.catIds):
-        evaluation.eval = {
-            **whole,
-            "precision": whole["precision"][:, :, k : k + 1],
-            "recall": whole["recall"][:, k : k + 1],
-        }
-        name = str(truth.cats[number].get("name", number))
-        figures[f"{name} {number}" if name in figures else name] = _lines(evaluation, kind)
-    return figures
+def _class_metrics(evaluation: Any, truth: Any, kind: str) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of each class: the third axis of precision and the second axis of recall are the classes."""
+    complete, metrics = evaluation.eval, {}
+    for k, category in enumerate(evaluation.params.catIds):
+        precision, recall = complete["precision"][:, :, k : k + 1], complete["recall"][:, k : k + 1]
+        evaluation.eval = {**complete, "precision": precision, "recall": recall}
+        name = str(truth.cats[category].get("name", category))
+        metrics[f"{name} {category}" if name in metrics else name] = _metrics(evaluation, kind)
+    return metrics
 
 
 def _pycocotools() -> tuple[Any, Any]:
@@ -193,7 +202,7 @@ def _faster() -> tuple[Any, Any]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
-        raise UsageError("backend 'faster' needs faster-coco-eval: install norton-det[fast]") from None
+        raise UsageError("backend 'faster' needs faster-coco-eval: pip install norton-det[fast]") from None
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     return COCO, COCOeval_faster
 
@@ -203,11 +212,18 @@ BACKENDS.register("faster", _faster)
 
 
 def format_metrics(metrics: Metrics) -> str:
-    """Return a table of all figures but those of single classes, a line each."""
+    """Return the metrics as text, one in a line, without those of single classes.
+
+    Example:
+        >>> from norton_det.evaluation.coco import METRICS, format_metrics
+        >>> names = METRICS["keypoints"]
+        >>> print(format_metrics({"keypoints": dict.fromkeys(names, 0.5)}).splitlines()[1])
+         AP     0.500
+    """
     lines = []
-    for kind, figures in metrics.items():
+    for kind, values in metrics.items():
         lines.append(f"IoU metric: {kind}")
         for name in METRICS[kind]:
-            value = figures[name]
+            value = values[name]
             lines.append(f" {name:<6} {'no ground truth' if value is None else f'{value:.3f}'}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From a detector's predictions to COCO results."""
+"""Conversion of a detector's predictions to COCO results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,18 +12,19 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 Result = dict[str, Any]
 CROPS = "mask_crops"
 MASK_THRESHOLD = 0.5
-"""Probability above which a pixel belongs to an object, as in torchvision's and COCO's practice."""
+"""Probability above which a pixel belongs to an object, as is usual with torchvision and COCO."""
 
 
 @contextmanager
 def masks_as_crops(model: nn.Module) -> Iterator[None]:
-    """Leave each mask as small as the mask head made it, while this is open.
+    """Within the block, keep the masks that a detector predicts in the size of its mask head.
 
-    torchvision pastes all masks of an image at its full size at once: 100 masks of 12 megapixels are 4.8 GB, twice.
-    Here a prediction has ``mask_crops`` (N, 1, M, M) instead of ``masks``, for :func:`to_results` to paste one by one.
+    torchvision pastes all masks of an image into the full image at once: 100 masks of 12 megapixels need 4.8 GB, twice.
+    Within the block a prediction has ``mask_crops`` (N, 1, M, M) instead of ``masks``, and :func:`to_results` pastes
+    them one by one.
 
     Args:
-        model: an R-CNN of torchvision; another model is left as it is.
+        model: an R-CNN of torchvision. Other models are not changed.
     """
     heads = getattr(model, "roi_heads", None)
     handle = heads.register_forward_hook(_rename_masks) if isinstance(heads, nn.Module) else None
@@ -41,17 +42,24 @@ def _rename_masks(heads: nn.Module, inputs: Any, output: tuple[list[dict[str, Te
 
 
 def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[int] = ()) -> list[Result]:
-    """Turn the prediction for one image into COCO results.
+    """Return the prediction for one image as COCO results.
 
     Args:
-        image_id: the image's id.
-        prediction: ``boxes`` (N, 4) as x1, y1, x2, y2, ``labels`` (N,), ``scores`` (N,), and where there are any
-            ``masks`` (N, 1, H, W) of probabilities or ``mask_crops`` (N, 1, M, M), and ``keypoints`` (N, K, 3).
-        size: height and width of the image in pixels, for ``mask_crops``.
+        image_id: id of the image.
+        prediction: ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``labels`` (N,), ``scores`` (N,), and optionally
+            probabilities ``masks`` (N, 1, H, W) or ``mask_crops`` (N, 1, M, M), and ``keypoints`` (N, K, 3).
+        size: height and width of the image in pixels; needed with ``mask_crops``.
 
     Returns:
-        One dict an object with ``image_id``, ``category_id``, ``bbox`` as x, y, width, height, ``score``, and
-        ``segmentation`` (compressed RLE) and ``keypoints`` (flat) where there are any.
+        A dict for each object with ``image_id``, ``category_id``, ``bbox`` as x, y, width, height in pixels,
+        ``score``, and ``segmentation`` (compressed RLE) and flat ``keypoints`` if they are predicted.
+
+    Example:
+        >>> import torch
+        >>> from norton_det.evaluation.coco_results import to_results
+        >>> boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0]])
+        >>> to_results(7, {"boxes": boxes, "labels": torch.tensor([3]), "scores": torch.tensor([0.5])})
+        [{'image_id': 7, 'category_id': 3, 'bbox': [1.0, 2.0, 3.0, 4.0], 'score': 0.5}]
     """
     boxes = prediction["boxes"].detach().cpu().double()
     corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
@@ -70,15 +78,15 @@ def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[i
 
 
 def has_masks(prediction: Mapping[str, Tensor]) -> bool:
-    """Tell whether a prediction has masks, pasted or not."""
+    """Return whether a prediction has masks, pasted or not."""
     return "masks" in prediction or CROPS in prediction
 
 
 def full_masks(prediction: Mapping[str, Tensor], size: Sequence[int]) -> Iterator[Tensor]:
-    """Yield the masks (1, H, W) of probabilities of a prediction, one by one; none if it has none.
+    """Yield the masks of a prediction one by one, as probabilities (1, H, W).
 
     Args:
-        prediction: with ``masks``, or with ``mask_crops`` and ``boxes``.
+        prediction: a prediction with ``masks``, with ``mask_crops`` and ``boxes``, or without masks.
         size: height and width of the image in pixels.
     """
     if CROPS in prediction:

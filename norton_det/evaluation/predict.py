@@ -1,4 +1,4 @@
-"""Running detectors: over a data set, or on one image."""
+"""Predictions of detectors on a data set or on one image."""
 
 import logging
 from collections.abc import Iterable
@@ -23,17 +23,6 @@ DetectionBatches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
 logger = logging.getLogger(__name__)
 
 
-def kinds_of(model: nn.Module) -> list[str]:
-    """Return what an R-CNN of torchvision predicts, in COCO's words: bbox, and segm or keypoints."""
-    heads: Any = getattr(model, "roi_heads", None)
-    kinds = ["bbox"]
-    if getattr(heads, "mask_predictor", None) is not None:
-        kinds.append("segm")
-    if getattr(heads, "keypoint_predictor", None) is not None:
-        kinds.append("keypoints")
-    return kinds
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -42,31 +31,35 @@ def predict(
     *,
     print_freq: int = 100,
 ) -> list[Result]:
-    """Run a detector over images and return COCO results, those of all processes in the order of the images' ids.
+    """Return the COCO results of a detector on the images of all processes, ordered by image id.
 
-    A detector whose training has only begun may find nothing at all above its score threshold. It is then run once more
-    without it: the figures show what there is, and the results are some that other COCO programs can read (pycocotools
+    At the beginning of its training a detector may detect nothing above its score threshold. It is then evaluated again
+    without the threshold, so that the metrics are informative and other COCO programs can read the results (pycocotools
     cannot load an empty list).
 
     Args:
-        model: maps a list of images (3, H, W) to a list of predictions; it is left in evaluation mode.
-        batches: lists of images and of targets, of which only ``image_id`` is looked at; each process has its part.
-            They may be gone through twice.
-        device: where the model is.
-        print_freq: iterations between log lines.
+        model: maps a list of images (3, H, W) to a list of predictions. It is left in evaluation mode.
+        batches: lists of images and of targets, of which only ``image_id`` is used. Each process has its own part. They
+            may be iterated over twice.
+        device: the device of the model.
+        print_freq: number of iterations between log lines.
+
+    Returns:
+        A dict for each detected object, as returned by :func:`norton_det.evaluation.coco_results.to_results`; the same
+        list in every process.
     """
     model.eval()
     results = _results(model, batches, device, print_freq)
     heads: Any = getattr(model, "roi_heads", None)
-    bound = getattr(heads, "score_thresh", 0.0)
-    if results or not bound > 0:
+    threshold = getattr(heads, "score_thresh", 0.0)
+    if results or not threshold > 0:
         return results
-    logger.warning("nothing was found with a score above %g: what has a lower score is evaluated", bound)
+    logger.warning("No detections above the score threshold %g; evaluating again without a threshold.", threshold)
     heads.score_thresh = 0.0
     try:
         return _results(model, batches, device, print_freq)
     finally:
-        heads.score_thresh = bound
+        heads.score_thresh = threshold
 
 
 def _results(model: nn.Module, batches: DetectionBatches, device: torch.device, print_freq: int) -> list[Result]:
@@ -76,29 +69,38 @@ def _results(model: nn.Module, batches: DetectionBatches, device: torch.device, 
             predictions = model([image.to(device) for image in images])
             for image, target, prediction in zip(images, targets, predictions, strict=True):
                 results += to_results(target["image_id"], prediction, image.shape[-2:])
-    everything = [result for part in gather(results) for result in part]
-    return sorted(everything, key=lambda result: result["image_id"])
+    gathered = [result for part in gather(results) for result in part]
+    return sorted(gathered, key=lambda result: result["image_id"])
 
 
 @torch.inference_mode()
 def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[str, Tensor]:
-    """Return what a detector finds in one image with a score above ``threshold``.
+    """Return the detections in one image whose score is above ``threshold``.
 
     Args:
-        model: in evaluation mode.
-        image: (3, H, W), float between 0 and 1, on the model's device.
-        threshold: between 0 and 1.
+        model: a detector in evaluation mode.
+        image: (3, H, W), float with values from 0 to 1, on the device of the model.
+        threshold: minimum score, 0 to 1.
 
     Returns:
-        On the CPU ``boxes`` (N, 4) as x1, y1, x2, y2, ``labels`` (N,), ``scores`` (N,), and where the model has them
-        ``masks`` (N, H, W) bool, ``keypoints`` (N, K, 3) and ``keypoints_scores`` (N, K).
+        On the CPU: ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``labels`` (N,), ``scores`` (N,), and if the model
+        predicts them ``masks`` (N, H, W) bool, ``keypoints`` (N, K, 3) and ``keypoints_scores`` (N, K).
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> from norton_det.evaluation.predict import detect
+        >>> model = nd.fasterrcnn_cpresnet50_fpn(weights_backbone=None, num_classes=3, min_size=64, max_size=64).eval()
+        >>> detections = detect(model, torch.rand(3, 64, 64), threshold=0.9)
+        >>> list(detections), detections["boxes"].shape[1]
+        (['boxes', 'labels', 'scores'], 4)
     """
     with masks_as_crops(model):
         (prediction,) = model([image])
-    sure = prediction["scores"] > threshold
-    found = {name: value[sure].cpu() for name, value in prediction.items()}
-    if has_masks(found):
-        masks = [mask[0] > MASK_THRESHOLD for mask in full_masks(found, image.shape[-2:])]
-        found["masks"] = torch.stack(masks) if masks else torch.zeros(0, *image.shape[-2:], dtype=torch.bool)
-        found.pop(CROPS, None)
-    return found
+    selected = prediction["scores"] > threshold
+    detections = {name: value[selected].cpu() for name, value in prediction.items()}
+    if has_masks(detections):
+        masks = [mask[0] > MASK_THRESHOLD for mask in full_masks(detections, image.shape[-2:])]
+        detections["masks"] = torch.stack(masks) if masks else torch.zeros(0, *image.shape[-2:], dtype=torch.bool)
+        detections.pop(CROPS, None)
+    return detections

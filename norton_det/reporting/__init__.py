@@ -1,1 +1,1 @@
-"""Published and measured results, and figures of them."""
+"""Results: the published rows, the measured rows, and figures of both."""

@@ -1,6 +1,6 @@
-"""Names beside the markers of a picture, where they can be read.
+"""Placement of names beside the markers of a figure, without overlaps.
 
-Of the libraries for this, adjustText lets names lie on lines and markers, textalloc draws long lines across the others.
+Of the libraries for this, adjustText places names on lines and markers, and textalloc draws long lines across others.
 """
 
 import math
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Box = tuple[float, float, float, float]
-"""Pixels: left, bottom, right, top."""
+"""Left, bottom, right and top in pixels."""
 _GAP = 3
-"""Pixels between a name and what is drawn."""
+"""Minimum distance of a name from markers and lines, in pixels."""
 _NEAR = 12
-"""Pixels up to which a name needs no line to its marker."""
+"""Maximum distance of a name from its marker without a line between them, in pixels."""
 _STEPS = 9
-"""Points of such a line that are looked at."""
+"""Number of points of such a line that are tested for overlaps."""
 
 
 def write_names(axes: "Axes", points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write names where they cover neither each other nor a marker or line, with a line to the marker if it is far.
+    """Write a name near each point such that it overlaps no other name, marker or line.
 
-    The axes must be where they will stay (``figure.draw_without_rendering()``), and all else must be drawn.
+    A name that is far from its marker gets a line to it. Call this last: everything else must have been drawn, and the
+    axes must have their final positions (``figure.draw_without_rendering()``).
 
     Args:
-        axes: where to write.
-        points: (x, y, name, colour), one for each name; x and y in the units of the data.
+        axes: the axes on which the names are written.
+        points: (x, y, name, colour) of each name; x and y are data coordinates.
     """
     taken = list(_drawn(axes))
     to_data: Any = axes.transData.inverted().transform
@@ -48,7 +49,7 @@ def write_names(axes: "Axes", points: Sequence[tuple[float, float, str, str]]) -
 
 
 def _drawn(axes: "Axes") -> Iterator[Box]:
-    """Yield small boxes that cover the markers and lines."""
+    """Yield small boxes that together cover the markers and lines."""
     for line in axes.lines:
         steps = 1 if line.get_linestyle() == "None" else 100
         marker = 0 if line.get_marker() == "None" else line.get_markersize() / 2
@@ -57,37 +58,39 @@ def _drawn(axes: "Axes") -> Iterator[Box]:
 
 
 def _place(spot: Any, size: Any, taken: Any, bounds: Any) -> Box:
-    """Return the nearest box around ``spot`` that is free and can be reached, or the nearest one where none is.
+    """Return the free box that is nearest to ``spot``, or the nearest box if none is free.
+
+    A box is free if it is within the bounds and neither the box nor a line from it to the marker overlaps others.
 
     Args:
-        spot: where the marker is, (2,).
+        spot: position of the marker, (2,).
         size: width and height of the box, (2,).
-        taken: boxes that neither the name nor a line from it to the marker must cover, (N, 4).
-        bounds: the box in which to stay, (4,).
+        taken: the boxes that must not be overlapped, (N, 4).
+        bounds: the limits, (4,).
     """
-    others = taken[~_overlap(np.array([[*spot, *spot]]), taken)[0]]  # without the marker, where the line starts
+    others = taken[~_overlap(np.array([[*spot, *spot]]), taken)[0]]  # without the marker, at which the line begins
 
     def free(box: Box) -> bool:
         left, bottom, right, top = box
         inside = bounds[0] <= left and bounds[1] <= bottom and right <= bounds[2] and top <= bounds[3]
-        way = np.linspace(spot, np.clip(spot, box[:2], box[2:]), _STEPS)
+        line = np.linspace(spot, np.clip(spot, box[:2], box[2:]), _STEPS)
         return bool(
             inside
             and not _overlap(np.array([box]), taken).any()
-            and not _overlap(np.concatenate([way, way], 1), others).any()
+            and not _overlap(np.concatenate([line, line], 1), others).any()
         )
 
     return next(filter(free, _around(spot, size)), next(_around(spot, size)))
 
 
 def _overlap(boxes: Any, others: Any) -> Any:
-    """Return (len(boxes), len(others)) bool: which of them share a point."""
+    """Return which boxes share a point with which others, bool (len(boxes), len(others))."""
     apart = (boxes[:, None, :2] > others[:, 2:]) | (boxes[:, None, 2:] < others[:, :2])
     return ~apart.any(2)
 
 
 def _around(spot: Any, size: Any) -> Iterator[Box]:
-    """Yield boxes of one size around ``spot``, the nearest first, to its right first."""
+    """Yield boxes of one size around ``spot`` in order of distance, beginning at its right."""
     for distance in range(6, 200, 5):
         for turn in range(16):
             angle = 2 * math.pi * turn / 16

@@ -1,1 +1,1 @@
-"""What a process needs around the work: processes, signals, memory, timing, progress."""
+"""What a process needs besides its work: process groups, seeds, signals, memory, timing, progress."""

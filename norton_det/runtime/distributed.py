@@ -1,7 +1,7 @@
-"""Several processes: each one works on its part of every batch, and they agree where they have to.
+"""Training and evaluation in several processes, each of which works on its part of every batch.
 
-Started by ``torchrun``; in one process everything here is the identity. An exception is left alone: the process ends
-with it, and ``torchrun`` ends the others.
+``torchrun`` starts the processes. In a single process every function of this module is the identity. Exceptions are not
+caught: they end the process, and ``torchrun`` ends the others.
 """
 
 import logging
@@ -20,46 +20,45 @@ T = TypeVar("T")
 
 @contextmanager
 def processes(device: str, dist_url: str = "env://") -> Iterator[torch.device]:
-    """Join the other processes if ``torchrun`` started this one, and yield this one's device.
+    """Join the process group if ``torchrun`` started this process, and yield the device of this process.
 
     Args:
-        device: "cuda" (NCCL; one device a process) or "cpu" (gloo).
-        dist_url: how the processes find each other, as in ``torch.distributed.init_process_group``.
+        device: "cuda" (backend NCCL, one device for each process) or "cpu" (backend gloo).
+        dist_url: ``init_method`` of ``torch.distributed.init_process_group``.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield torch.device(device)
         return
-    own = torch.device(device)
-    if own.type == "cuda":
-        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(own)
-    count, number = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    dist.init_process_group(
-        "nccl" if own.type == "cuda" else "gloo", init_method=dist_url, world_size=count, rank=number
-    )
+    local = torch.device(device)
+    if local.type == "cuda":
+        local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(local)
+    size, number = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    backend = "nccl" if local.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=dist_url, world_size=size, rank=number)
     if number > 0:
-        logging.getLogger("norton_det").setLevel(logging.WARNING)  # progress is told once
-    yield own
-    dist.destroy_process_group()  # not after an exception: it would wait for the others
+        logging.getLogger("norton_det").setLevel(logging.WARNING)  # one process logs the progress
+    yield local
+    dist.destroy_process_group()  # not after an exception: it would wait for the other processes
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if _joined() else 1
 
 
 def is_main() -> bool:
-    """Tell whether this process is the one that writes files and tells progress."""
+    """Return whether this process writes the files and logs the progress."""
     return rank() == 0
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Return the sum of the processes' ``values``, of the same shape; the argument is left as it is."""
+    """Return the sum over the processes of ``values``, of the same shape. The argument is not changed."""
     if _joined():
         values = values.clone()
         dist.all_reduce(values)
@@ -67,7 +66,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def gather(value: T) -> list[T]:
-    """Return the values of all processes in their order; anything that can be pickled."""
+    """Return the values of all processes in the order of their ranks. A value can be any object that pickles."""
     if not _joined():
         return [value]
     values = [value] * world_size()
@@ -75,28 +74,31 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def made_once(make: Callable[[], T]) -> T:
-    """Return what the first process makes; the others wait for it."""
-    values = [make() if is_main() else None]
+def compute_once(compute: Callable[[], T]) -> T:
+    """Call a function in the first process alone and return its result in every process."""
+    values = [compute() if is_main() else None]
     if _joined():
         dist.broadcast_object_list(values, 0)
     return values[0]  # type: ignore[return-value]
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Tell whether ``flag`` is set in any process."""
+    """Return whether ``flag`` is set in any process."""
     return bool(sum_over_processes(torch.tensor(int(flag), device=device)).item())
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a model whose gradients are the mean over the processes; in one process the model itself."""
+    """Return a model whose gradients are averaged over the processes. In a single process it is the model itself."""
     if not _joined():
         return model
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the first one's buffers: batch-norm statistics differ, and are evaluated and saved as one."""
+def broadcast_buffers(model: nn.Module) -> None:
+    """Copy the first process's buffers to all processes.
+
+    The statistics of batch norms differ between the processes, but one network is evaluated and saved.
+    """
     if _joined():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

@@ -1,27 +1,35 @@
-"""The C library's allocator: memory that is freed and wanted again in every pass need not go back to the system."""
+"""Memory of the C library: whether freed memory is kept for the next allocation or returned to the system."""
 
 import ctypes
 import platform
 
-_NOTHING_BACK = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0)}
-"""Parameters of ``mallopt`` (malloc.h of glibc), and the values with which nothing is given back."""
+_KEEP_ALL = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0)}
+"""Parameters of ``mallopt`` (glibc's malloc.h), with the values that return no memory to the system."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, for its own use; all tools do.
+    """Keep the memory that this process frees, for its next allocations. All commands of the package do this.
 
-    By default glibc hands every buffer of more than 32 MB back to the system as soon as it is free, and the system
-    clears its pages anew when it is wanted again: in networks on the CPU, with large images or batches, that may take
-    longer than the arithmetic. The process then stays as large as it has ever been.
+    By default glibc returns every buffer of more than 32 MB to the system when it is freed, and the system clears its
+    pages when they are allocated again. For networks on the CPU with large images or batches, clearing can take longer
+    than the arithmetic. With this setting the process stays as large as it has ever been.
 
     Returns:
-        Whether it could be set: only glibc on Linux has it, elsewhere nothing happens.
+        Whether the setting was made. It exists only in glibc on Linux; elsewhere this function does nothing.
+
+    Example:
+        >>> from norton_det.runtime.malloc import keep_freed_memory
+        >>> kept = keep_freed_memory()
     """
-    return _is_glibc() and all(ctypes.CDLL(None).mallopt(*pair) == 1 for pair in _NOTHING_BACK.values())
+    return _is_glibc() and all(ctypes.CDLL(None).mallopt(*pair) == 1 for pair in _KEEP_ALL.values())
 
 
 def give_back_freed_memory() -> bool:
-    """Hand all memory that is free at the moment back to the system; return whether that could be asked for."""
+    """Return all memory that is free at the moment to the system.
+
+    Returns:
+        Whether the C library supports this; only glibc does.
+    """
     if not _is_glibc():
         return False
     ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What is told while a loop runs: log lines in the form of torchvision's reference scripts, bars, TensorBoard."""
+"""Progress of a loop: log lines in the format of torchvision's reference scripts, progress bars, TensorBoard."""
 
 import datetime
 import logging
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Meter:
-    """A figure that is followed: shown as the median of the last 20 values and the mean of all."""
+    """The values of a metric, shown as the median of the last 20 and the mean of all."""
 
     def __init__(self) -> None:
         self.recent: deque[float] = deque(maxlen=20)
@@ -35,7 +35,7 @@ class Meter:
 
     @property
     def mean(self) -> float:
-        """Mean of all values."""
+        """The mean of all values; 0 without a value."""
         return self.total / max(self.count, 1)
 
     def __str__(self) -> str:
@@ -43,34 +43,42 @@ class Meter:
 
 
 class ProgressLog:
-    """Follows a loop: a log line every ``print_freq`` iterations, and a progress bar on a terminal.
+    """Log of a loop: a line every ``print_freq`` iterations, and a progress bar on a terminal.
 
     Args:
-        header: how a line begins ("Epoch: [0]").
-        print_freq: iterations from line to line.
+        header: beginning of each line ("Epoch: [0]").
+        print_freq: number of iterations between log lines.
+
+    Example:
+        >>> from norton_det.runtime.progress import ProgressLog
+        >>> log = ProgressLog("Test:", print_freq=10)
+        >>> for batch in log.follow([1, 2, 3]):
+        ...     log.update(loss=0.5 * batch)
+        >>> print(log.meters["loss"])
+        1.0000 (1.0000)
     """
 
     def __init__(self, header: str, print_freq: int) -> None:
         self.header, self.print_freq = header, print_freq
         self.meters: dict[str, Meter] = {}
-        self.lr: float | None = None  # told as it is, where there is one
+        self.lr: float | None = None  # shown without a median and a mean; None: not shown
 
     def update(self, **values: float) -> None:
-        """Add values to the meters of these names."""
+        """Add a value to the meter of each name."""
         for name, value in values.items():
             self.meters.setdefault(name, Meter()).update(value)
 
     def follow(self, batches: Iterable[T], start: int = 0) -> Iterator[T]:
-        """Yield the batches, timing the loop's body (``time``) and the wait for data (``data``).
+        """Yield the batches and measure the seconds of the loop's body (``time``) and of loading (``data``).
 
         Args:
-            batches: what is looped over.
-            start: number of the first batch, where a loop goes on.
+            batches: the batches.
+            start: index of the first batch, if a loop is resumed.
         """
         total = start + len(batches) if isinstance(batches, Sized) else 0
         timer, data = Meter(), Meter()
         begin = end = time.perf_counter()
-        hidden = None if is_main() else True  # None: shown on a terminal
+        hidden = None if is_main() else True  # None: tqdm shows the bar on a terminal only
         bar = tqdm(batches, desc=self.header, disable=hidden, leave=False, initial=start, total=total or None)
         for i, batch in enumerate(bar, start):
             data.update(time.perf_counter() - end)
@@ -94,11 +102,13 @@ class ProgressLog:
 
 
 def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, float | None]], None]:
-    """Return a function that adds the figures of an epoch, given with its number as ``epoch``, to TensorBoard's log.
+    """Return a function that writes the metrics of an epoch to TensorBoard's log.
+
+    Its argument has the number of the epoch under ``epoch``, and metrics by name; metrics that are None are left out.
 
     Args:
-        folder: where the log is written.
-        first: number of the first epoch; what an older log has from there on is dropped.
+        folder: the folder of the log.
+        first: number of the first epoch; entries of an older log from this epoch on are discarded.
 
     Raises:
         UsageError: the package ``tensorboard`` is not installed.
@@ -106,13 +116,15 @@ def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, fl
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UsageError("--tensorboard: package tensorboard is missing; pip install norton-det[tensorboard]") from None
+        raise UsageError(
+            "tensorboard is not installed; --tensorboard needs it: pip install norton-det[tensorboard]"
+        ) from None
     writer = SummaryWriter(str(folder), purge_step=first)
 
-    def add(figures: Mapping[str, float | None]) -> None:
-        for name, value in figures.items():
+    def add(metrics: Mapping[str, float | None]) -> None:
+        for name, value in metrics.items():
             if name != "epoch" and value is not None:
-                writer.add_scalar(name, value, figures["epoch"])
+                writer.add_scalar(name, value, metrics["epoch"])
         writer.flush()
 
     return add

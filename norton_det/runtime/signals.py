@@ -1,4 +1,4 @@
-"""An orderly end when the system asks for it."""
+"""Signals of the system: an orderly end after SIGTERM."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def catch_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM has come; until the end of the block it does nothing else."""
-    came: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    """Yield a function that returns whether SIGTERM was received; within the block the signal has no other effect."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, previous)

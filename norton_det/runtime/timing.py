@@ -1,4 +1,4 @@
-"""Timing that can be compared: the accelerator's work is waited for, candidates run in turn, in one process."""
+"""Measuring of time: alternating runs in one process, each with the accelerator's work included."""
 
 import platform
 import time
@@ -8,21 +8,27 @@ from statistics import median
 
 import torch
 
-_HOPELESS = 5.0  # a first run has to prepare things
+_SLOWDOWN_LIMIT = 5.0  # generous: a first run also allocates memory and chooses algorithms
 
 
 def time_alternating(
     functions: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Time functions in turn, A B A B ..., so that a drift of the machine's speed meets all of them.
+    """Measure functions in turn, A B A B ..., so that changes of the machine's speed affect all of them alike.
 
     Args:
-        functions: what to time, by name.
-        repeats: counted runs of each.
-        warmup: runs of each before those.
+        functions: the functions by name.
+        repeats: number of measured runs of each function.
+        warmup: number of runs of each function before those.
 
     Returns:
-        Seconds of each counted run, by name.
+        The seconds of each measured run, by name.
+
+    Example:
+        >>> from norton_det.runtime.timing import time_alternating
+        >>> seconds = time_alternating({"sum": lambda: sum(range(100)), "max": lambda: max(range(100))}, repeats=3)
+        >>> {name: len(runs) for name, runs in seconds.items()}
+        {'sum': 3, 'max': 3}
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(warmup + repeats):
@@ -37,24 +43,33 @@ def time_alternating(
 
 
 def time_contenders(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each function: what cannot become the fastest is not run often.
+    """Return the median seconds of each function, without repeating those that cannot be the fastest.
 
     Args:
-        functions: what to time, by name.
-        repeats: counted runs of each; one whose first run takes five times as long as the shortest has no other.
+        functions: the functions by name.
+        repeats: number of measured runs of each function. A function whose first run takes more than five times as long
+            as the shortest first run is not repeated; its result is that first run.
     """
     first = time_alternating(functions, 1, warmup=0)
-    limit = _HOPELESS * min(seconds for (seconds,) in first.values())
+    limit = _SLOWDOWN_LIMIT * min(seconds for (seconds,) in first.values())
     close = {name: function for name, function in functions.items() if first[name][0] <= limit}
     return {name: median(seconds) for name, seconds in {**first, **time_alternating(close, repeats, warmup=0)}.items()}
 
 
 class Stopwatch:
-    """Sums the seconds of the blocks ``with watch:``, the accelerator's work included.
+    """Adds up the seconds of ``with`` blocks, with the accelerator's work included.
 
     Attributes:
-        seconds: in all blocks.
+        seconds: sum over all blocks.
         count: number of blocks.
+
+    Example:
+        >>> from norton_det.runtime.timing import Stopwatch
+        >>> watch = Stopwatch()
+        >>> with watch:
+        ...     total = sum(range(1000))
+        >>> watch.count
+        1
     """
 
     def __init__(self) -> None:
@@ -76,7 +91,7 @@ def _synchronize() -> None:
 
 
 def describe_machine() -> str:
-    """Return the processor or GPU, the number of threads and torch's version."""
+    """Return the names of the processor and GPU, the number of threads and torch's version, as one line."""
     model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
     name = model or platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -1,4 +1,4 @@
-"""Training and evaluation of classifiers."""
+"""The task of image classification."""
 
 import logging
 from collections.abc import Callable
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Classification:
-    """The task of classifying images; see :class:`norton_det.training.loop.Task`.
+    """The task of image classification, a :class:`~norton_det.training.loop.Task`.
 
     Attributes:
-        training: (epoch, first batch) -> the rest of the epoch's batches of images (N, 3, H, W) and labels (N,).
-        evaluation: returns the batches to evaluate on.
-        device: where the network is.
-        num_classes: how many there are.
-        label_smoothing: share of the target that is spread over all classes.
-        mixup_alpha: of mixup's beta distribution; 0: no mixup.
-        cutmix_alpha: of cutmix's; with both, one of them is drawn for each batch.
-        amp: mixed precision in evaluation.
+        training: (epoch, first batch) -> the remaining batches of the epoch: images (N, 3, H, W) and labels (N,).
+        evaluation: returns the batches of the evaluation.
+        device: the device of the network.
+        num_classes: number of classes.
+        label_smoothing: fraction of the target that is distributed over all classes.
+        mixup_alpha: parameter of mixup's beta distribution; 0: no mixup.
+        cutmix_alpha: parameter of cutmix's beta distribution; 0: no cutmix. With both, one is drawn for each batch.
+        amp: evaluate in mixed precision.
     """
 
     training: Callable[[int, int], SizedBatches]
@@ -42,24 +42,24 @@ class Classification:
     best: ClassVar[str] = "top1"
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy of a batch, after mixing its images."""
+        """Return the cross-entropy of a batch, after mixup or cutmix, as ``loss``."""
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         images, target = self._mix(images, labels)
         return {"loss": nn.functional.cross_entropy(model(images), target, label_smoothing=self.label_smoothing)}
 
     def describe(self, batch: Batch) -> str:
-        """Return nothing: the images of a batch have no names."""
+        """Return an empty string: the images have no ids."""
         return ""
 
     def evaluate(self, network: nn.Module) -> dict[str, float | None]:
-        """Return ``top1`` and ``top5`` in percent."""
+        """Return the accuracies ``top1`` and ``top5`` in percent."""
         result = evaluate(network, self.evaluation(), self.device, amp=self.amp)
         logger.info("Test: %s", result)
         return {"top1": result.top1, "top5": result.top5}
 
     @cached_property
     def _mix(self) -> Callable[[Tensor, Tensor], Batch]:
-        """What mixes the images of a batch: (images, labels (N,)) -> (images, target (N,) or (N, C))."""
+        """The mixing of a batch: (images, labels (N,)) -> (images, target (N,) or (N, C))."""
         mixes: list[nn.Module] = []
         if self.mixup_alpha > 0:
             mixes.append(v2.MixUp(alpha=self.mixup_alpha, num_classes=self.num_classes))

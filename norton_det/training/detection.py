@@ -1,4 +1,4 @@
-"""The task of detecting objects: what a detector's training and evaluation are made of."""
+"""The task of object detection."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from norton_det.evaluation.coco import CocoEvaluator, Metrics, format_metrics
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
-from norton_det.runtime.distributed import is_main, made_once, share_buffers
+from norton_det.runtime.distributed import broadcast_buffers, compute_once, is_main
 from norton_det.training.loop import SizedBatches
 
 logger = logging.getLogger(__name__)
@@ -22,24 +22,20 @@ Batch = tuple[list[Tensor], Targets]
 METRICS_FILE, RESULTS_FILE = "metrics.json", "coco_instances_results.json"
 
 
-def as_they_are(images: list[Tensor], targets: Targets) -> Batch:
-    """Change nothing in a batch."""
-    return images, targets
-
-
 @dataclass(frozen=True)
 class Detection:
-    """The task of detecting objects; see :class:`norton_det.training.loop.Task`.
+    """The task of object detection, a :class:`~norton_det.training.loop.Task`.
 
     Attributes:
-        training: (epoch, first batch) -> the rest of the epoch's batches: lists of images (3, H, W) and of targets.
-        evaluation: returns the batches to evaluate on.
-        device: where the detector is.
-        evaluator: of results for the images to evaluate on.
-        kinds: what is evaluated: "bbox", and "segm" or "keypoints"; the last one's AP tells which epoch is the best.
-        folder: where the results and their figures are written; None: nowhere.
-        mix: changes a batch on the device, as copy-paste does.
-        print_freq: images between the log lines of an evaluation.
+        training: (epoch, first batch) -> the remaining batches of the epoch: lists of images (3, H, W) and of targets.
+        evaluation: returns the batches of the evaluation.
+        device: the device of the detector.
+        evaluator: evaluates results on the images of the evaluation.
+        kinds: kinds of results that are evaluated: "bbox", and "segm" or "keypoints". The AP of the last kind selects
+            the best epoch.
+        folder: folder of the results and metrics; None: they are not written.
+        mix: augmentation of a batch on the device, such as copy-paste: (images, targets) -> (images, targets).
+        print_freq: number of images between log lines of the evaluation.
     """
 
     training: Callable[[int, int], SizedBatches]
@@ -48,47 +44,49 @@ class Detection:
     evaluator: CocoEvaluator
     kinds: tuple[str, ...]
     folder: Path | None = None
-    mix: Callable[[list[Tensor], Targets], Batch] = as_they_are
+    mix: Callable[[list[Tensor], Targets], Batch] | None = None
     print_freq: int = 100
 
     @property
     def best(self) -> str:
-        """The AP that tells which epoch is the best."""
+        """The AP that selects the best epoch."""
         return f"{self.kinds[-1]}_AP"
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the detector's losses by torchvision's names."""
-        images, targets = batch
-        moved = [image.to(self.device, non_blocking=True) for image in images]
-        losses: Mapping[str, Tensor] = model(*self.mix(moved, [_to(target, self.device) for target in targets]))
+        """Return the detector's losses, with torchvision's names."""
+        images = [image.to(self.device, non_blocking=True) for image in batch[0]]
+        targets = [_to(target, self.device) for target in batch[1]]
+        if self.mix is not None:
+            images, targets = self.mix(images, targets)
+        losses: Mapping[str, Tensor] = model(images, targets)
         return losses
 
     def describe(self, batch: Batch) -> str:
-        """Return the ids of a batch's images."""
+        """Return the ids of the images of a batch."""
         return f"images {', '.join(str(target.get('image_id')) for target in batch[1])}"
 
     def measure(self, network: nn.Module) -> Metrics:
-        """Evaluate a detector on the images of all processes and write the files.
+        """Evaluate a detector on the images of all processes, and write results and metrics to ``folder``.
 
         Args:
-            network: it is left in evaluation mode.
+            network: the detector; it is left in evaluation mode.
 
         Returns:
-            The COCO figures, in every process.
+            The COCO metrics, in every process.
         """
-        share_buffers(network)
+        broadcast_buffers(network)
         results = predict(network, self.evaluation(), self.device, print_freq=self.print_freq)
-        metrics = made_once(lambda: self.evaluator.evaluate(results))
+        metrics = compute_once(lambda: self.evaluator.evaluate(results))
         if self.folder is not None and is_main():
             write_json(self.folder / RESULTS_FILE, results)
             write_json(self.folder / METRICS_FILE, metrics)
         return metrics
 
     def evaluate(self, network: nn.Module) -> dict[str, float | None]:
-        """Return the COCO figures as ``bbox_AP`` and so on."""
+        """Return the COCO metrics under the names ``bbox_AP``, ``bbox_AP50`` and so on."""
         metrics = self.measure(network)
         logger.info("%s", format_metrics(metrics))
-        return {f"{kind}_{name}": value for kind, figures in metrics.items() for name, value in figures.items()}
+        return {f"{kind}_{name}": value for kind, lines in metrics.items() for name, value in lines.items()}
 
 
 def _to(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -99,23 +97,23 @@ def _to(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def keep_losses_finite(detector: nn.Module) -> None:
-    """Let an R-CNN of torchvision that has nothing to classify in a batch lose nothing there.
+    """Make the losses of an R-CNN of torchvision 0 for a batch in which its heads have no regions.
 
-    Without objects, and with all proposals filtered, the mean over no regions would be NaN. The losses are then 0, with
-    a gradient of 0 for every parameter, for which the other processes wait.
+    In a batch without objects whose proposals are all filtered out, torchvision's mean over no regions is NaN. With
+    this change the losses of the heads are 0 and every parameter has a gradient, which the other processes wait for.
 
     Args:
-        detector: a hook is added to its heads.
+        detector: a hook is added to its heads. Other models are not changed.
     """
     heads: Any = getattr(detector, "roi_heads", None)
     if isinstance(heads, nn.Module):
-        heads.register_forward_hook(_losses_of_nothing)
+        heads.register_forward_hook(_losses_without_regions)
 
 
-def _losses_of_nothing(heads: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    found, losses = output
+def _losses_without_regions(heads: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    detections, losses = output
     regions = sum(len(boxes) for boxes in inputs[1])
     if not losses or regions or any(len(target["boxes"]) for target in inputs[3]):
-        return None  # as it is
-    nothing = torch.stack([parameter.sum() for parameter in heads.parameters() if parameter.requires_grad]).sum() * 0
-    return found, dict.fromkeys(losses, nothing)
+        return None  # the output is not changed
+    zero = torch.stack([parameter.sum() for parameter in heads.parameters() if parameter.requires_grad]).sum() * 0
+    return detections, dict.fromkeys(losses, zero)

@@ -1,8 +1,8 @@
-"""Distillation: a network that is trained is held to what another one, its teacher, makes of the same input.
+"""Distillation: a network is trained to imitate the outputs of another one, its teacher, on the same inputs.
 
-One mechanism serves all tasks. While the network trains, its part called ``place`` (a detector's backbone, or the whole
-of a classifier) is watched; the teacher's part of the same name gets the very input that this one got, augmented,
-mixed and scaled as it is, and the distance of the two outputs joins the losses.
+One mechanism serves all tasks. The outputs of one part of the network are compared: of a detector's backbone, or of a
+whole classifier. A hook gives the inputs of this part (augmented, mixed and scaled) to the same part of the teacher,
+and the distance of the two outputs is added to the losses.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,165 +27,172 @@ from norton_det.spec import Spec
 from norton_det.structure.describe import described
 from norton_det.training.loop import SizedBatches, Task
 
-_INPUTS = ("image_mean", "image_std")  # a detector's options that say what its backbone is given
+_NORMALIZATION = ("image_mean", "image_std")  # options of a detector that determine the input of its backbone
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A task, and a teacher to imitate in it; see :class:`norton_det.training.loop.Task`.
+    """A task with a teacher, a :class:`~norton_det.training.loop.Task`.
 
-    The teacher is no part of the network: it is neither trained nor saved.
+    The teacher is not part of the network: it is neither trained nor saved.
 
     Attributes:
-        task: what the network is trained for.
-        teacher: what stands for ``place`` in the teacher, frozen and in evaluation mode.
-        place: name of the part whose outputs are compared; "": the network itself.
-        distance: (the network's output, the teacher's) -> scalar.
-        weight: of the distance in the loss.
-        labels: weight of the task's own losses.
+        task: the task itself.
+        teacher: the part of the teacher whose outputs are imitated, frozen and in evaluation mode.
+        part: name of the part of the network whose outputs are compared; "": the whole network.
+        distance: (output of the network, output of the teacher) -> scalar.
+        teacher_weight: weight of the distance in the loss.
+        task_weight: weight of the losses of the task.
     """
 
     task: Task
     teacher: nn.Module
-    place: str
+    part: str
     distance: Callable[[Any, Any], Tensor]
-    weight: float
-    labels: float
+    teacher_weight: float
+    task_weight: float
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.task.device
 
     @property
     def best(self) -> str:
-        """The task's."""
+        """The metric of the task that selects the best epoch."""
         return self.task.best
 
     def training(self, epoch: int, start: int, /) -> SizedBatches:
-        """Return the task's batches."""
+        """Return the batches of the task."""
         return self.task.training(epoch, start)
 
     def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Return the task's losses and ``loss_teacher``, weighted."""
+        """Return the losses of the task and ``loss_teacher``, weighted."""
         distances: list[Tensor] = []
 
         def compare(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             with torch.no_grad():
-                wanted = self.teacher(*inputs)
-            distances.append(self.distance(output, wanted))
+                target = self.teacher(*inputs)
+            distances.append(self.distance(output, target))
 
         network = model.module if isinstance(model, DistributedDataParallel) else model
-        handle = network.get_submodule(self.place).register_forward_hook(compare)
+        handle = network.get_submodule(self.part).register_forward_hook(compare)
         try:
-            parts = self.task.losses(model, batch)
+            losses = self.task.losses(model, batch)
         finally:
             handle.remove()
-        own = {name: self.labels * part for name, part in parts.items()}
-        return {**own, "loss_teacher": self.weight * torch.stack(distances).sum()}
+        weighted = {name: self.task_weight * loss for name, loss in losses.items()}
+        return {**weighted, "loss_teacher": self.teacher_weight * torch.stack(distances).sum()}
 
     def describe(self, batch: Any) -> str:
-        """Return the task's words."""
+        """Return the task's description of the images of a batch."""
         return self.task.describe(batch)
 
     def evaluate(self, network: nn.Module) -> dict[str, float | None]:
-        """Return the task's figures."""
+        """Return the metrics of the task."""
         return self.task.evaluate(network)
 
 
 def by_logits(task: Task, teacher: nn.Module, *, weight: float, temperature: float) -> Distilled:
-    """Let a classifier imitate a teacher's logits; the labels have the rest of the weight, ``1 - weight``.
+    """Return a task of classification with a teacher whose logits are imitated.
 
     Args:
-        task: of classifying.
-        teacher: maps the same images to logits (N, C); it is frozen.
-        weight: between 0 and 1.
-        temperature: above 0; see :func:`logits_distance`.
+        task: the task; its losses get the weight ``1 - weight``.
+        teacher: a network that maps the same images to logits (N, C); it is frozen in place.
+        weight: weight of :func:`logits_distance` in the loss, 0 to 1.
+        temperature: temperature of :func:`logits_distance`, above 0.
 
     Raises:
-        UsageError: a weight or temperature outside its range.
+        UsageError: a weight or temperature out of range.
     """
     if not 0 <= weight <= 1:
-        raise UsageError(f"teacher_weight is {weight}; expected between 0 and 1: the labels have the rest")
+        raise UsageError(f"teacher_weight is {weight}; expected between 0 and 1 (the labels have the rest)")
     if not temperature > 0:
         raise UsageError(f"teacher_temperature is {temperature}; expected above 0")
     distance = partial(logits_distance, temperature=temperature)
-    return Distilled(task, _frozen(teacher, task.device), "", distance, weight, 1 - weight)
+    return Distilled(task, _freeze(teacher, task.device), "", distance, weight, 1 - weight)
 
 
 def by_features(task: Task, teacher: nn.Module, *, weight: float) -> Distilled:
-    """Let an R-CNN imitate a teacher's feature pyramid, besides its own losses.
+    """Return a task of detection with a teacher whose feature pyramid is imitated.
 
     Args:
-        task: of detecting.
-        teacher: an R-CNN of torchvision; its backbone is frozen, the rest is not looked at.
-        weight: of :func:`feature_distance`, at least 0.
+        task: the task; its losses keep their weight.
+        teacher: an R-CNN of torchvision. Only its backbone is used; it is frozen in place.
+        weight: weight of :func:`feature_distance` in the loss, at least 0.
 
     Raises:
         UsageError: a negative weight.
     """
     if weight < 0:
         raise UsageError(f"teacher_weight is {weight}; expected at least 0")
-    place = "backbone"
-    return Distilled(task, _frozen(teacher.get_submodule(place), task.device), place, feature_distance, weight, 1)
+    part = "backbone"
+    return Distilled(task, _freeze(teacher.get_submodule(part), task.device), part, feature_distance, weight, 1)
 
 
-def logits_distance(found: Tensor, wanted: Tensor, *, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence of softened probabilities, times the temperature squared.
+def logits_distance(logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+    """Return the Kullback-Leibler divergence of softened probabilities, times the square of the temperature.
 
-    G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. The factor keeps
-    the gradient's size whatever the temperature; high ones compare the logits themselves.
+    G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. The factor makes
+    the size of the gradient independent of the temperature. High temperatures compare the logits themselves.
 
     Args:
-        found: logits (N, C) of the network.
-        wanted: those of its teacher.
-        temperature: by which both are divided.
+        logits: logits of the network, (N, C).
+        target: logits of the teacher, (N, C).
+        temperature: number by which both are divided.
+
+    Returns:
+        The mean over the batch, a scalar.
     """
-    ours, theirs = ((logits.float() / temperature).log_softmax(1) for logits in (found, wanted))
+    ours, theirs = ((values.float() / temperature).log_softmax(1) for values in (logits, target))
     return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
-def feature_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
-    """Return the squared error of feature maps as a share of the teacher's mean square, the mean over the levels.
+def feature_distance(features: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared error of feature maps as a fraction of the teacher's mean square, averaged over levels.
 
-    The hints of A. Romero et al., "FitNets", arXiv:1412.6550, where all levels count alike: 1 is what zeros would get.
+    These are the hints of A. Romero et al., "FitNets", arXiv:1412.6550, with the same weight for all levels: maps of
+    zeros have the distance 1.
 
     Args:
-        found: maps (N, C, H, W) of the network, by level.
-        wanted: those of its teacher.
+        features: feature maps of the network, (N, C, H, W), by level.
+        target: feature maps of the teacher.
+
+    Returns:
+        A scalar.
     """
     errors = []
-    for level, target in wanted.items():
-        target = target.float()
-        errors.append(F.mse_loss(found[level].float(), target) / target.square().mean().clamp(min=1e-12))
+    for level, values in target.items():
+        values = values.float()
+        errors.append(F.mse_loss(features[level].float(), values) / values.square().mean().clamp(min=1e-12))
     return torch.stack(errors).mean()
 
 
-def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
+def _freeze(teacher: nn.Module, device: torch.device) -> nn.Module:
     return teacher.to(device).eval().requires_grad_(False)
 
 
 def load_teacher(source: str | Path, student: Spec) -> nn.Module:
-    """Return the network of a file as a teacher of the one that ``student`` describes.
+    """Return the network of a file as a teacher.
 
     Args:
-        source: a file with a spec (compressed file or checkpoint) or the name of torchvision's weights; of a
-            classifier, a state-dict file of the student's architecture, dense, as well.
-        student: the spec of what will be trained.
+        source: a file with a spec (compressed file or checkpoint) or the name of torchvision weights; for a classifier
+            also a state-dict file of the student's architecture, dense.
+        student: the spec of the network that is trained.
 
     Raises:
-        UsageError: the teacher has other classes, or takes other images.
+        UsageError: the teacher has other classes or other inputs than the student.
         DataError: the file is missing, damaged or does not fit.
     """
     teacher, spec = _read(source, student.arch)
     if _kind(spec) != _kind(student):
-        raise UsageError(f"teacher {source}: is a {spec.arch}; expected one that takes the images of a {student.arch}")
+        raise UsageError(f"teacher {source}: is a {spec.arch}; expected a network with the inputs of {student.arch}")
     if spec.num_classes != student.num_classes:
         raise UsageError(f"teacher {source}: has {spec.num_classes} classes; the network has {student.num_classes}")
-    for name in _INPUTS:
+    for name in _NORMALIZATION:
         ours, theirs = student.options.get(name, "the default"), spec.options.get(name, "the default")
         if ours != theirs:
-            raise UsageError(f"teacher {source}: {name} is {theirs}; expected the network's, {ours}")
+            raise UsageError(f"teacher {source}: {name} is {theirs}; expected that of the network, {ours}")
     set_implementation(teacher, "dense")
     return teacher
 
@@ -201,6 +208,6 @@ def _read(source: str | Path, arch: str) -> tuple[nn.Module, Spec]:
 
 
 def _kind(spec: Spec) -> tuple[str, int]:
-    """Return what tells networks apart that take different images."""
+    """Return what networks with the same inputs have in common."""
     architecture = ARCHITECTURES[spec.arch]
     return architecture.task.name, architecture.image_size

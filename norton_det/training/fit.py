@@ -1,10 +1,10 @@
-"""Training from the first epoch to the last, with its files.
+"""Training over all epochs, with evaluation and output files.
 
-- ``checkpoint.pth``: all to go on from. It is written when an epoch's batches are done, and once more after all else.
+- ``checkpoint.pth``: the complete state. It is written before the evaluation of an epoch, and once more after it.
 - ``last.safetensors`` and ``best.safetensors``: the network, or its moving average, after the last epoch and after the
-  one whose figure was the best (a classifier's top-1, a detector's AP).
-- ``metrics.jsonl``: a line an epoch with its number, the learning rate at its end, the mean training loss, the figures
-  measured, and the seconds of training since the epoch began or was resumed.
+  epoch with the best metric (top-1 accuracy of a classifier, AP of a detector).
+- ``metrics.jsonl``: a line for each epoch with its number, its last learning rate, the mean training loss, the metrics
+  of the evaluation, and the seconds of training since the epoch was begun or resumed.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from typing import Any
 
 from norton_det.checkpoint import save
 from norton_det.errors import TerminatedError
-from norton_det.files import write_atomically
+from norton_det.files import write_text
 from norton_det.runtime.distributed import any_process, data_parallel, is_main
 from norton_det.runtime.signals import catch_sigterm
 from norton_det.training.loop import Task, TrainOptions, train_one_epoch
@@ -39,21 +39,21 @@ def fit(
     numbered: bool = False,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Train up to ``epochs`` epochs in all, from wherever ``state`` is; evaluate and write the files.
+    """Train from the current epoch of ``state`` to the last one; evaluate and write the files.
 
     Args:
-        state: what is trained.
-        task: what for.
-        options: how.
-        epochs: number of epochs in all.
-        folder: where the files go; it must exist.
-        args: the command line, kept in the checkpoint.
-        eval_every: epochs from one evaluation to the next; the last epoch is evaluated always.
-        numbered: keep the checkpoint of each epoch, as ``model_EPOCH.pth``.
-        on_epoch: called with the epoch's line of ``metrics.jsonl``.
+        state: the state. It is updated in place.
+        task: the task.
+        options: options of the training loop.
+        epochs: total number of epochs.
+        folder: folder of the files; it must exist.
+        args: command-line arguments; they are stored in the checkpoint.
+        eval_every: number of epochs between evaluations; the last epoch is always evaluated.
+        numbered: keep the checkpoint of each epoch as ``model_EPOCH.pth``.
+        on_epoch: called after each epoch with its line of ``metrics.jsonl``.
 
     Raises:
-        TerminatedError: SIGTERM came; the checkpoint holds what was done up to the last update.
+        TerminatedError: SIGTERM was received. The checkpoint contains everything up to the last update.
         NonFiniteLossError: the loss is infinite or NaN.
     """
     begin = time.monotonic()
@@ -66,8 +66,8 @@ def fit(
             if is_main():
                 state.save(folder, args, numbered=False)
             if any_process(terminated(), task.device):
-                place = f"epoch {state.epoch + 1}, batch {state.step}"
-                raise TerminatedError(f"stopped at {place}; go on with --resume {Path(folder) / 'checkpoint.pth'}")
+                position = f"epoch {state.epoch + 1}, batch {state.step}"
+                raise TerminatedError(f"stopped at {position}; resume with --resume {Path(folder) / 'checkpoint.pth'}")
             if complete:
                 due = (state.epoch + 2) % eval_every == 0 or state.epoch + 2 == epochs
                 _finish_epoch(state, task, options, Path(folder), time.monotonic() - start, evaluated=due)
@@ -81,24 +81,23 @@ def fit(
 def _finish_epoch(
     state: TrainingState, task: Task, options: TrainOptions, folder: Path, seconds: float, *, evaluated: bool
 ) -> None:
-    """Evaluate, move on to the next epoch and write all files but the checkpoint."""
+    """Evaluate if it is due, advance the state to the next epoch, and write all files except the checkpoint."""
     lr = state.optimizer.param_groups[0]["lr"]
     if options.schedule_by == "epoch":
         state.schedule.step()
-    figures = task.evaluate(state.network) if evaluated else {}
+    metrics = task.evaluate(state.network) if evaluated else {}
     before = [_score(line, task) for line in state.history]
     state.epoch += 1
     line = {"epoch": state.epoch, "lr": lr, "train_loss": state.loss / state.step}
-    state.history.append({**line, **figures, "seconds": round(seconds, 3)})
+    state.history.append({**line, **metrics, "seconds": round(seconds, 3)})
     state.step, state.loss = 0, 0.0
     if is_main():
         save(state.network, state.spec, folder / "last.safetensors")
-        if _score(figures, task) > max(before, default=-math.inf):
+        if _score(metrics, task) > max(before, default=-math.inf):
             save(state.network, state.spec, folder / "best.safetensors")
-        text = "".join(json.dumps(line) + "\n" for line in state.history)
-        write_atomically(folder / "metrics.jsonl", lambda name: Path(name).write_text(text))
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
 
 
-def _score(figures: Mapping[str, Any], task: Task) -> float:
-    value = figures.get(task.best)
+def _score(metrics: Mapping[str, Any], task: Task) -> float:
+    value = metrics.get(task.best)
     return -math.inf if value is None else value

@@ -1,4 +1,4 @@
-"""The implementations in which layers train fastest: same parameters and gradients, measured on a batch's shapes."""
+"""The choice of the implementation in which each layer trains fastest, with the same parameters and gradients."""
 
 import copy
 import logging
@@ -13,21 +13,23 @@ from torch import Tensor, nn
 from norton_det.decompositions import Decomposition, set_implementation
 from norton_det.deployment.autotune import Calls, calls_of, choose_implementations, random_inputs
 from norton_det.deployment.record import BlockChoice
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, expect_choice
 from norton_det.models.weights import read_file
 from norton_det.runtime.timing import time_contenders
 from norton_det.training.batch_norm import WideBatchNorm2d
 
 logger = logging.getLogger(__name__)
 
-
 AUTO = "auto"
-"""In place of an implementation: the fastest one, layer by layer."""
+"""Name that stands for the fastest implementation of each layer."""
 
 
 @singledispatch
 def training_implementations_of(layer: nn.Module) -> Mapping[str, Callable[[], None]]:
-    """Return what sets each of a layer's training implementations, by its type: empty if it has only one."""
+    """Return the functions that set each training implementation of a layer, by name.
+
+    New types of layers are registered with ``singledispatch``. The result is empty for a layer with one implementation.
+    """
     return {}
 
 
@@ -43,24 +45,27 @@ def _(block: Decomposition) -> Mapping[str, Callable[[], None]]:
 def _(norm: nn.BatchNorm2d) -> Mapping[str, Callable[[], None]]:
     classes = {"torch": nn.BatchNorm2d, "wide": WideBatchNorm2d}
     if type(norm) not in classes.values():
-        return {}  # somebody's own
+        return {}  # a subclass may compute something else
     return {implementation: partial(setattr, norm, "__class__", kind) for implementation, kind in classes.items()}
 
 
 def set_implementations(net: nn.Module, implementations: Mapping[str, str]) -> None:
-    """Let layers in ``net`` train in an implementation each, by their names.
+    """Set the training implementation of layers.
+
+    Args:
+        net: the network; its layers are changed in place.
+        implementations: the name of the implementation of each layer, by the name of the layer.
 
     Raises:
-        UsageError: no such layer, or an unknown implementation.
+        UsageError: an unknown layer or implementation.
     """
     modules = dict(net.named_modules())
     for name, implementation in implementations.items():
-        known = training_implementations_of(modules[name]) if name in modules else {}
-        if not known:
+        setters = training_implementations_of(modules[name]) if name in modules else {}
+        if not setters:
             raise UsageError(f"implementation of {name!r}: no such layer with implementations in the network")
-        if implementation not in known:
-            raise UsageError(f"implementation of {name!r} is {implementation!r}; expected one of: {', '.join(known)}")
-        known[implementation]()
+        expect_choice(f"implementation of {name!r}:", implementation, setters)
+        setters[implementation]()
 
 
 def use_implementation(
@@ -143,9 +148,9 @@ def set_fastest_implementations(
 def _time_steps(
     layer: nn.Module, calls: Calls, memory_format: torch.memory_format, amp: bool, repeats: int
 ) -> dict[str, float]:
-    """Return the median milliseconds of a step of each implementation on inputs of these calls."""
+    """Return the median milliseconds of a training step of each implementation, on random inputs of these calls."""
     images = [image.requires_grad_() for (image,), _ in random_inputs(layer, calls, memory_format)]
-    layer = copy.deepcopy(layer).train()  # which may track statistics
+    layer = copy.deepcopy(layer).train()  # a copy: training changes the statistics
     implementations = training_implementations_of(layer)
     parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
 

@@ -1,4 +1,4 @@
-"""The training loop, one for all that is trained; what a network is trained for is a :class:`Task`."""
+"""The training loop. It is the same for every :class:`Task`, which says what a network is trained for."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,59 +12,60 @@ from torch.nn.parallel import DistributedDataParallel
 
 from norton_det.runtime.distributed import gather, rank, sum_over_processes
 from norton_det.runtime.progress import ProgressLog
+from norton_det.runtime.seeds import derive_seed
 from norton_det.training.optim import warm_up
 from norton_det.training.state import TrainingState
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or NaN; the message gives its parts and the images of the batch."""
+    """The loss is infinite or NaN. The message contains the loss terms and the images of the batch."""
 
 
 class SizedBatches(Protocol):
-    """Batches, and how many there are."""
+    """An iterable of batches with a length."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Any: ...
 
 
 class Task(Protocol):
-    """What a network is trained for."""
+    """What a network is trained for: batches, losses and metrics."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
 
     @property
     def best(self) -> str:
-        """Name of the figure of :meth:`evaluate` by which the best epoch is chosen; the higher the better."""
+        """The metric of :meth:`evaluate` that selects the best epoch; higher is better."""
 
     def training(self, epoch: int, start: int, /) -> SizedBatches:
-        """Return the batches of an epoch from number ``start`` on."""
+        """Return the batches of an epoch, beginning with number ``start``."""
 
     def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Return the parts of the loss, scalars by name, the same names for every batch."""
+        """Return the terms of the loss: scalars by name, with the same names for every batch."""
 
     def describe(self, batch: Any) -> str:
-        """Return words on which images a batch has, or ""."""
+        """Return a description of the images of a batch, or an empty string."""
 
     def evaluate(self, network: nn.Module) -> dict[str, float | None]:
-        """Return figures by name, the same in all processes; None where there is nothing to measure."""
+        """Return metrics by name, the same in all processes; None for a metric without ground truth."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a network is trained, apart from optimizer and schedule.
+    """Options of the training loop; optimizer and schedule are in the :class:`TrainingState`.
 
     Attributes:
-        accumulate: batches whose mean gradient makes one update.
-        clip_grad_norm: bound on the norm of the gradient, or None.
-        amp: mixed precision: float16 on a GPU, bfloat16 on the CPU.
-        ema_steps: updates from one of the moving average to the next.
-        ema_warmup_epochs: first epochs, in which the average is a copy.
-        warm_up: in the first epoch the learning rate rises from 0.1 %, as in torchvision's detection script.
-        schedule_by: the learning rate changes by "epoch" or by "iteration" (update).
-        seed: of all that is random in the network and in mixing.
-        print_freq: iterations between log lines.
+        accumulate: number of batches whose mean gradient makes one update.
+        clip_grad_norm: limit on the norm of the gradient; None: no limit.
+        amp: use mixed precision: float16 on a GPU, bfloat16 on the CPU.
+        ema_steps: number of updates of the network for one of its moving average.
+        ema_warmup_epochs: number of first epochs in which the average is a copy of the network.
+        warm_up: in the first epoch, raise the learning rate linearly from 0.1 %, as in torchvision's detection script.
+        schedule_by: "epoch" or "iteration" (update): when the schedule changes the learning rate.
+        seed: seed of everything that is random in the network and in the mixing of images.
+        print_freq: number of iterations between log lines.
     """
 
     accumulate: int = 1
@@ -86,77 +87,102 @@ def train_one_epoch(
     options: TrainOptions,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train for the rest of the epoch that ``state`` is in.
+    """Train on the remaining batches of the current epoch of ``state``.
 
-    What is random follows from the seed, the position and the process alone, so that a run goes on exactly.
+    Random numbers depend on the seed, the epoch, the batch and the rank alone, so a run that is resumed continues
+    exactly.
 
     Args:
-        model: the network of ``state``, or what trains it in several processes.
-        state: what is trained; ``step`` and ``loss`` advance with each batch.
-        batches: those from ``state.step`` on.
-        task: what for.
-        options: how.
-        stop: asked in each batch whether to leave the rest for later, which is done after an update.
+        model: the network of ``state``, or its ``DistributedDataParallel``.
+        state: the state; ``step`` and ``loss`` advance with each batch.
+        batches: the batches from ``state.step`` on.
+        task: the task, which computes the losses.
+        options: the options.
+        stop: called for each batch; if it returns True in any process, training stops after the next update.
 
     Returns:
         Whether the epoch is complete.
 
     Raises:
-        NonFiniteLossError: the loss is infinite or NaN in a process; it is raised in all. The weights are those before
-            the batch.
+        NonFiniteLossError: the loss is infinite or NaN in some process. It is raised in every process, before the
+            update: the weights are those before the batch.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import norton_det as nd
+        >>> from norton_det.training import Classification, TrainingState, TrainOptions, train_one_epoch
+        >>> from norton_det.training.optim import make_optimizer, make_schedule
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> optimizer = make_optimizer(net, "sgd", lr=0.1, momentum=0.9, weight_decay=0)
+        >>> schedule = make_schedule(optimizer, "steplr", epochs=1)
+        >>> state = TrainingState(net, nd.Spec("resnet56_cifar", num_classes=3), optimizer, schedule)
+        >>> batches = [(torch.randn(5, 3, 2, 2), torch.randint(3, (5,))) for _ in range(4)]
+        >>> task = Classification(lambda epoch, start: batches[start:], lambda: batches, torch.device("cpu"), 3)
+        >>> train_one_epoch(net, state, task.training(0, 0), task, TrainOptions())
+        True
+        >>> state.step
+        4
     """
     model.train()
     epoch, steps = state.epoch + 1, state.step + len(batches)
     log = ProgressLog(f"Epoch: [{epoch}]", options.print_freq)
     for batch in log.follow(batches, state.step):
-        torch.manual_seed(hash((options.seed, epoch, state.step, rank())))  # a hash of integers never changes
+        torch.manual_seed(derive_seed(options.seed, epoch, state.step, rank()))
         size, last = _update_of(state.step, steps, options.accumulate)
         if options.warm_up and epoch == 0:
             warm_up(state.optimizer, state.step // options.accumulate, math.ceil(steps / options.accumulate))
-        with nullcontext() if last else _own_gradient(model):
+        with nullcontext() if last else _without_gradient_sync(model):
             with torch.autocast(task.device.type, enabled=options.amp):
-                parts = task.losses(model, batch)
-            means, asked = _agree(parts, stop())
+                terms = task.losses(model, batch)
+            means, stopping = _reduce(terms, stop())
             if not math.isfinite(sum(means.values())):
-                _refuse(parts, task.describe(batch), f"batch {state.step} of epoch {epoch}")
-            _scaler(state).scale(torch.stack(list(parts.values())).sum() / size).backward()
+                _raise_non_finite(terms, task.describe(batch), f"batch {state.step} of epoch {epoch}")
+            _scaler(state).scale(torch.stack(list(terms.values())).sum() / size).backward()
         if last:
             _update(state, options)
         _record(state, log, means)
         if last and options.schedule_by == "iteration":
             state.schedule.step()
-        if last and asked:
+        if last and stopping:
             break
     return state.step == steps
 
 
 def _update_of(step: int, steps: int, accumulate: int) -> tuple[int, bool]:
-    """Return how many batches make the update to which a batch belongs, and whether it is the last of them."""
+    """Return the number of batches of the update to which a batch belongs, and whether the batch is its last."""
     first = step - step % accumulate
     size = min(accumulate, steps - first)
     return size, step == first + size - 1
 
 
-def _own_gradient(model: nn.Module) -> AbstractContextManager[None]:
-    """Let a process add to its own gradient: those of all are averaged with the last batch of an update."""
+def _without_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Accumulate gradients in each process; they are averaged over the processes with the last batch of an update."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _agree(parts: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], bool]:
-    """Return the processes' mean losses and whether any is to stop: none may be left waiting for another."""
-    values = torch.stack([part.detach().double() for part in parts.values()])
-    own = torch.cat([values, values.new_tensor([1, stop])])
-    *totals, count, asked = sum_over_processes(own).tolist()
-    return {name: total / count for name, total in zip(parts, totals, strict=True)}, asked > 0
+def _reduce(terms: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], bool]:
+    """Return the loss terms averaged over the processes, and whether any process stops.
+
+    All processes decide by the same values, so none waits for another one that has left the loop.
+    """
+    values = torch.stack([term.detach().double() for term in terms.values()])
+    local = torch.cat([values, values.new_tensor([1, stop])])
+    *totals, count, stopping = sum_over_processes(local).tolist()
+    return {name: total / count for name, total in zip(terms, totals, strict=True)}, stopping > 0
 
 
-def _refuse(parts: Mapping[str, Tensor], images: str, place: str) -> NoReturn:
-    """Raise the same error in all processes, with what those say whose loss it is."""
-    loss = sum(part.item() for part in parts.values())
-    text = ", ".join(f"{name} {part.item():g}" for name, part in parts.items()) + (images and f" on {images}")
-    told = gather((loss, text))
-    wrong = [(loss, text) for loss, text in told if not math.isfinite(loss)] or told
-    raise NonFiniteLossError(f"loss is {wrong[0][0]} in {place}: {'; '.join(text for _, text in wrong)}")
+def _raise_non_finite(terms: Mapping[str, Tensor], images: str, position: str) -> NoReturn:
+    """Raise NonFiniteLossError in every process.
+
+    The message contains the loss terms and image ids of the processes whose loss is not finite.
+    """
+    loss = sum(term.item() for term in terms.values())
+    text = ", ".join(f"{name} {term.item():g}" for name, term in terms.items()) + (images and f" on {images}")
+    reports = gather((loss, text))
+    not_finite = [(loss, text) for loss, text in reports if not math.isfinite(loss)] or reports
+    texts = "; ".join(text for _, text in not_finite)
+    raise NonFiniteLossError(f"loss is {not_finite[0][0]} in {position}: {texts}")
 
 
 def _record(state: TrainingState, log: ProgressLog, means: Mapping[str, float]) -> None:
@@ -171,7 +197,7 @@ def _scaler(state: TrainingState) -> torch.amp.GradScaler:
 
 
 def _update(state: TrainingState, options: TrainOptions) -> None:
-    """Take one step of the optimizer, and of the average where its turn has come; the gradient is used up."""
+    """Make one update of the network, and of its moving average if it is due; set the gradient to zero."""
     scaler = _scaler(state)
     if options.clip_grad_norm is not None:
         scaler.unscale_(state.optimizer)
@@ -181,5 +207,5 @@ def _update(state: TrainingState, options: TrainOptions) -> None:
     state.optimizer.zero_grad()
     if state.ema is not None and state.step // options.accumulate % options.ema_steps == 0:
         if state.epoch + 1 < options.ema_warmup_epochs:
-            state.ema.n_averaged.zero_()  # the next update copies
+            state.ema.n_averaged.zero_()  # the next update copies the network
         state.ema.update_parameters(state.model)

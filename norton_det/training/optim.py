@@ -1,4 +1,4 @@
-"""Optimizers, and schedules of the learning rate; names and defaults are those of torchvision's reference scripts."""
+"""Optimizers and learning-rate schedules, with the names and defaults of torchvision's reference scripts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,11 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, expect_choice
 
-_SCHEDULES = "multisteplr, steplr, exponentiallr, cosineannealinglr"
+_OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
+_SCHEDULES = ("multisteplr", "steplr", "exponentiallr", "cosineannealinglr")
+_WARM_UPS = ("linear", "constant")
 _WARM_UP_FACTOR = 1e-3
 _WARM_UP_UPDATES = 1000
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -34,41 +36,47 @@ def make_optimizer(
     norm_weight_decay: float | None = None,
     bias_weight_decay: float | None = None,
 ) -> Optimizer:
-    """Return an optimizer of the trainable parameters.
+    """Return an optimizer of the trainable parameters of a network.
 
     Args:
-        model: whose parameters are trained.
+        model: the network.
         name: "sgd", "sgd_nesterov", "rmsprop" or "adamw" (which has no momentum).
         lr: learning rate.
-        momentum: of SGD and RMSprop.
-        weight_decay: of all parameters, or
-        norm_weight_decay: another one for those of normalisation layers, and
-        bias_weight_decay: for biases, which goes first.
+        momentum: momentum of SGD and RMSprop.
+        weight_decay: weight decay of the parameters that have no other one.
+        norm_weight_decay: weight decay of normalisation layers; None: ``weight_decay``.
+        bias_weight_decay: weight decay of all biases, those of normalisation layers included; None: that of the layer.
 
     Raises:
         UsageError: an unknown name.
+
+    Example:
+        >>> from torch import nn
+        >>> from norton_det.training.optim import make_optimizer
+        >>> optimizer = make_optimizer(nn.Linear(2, 2), "sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
+        >>> optimizer.defaults["momentum"]
+        0.9
     """
+    expect_choice("optimizer", name, _OPTIMIZERS)
     groups = _groups(model, weight_decay, norm_weight_decay, bias_weight_decay)
     if name in ("sgd", "sgd_nesterov"):
         return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=name == "sgd_nesterov")
     if name == "rmsprop":
         # torchvision's constants for MobileNet, as in its reference script.
         return RMSprop(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, eps=0.0316, alpha=0.9)
-    if name == "adamw":
-        return AdamW(groups, lr=lr, weight_decay=weight_decay)
-    raise UsageError(f"unknown optimizer {name!r}; expected one of: sgd, sgd_nesterov, rmsprop, adamw")
+    return AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
 def _groups(model: nn.Module, decay: float, norm: float | None, bias: float | None) -> list[dict[str, Any]]:
     """Return the trainable parameters, grouped by their weight decay."""
     groups: dict[float, list[nn.Parameter]] = {}
     for module in model.modules():
-        own = norm if norm is not None and isinstance(module, _NORMALIZATION) else decay
+        of_module = norm if norm is not None and isinstance(module, _NORMALIZATION) else decay
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                wanted = bias if bias is not None and name == "bias" else own
-                groups.setdefault(wanted, []).append(parameter)
-    return [{"params": params, "weight_decay": wanted} for wanted, params in groups.items()]
+                of_parameter = bias if bias is not None and name == "bias" else of_module
+                groups.setdefault(of_parameter, []).append(parameter)
+    return [{"params": params, "weight_decay": value} for value, params in groups.items()]
 
 
 def make_schedule(
@@ -85,25 +93,38 @@ def make_schedule(
     warmup_decay: float = 0.01,
     per_epoch: int = 1,
 ) -> LRScheduler:
-    """Return a schedule, with a warm-up before it where that is wanted.
+    """Return a learning-rate schedule, with an optional warm-up.
 
     Args:
-        optimizer: whose rate it sets.
-        name: "multisteplr" (times ``gamma`` at ``steps``), "steplr" (every ``step_size`` epochs), "exponentiallr"
-            (every epoch) or "cosineannealinglr" (down to ``lr_min``).
-        epochs: in all.
-        gamma: factor by which the rate falls.
+        optimizer: the optimizer whose learning rate is set.
+        name: "multisteplr" (times ``gamma`` at the epochs ``steps``), "steplr" (times ``gamma`` every ``step_size``
+            epochs), "exponentiallr" (times ``gamma`` every epoch) or "cosineannealinglr" (a cosine down to ``lr_min``).
+        epochs: total number of epochs.
+        gamma: factor of the learning rate.
         steps: epochs of multisteplr.
-        step_size: epochs of steplr.
-        lr_min: last rate of the cosine.
-        warmup_epochs: how long the rate is kept lower at first.
-        warmup_method: "linear" (it rises) or "constant" (it jumps).
-        warmup_decay: the factor it starts with.
-        per_epoch: how often the schedule will be stepped in an epoch.
+        step_size: epochs between the steps of steplr.
+        lr_min: last learning rate of cosineannealinglr.
+        warmup_epochs: number of epochs with a lower learning rate at the beginning.
+        warmup_method: "linear" (the rate rises) or "constant" (it is constant, then jumps).
+        warmup_decay: factor of the learning rate at the beginning of the warm-up.
+        per_epoch: number of ``step()`` calls in an epoch.
 
     Raises:
-        UsageError: an unknown name, or a warm-up that leaves no epoch.
+        UsageError: an unknown name, or a warm-up that is not shorter than the training.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.optim import SGD
+        >>> from norton_det.training.optim import make_schedule
+        >>> optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> schedule = make_schedule(optimizer, "multisteplr", epochs=3, steps=[1])
+        >>> optimizer.step()
+        >>> schedule.step()
+        >>> schedule.get_last_lr()
+        [0.1]
     """
+    expect_choice("lr_scheduler", name, _SCHEDULES)
+    expect_choice("lr_warmup_method", warmup_method, _WARM_UPS)
     if not 0 <= warmup_epochs < epochs:
         raise UsageError(f"lr_warmup_epochs is {warmup_epochs}; expected at least 0 and less than epochs ({epochs})")
     main: LRScheduler
@@ -113,10 +134,8 @@ def make_schedule(
         main = StepLR(optimizer, step_size=step_size * per_epoch, gamma=gamma)
     elif name == "exponentiallr":
         main = ExponentialLR(optimizer, gamma=gamma ** (1 / per_epoch))
-    elif name == "cosineannealinglr":
-        main = CosineAnnealingLR(optimizer, T_max=(epochs - warmup_epochs) * per_epoch, eta_min=lr_min)
     else:
-        raise UsageError(f"unknown lr_scheduler {name!r}; expected one of: {_SCHEDULES}")
+        main = CosineAnnealingLR(optimizer, T_max=(epochs - warmup_epochs) * per_epoch, eta_min=lr_min)
     if not warmup_epochs:
         return main
     duration = warmup_epochs * per_epoch
@@ -126,22 +145,20 @@ def make_schedule(
 def _warmup(optimizer: Optimizer, method: str, decay: float, duration: int) -> LRScheduler:
     if method == "linear":
         return LinearLR(optimizer, start_factor=decay, total_iters=duration)
-    if method == "constant":
-        return ConstantLR(optimizer, factor=decay, total_iters=duration)
-    raise UsageError(f"unknown lr_warmup_method {method!r}; expected one of: linear, constant")
+    return ConstantLR(optimizer, factor=decay, total_iters=duration)
 
 
 def warm_up(optimizer: Optimizer, update: int, updates: int) -> None:
-    """Set the learning rates of an update in the first epoch: from 0.1 % they rise linearly to the full ones.
+    """Set the learning rates of an update in the first epoch, in which they rise linearly from 0.1 % to 100 %.
 
-    As in torchvision's detection script, but by the position alone, so that nothing has to be kept to go on.
+    This is the warm-up of torchvision's detection script as a function of the update alone, without a state to save.
 
     Args:
-        optimizer: one that has a schedule, which keeps the full rates.
-        update: number of the update, from 0.
-        updates: of the epoch; the rise takes all of them, or 1000.
+        optimizer: an optimizer with a schedule, which stores the full rates.
+        update: index of the update, from 0.
+        updates: number of updates in the epoch; the rates rise for all of them, at most for 1000.
     """
     length = min(_WARM_UP_UPDATES, updates - 1)
-    share = min(1.0, update / length) if length > 0 else 1.0
+    progress = min(1.0, update / length) if length > 0 else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * (_WARM_UP_FACTOR + (1 - _WARM_UP_FACTOR) * share)
+        group["lr"] = group["initial_lr"] * (_WARM_UP_FACTOR + (1 - _WARM_UP_FACTOR) * progress)

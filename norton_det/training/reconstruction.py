@@ -1,8 +1,8 @@
-"""Reconstruction: a compressed network is trained to put out what the dense one does, on images without labels.
+"""Reconstruction: a compressed network is trained to reproduce the outputs of the dense one, on images without labels.
 
-Calibration fits one layer after another by least squares and stops there; reconstruction trains all layers together by
-gradient on the outputs that matter: a classifier's logits, a detector's feature pyramid. It is distillation
-(:mod:`norton_det.training.distillation`) where the labels have no weight, so the images need none.
+Calibration fits one layer after another by least squares. Reconstruction trains all layers together by gradient descent
+on the outputs: a classifier's logits, a detector's feature pyramid. It is distillation
+(:mod:`norton_det.training.distillation`) in which the labels have no weight, so the images need none.
 """
 
 import copy
@@ -32,8 +32,8 @@ from norton_det.training.state import TrainingState
 logger = logging.getLogger(__name__)
 
 TEMPERATURE = 4.0
-"""Of the logits: so high that the unlikely classes count as well."""
-_COMPARED = 1024  # images on which the networks are compared before and after
+"""Temperature of the logits; it is high, so that unlikely classes have an influence too."""
+_MAX_COMPARED = 1024  # limit on the number of images on which the distance is measured before and after
 
 
 def reconstruct(
@@ -48,29 +48,39 @@ def reconstruct(
     amp: bool = False,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
-    """Train a compressed network to imitate the one that it was made from, without labels.
+    """Train a compressed network to imitate the dense network from which it was made, without labels.
 
-    Adam with a cosine, on images that are mirrored and shifted at random; batch norms keep their statistics. What comes
-    out is nearer to the reference than ``net`` was, or it is ``net``.
+    The optimizer is Adam with a cosine schedule. The images are flipped and shifted at random. Batch norms keep their
+    statistics. If the training does not reduce the distance from the reference, the network is returned unchanged.
 
     Args:
-        net: the compressed network, best after :func:`norton_det.calibration.layerwise.calibrate`; it stays as it is.
-        spec: what it is.
-        reference: what is imitated; it stays as it is.
-        images: unlabelled, as the network takes them: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W)
-            between 0 and 1 for detectors. The more the better.
-        epochs: how often each image is seen.
-        batch_size: images an update; all, where there are fewer.
-        lr: learning rate at first.
-        amp: mixed precision: float16 on a GPU, bfloat16 on the CPU.
-        seed: of order and augmentation.
+        net: the compressed network, preferably calibrated before
+            (:func:`norton_det.calibration.layerwise.calibrate`). It is not changed.
+        spec: the spec of ``net``.
+        reference: the dense network. It is not changed.
+        images: images without labels, the more the better: for classifiers (N, 3, H, W), normalised; for detectors a
+            list of (3, H, W) with values from 0 to 1.
+        epochs: number of epochs.
+        batch_size: number of images in an update; it is reduced if there are fewer images.
+        lr: initial learning rate.
+        amp: use mixed precision: float16 on a GPU, bfloat16 on the CPU.
+        seed: seed of order and augmentation.
 
     Returns:
-        The trained network, in evaluation mode, and its spec.
+        The trained network in evaluation mode, and its spec with the distances before and after in the provenance.
 
     Raises:
-        UsageError: there is no image, ``epochs`` or ``batch_size`` is below 1, or ``net`` is not what ``spec`` says.
-        NonFiniteLossError: the learning rate is too high.
+        UsageError: there are no images, ``epochs`` or ``batch_size`` is below 1, or ``spec`` does not describe ``net``.
+        NonFiniteLossError: the loss is infinite or NaN; the learning rate is too high.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> dense = nd.vgg16_bn_cifar(num_classes=10)
+        >>> net, spec = nd.prune(dense, "vgg16_bn_cifar", "[0.9]*13")
+        >>> net, spec = nd.reconstruct(net, spec, dense, torch.randn(8, 3, 32, 32), epochs=1)
+        >>> spec.provenance["reconstruct"]["images"]
+        8
     """
     for name, count in (("images", len(images)), ("epochs", epochs), ("batch_size", batch_size)):
         if count < 1:
@@ -80,17 +90,17 @@ def reconstruct(
     trained, teacher = copy.deepcopy(net), copy.deepcopy(reference)
     device = next(net.parameters()).device
     batching = Batching(min(batch_size, len(images)), seed)
-    unlabelled = _Unlabelled(images, batching, device, kind)
-    task = _imitation(unlabelled, teacher)
+    inputs = _UnlabelledImages(images, batching, device, kind)
+    task = _imitation(inputs, teacher)
     with torch.random.fork_rng(), in_implementation(trained, "dense"), in_implementation(teacher, "dense"):
         for network in (trained, teacher):
             network.to(memory_format=torch.channels_last)
-        before = _distance(trained, task, unlabelled)
+        before = _distance(trained, task, inputs)
         _train(trained, spec, task, epochs=epochs, lr=lr, options=TrainOptions(amp=amp, seed=seed, print_freq=50))
-        after = _distance(trained, task, unlabelled)
-    logger.info("reconstruction: distance from the reference %.4g, then %.4g", before, after)
+        after = _distance(trained, task, inputs)
+    logger.info("reconstruction: distance from the reference %.4g before, %.4g after", before, after)
     if not after < before:
-        logger.warning("reconstruction: nothing gained, the network stays as it was")
+        logger.warning("reconstruction: the distance did not decrease; the network is not changed")
         trained, after = copy.deepcopy(net), before
     step = {"images": len(images), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     step |= {"distance": before, "-> distance": after}
@@ -98,10 +108,10 @@ def reconstruct(
     return trained.to(memory_format=torch.contiguous_format).eval(), replace(spec, provenance=provenance)
 
 
-def _imitation(unlabelled: "_Unlabelled", teacher: nn.Module) -> Distilled:
-    if unlabelled.of.features:
-        return by_features(unlabelled, teacher, weight=1)
-    return by_logits(unlabelled, teacher, weight=1, temperature=TEMPERATURE)
+def _imitation(inputs: "_UnlabelledImages", teacher: nn.Module) -> Distilled:
+    if inputs.kind.features:
+        return by_features(inputs, teacher, weight=1)
+    return by_logits(inputs, teacher, weight=1, temperature=TEMPERATURE)
 
 
 def _train(net: nn.Module, spec: Spec, task: Distilled, *, epochs: int, lr: float, options: TrainOptions) -> None:
@@ -116,71 +126,74 @@ def _train(net: nn.Module, spec: Spec, task: Distilled, *, epochs: int, lr: floa
 
 
 @torch.no_grad()
-def _distance(net: nn.Module, task: Distilled, unlabelled: "_Unlabelled") -> float:
-    """Return the mean distance from the teacher in evaluation mode, on images as they are."""
+def _distance(net: nn.Module, task: Distilled, inputs: "_UnlabelledImages") -> float:
+    """Return the mean distance from the teacher in evaluation mode, on images without augmentation."""
     net.eval()
-    parts = torch.arange(min(_COMPARED, len(unlabelled.images))).split(unlabelled.batching.batch_size)
-    distances = [len(part) * task.losses(net, unlabelled.batch(part))["loss_teacher"].item() for part in parts]
-    return max(sum(distances) / sum(map(len, parts)), 0.0)  # rounding: nothing is nearer than the same
+    parts = torch.arange(min(_MAX_COMPARED, len(inputs.images))).split(inputs.batching.batch_size)
+    distances = [len(part) * task.losses(net, inputs.batch(part))["loss_teacher"].item() for part in parts]
+    return max(sum(distances) / sum(map(len, parts)), 0.0)  # rounding can make the distance of equal outputs negative
 
 
 @dataclass(frozen=True)
-class _Unlabelled:
-    """The task of running a network on images; it has no losses of its own. See :class:`norton_det.training.loop.Task`.
+class _UnlabelledImages:
+    """A task without losses, which runs a network on images; see :class:`norton_det.training.loop.Task`.
 
     Attributes:
         images: (N, 3, H, W), or a list of (3, H, W).
-        batching: how they come in batches.
-        device: where the network is.
-        of: what the network does.
+        batching: the division into batches.
+        device: the device of the network.
+        kind: the task of the network, which determines the outputs that are compared.
     """
 
     images: Images
     batching: Batching
     device: torch.device
-    of: NetworkTask
+    kind: NetworkTask
     best: ClassVar[str] = ""
 
     def training(self, epoch: int, start: int, /) -> Batches[list[Tensor]]:
-        """Return the rest of an epoch's batches; each image is mirrored or not, and shifted, anew."""
+        """Return the remaining batches of an epoch, with new random flips and shifts."""
         count, generator = len(self.images), self.batching.generator(epoch)
         order, chances = torch.randperm(count, generator=generator), torch.rand(count, 3, generator=generator)
         return Batches(
             lambda positions: self.batch(order[positions], chances[positions]), self.batching.training(count, start)
         )
 
-    def batch(self, numbers: Tensor, chances: Tensor | None = None) -> list[Tensor]:
-        """Return the images of these numbers (B,), varied by ``chances`` (B, 3) if given."""
-        found = [self.images[number] for number in numbers.tolist()]
+    def batch(self, indices: Tensor, chances: Tensor | None = None) -> list[Tensor]:
+        """Return the images with these indices (B,), augmented by the random numbers ``chances`` (B, 3) if given."""
+        images = [self.images[index] for index in indices.tolist()]
         if chances is None:
-            return found
-        return [vary(image, *chance) for image, chance in zip(found, chances.tolist(), strict=True)]
+            return images
+        return [vary(image, *chance) for image, chance in zip(images, chances.tolist(), strict=True)]
 
     def losses(self, model: nn.Module, batch: list[Tensor]) -> Mapping[str, Tensor]:
-        """Run the network, of a detector what makes the features, and return nothing."""
-        model.eval()  # batch norms keep their statistics: what is trained is what is measured, whatever the batch
-        self.of.features_of(model, [image.to(self.device) for image in batch])
+        """Run the network, or the part of a detector that computes the features, and return no losses."""
+        model.eval()  # batch norms use and keep their statistics, so the trained function is the one that is measured
+        self.kind.features_of(model, [image.to(self.device) for image in batch])
         return {}
 
     def describe(self, batch: list[Tensor]) -> str:
-        """Return nothing: the images have no names."""
+        """Return an empty string: the images have no ids."""
         return ""
 
     def evaluate(self, network: nn.Module) -> dict[str, float | None]:
-        """Return nothing: there are no labels."""
+        """Return no metrics: there are no labels."""
         return {}
 
 
 def vary(image: Tensor, mirror: float, down: float, right: float) -> Tensor:
-    """Return an image (C, H, W), mirrored left to right or not, and shifted by up to an eighth of its sides.
+    """Return an image that may be flipped horizontally and is shifted by up to an eighth of its height and width.
 
-    What comes in is zero: the mean colour of normalised images.
+    The margin is filled with zeros, the mean colour of normalised images.
 
     Args:
-        image: what is varied.
-        mirror: mirrored if below 0.5.
-        down: between 0 and 1, from an eighth of the height upwards to as much downwards.
-        right: the same for the width.
+        image: (C, H, W).
+        mirror: flip the image if this is below 0.5.
+        down: vertical shift: from 0 (an eighth of the height upwards) to 1 (an eighth downwards).
+        right: horizontal shift, likewise.
+
+    Returns:
+        An image of the same shape.
     """
     height, width = image.shape[-2:]
     rows, columns = height // 8, width // 8

@@ -1,4 +1,4 @@
-"""The state from which a training run goes on."""
+"""The state of a training run, from which it is resumed."""
 
 import os
 import shutil
@@ -21,19 +21,40 @@ from norton_det.spec import Spec
 
 @dataclass
 class TrainingState:
-    """All that changes while a model is trained.
+    """Everything that changes during training.
 
     Attributes:
         model: the network.
-        spec: what it is.
-        optimizer: of its parameters.
-        schedule: of the learning rate.
-        scaler: of mixed precision, or None.
-        ema: moving average of the network, or None.
-        epoch: the last epoch that is done; -1 before the first.
-        step: how many batches of the next epoch are done.
+        spec: the spec of the network.
+        optimizer: the optimizer of its parameters.
+        schedule: the learning-rate schedule.
+        scaler: the gradient scaler of mixed precision, or None.
+        ema: a moving average of the network, or None.
+        epoch: index of the last complete epoch; -1 before the first.
+        step: number of batches of the next epoch that are done.
         loss: sum of the losses of these batches.
-        history: what was measured in each epoch, as plain values.
+        history: the line of ``metrics.jsonl`` of each epoch.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> from norton_det import Spec
+        >>> from norton_det.training import TrainingState
+        >>> from norton_det.training.optim import make_schedule
+        >>> def new_state():
+        ...     net = nn.Linear(2, 2)
+        ...     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        ...     schedule = make_schedule(optimizer, "steplr", epochs=2)
+        ...     return TrainingState(net, Spec("resnet56_cifar", num_classes=2), optimizer, schedule)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state = new_state()
+        ...     state.save(folder, args={}, numbered=False)
+        ...     content = torch.load(f"{folder}/checkpoint.pth", weights_only=True)
+        >>> resumed = new_state()
+        >>> resumed.restore(content, "checkpoint.pth")
+        >>> torch.equal(resumed.model.weight, state.model.weight)
+        True
     """
 
     model: nn.Module
@@ -49,16 +70,19 @@ class TrainingState:
 
     @property
     def network(self) -> nn.Module:
-        """What is evaluated and kept: the model, or its moving average."""
+        """The network that is evaluated and saved: the moving average if there is one, else the model."""
         return self.model if self.ema is None else self.ema.module
 
     def save(self, folder: str | Path, args: Mapping[str, Any], *, numbered: bool = True) -> None:
-        """Write ``checkpoint.pth``; keys are those of torchvision's scripts.
+        """Write ``checkpoint.pth``, with the keys of torchvision's reference scripts and more.
 
         Args:
-            folder: where to.
-            args: the command line, as plain values.
-            numbered: keep the same as ``model_EPOCH.pth``.
+            folder: folder of the file.
+            args: command-line arguments, as plain values.
+            numbered: write ``model_EPOCH.pth`` with the same content as well.
+
+        Raises:
+            UsageError: the folder does not exist.
         """
         content = self._content(args)
         latest = Path(folder) / "checkpoint.pth"
@@ -84,14 +108,14 @@ class TrainingState:
         }
 
     def restore(self, content: Mapping[str, Any], path: str | Path) -> None:
-        """Go back to a state that :meth:`save` wrote.
+        """Restore a state that :meth:`save` wrote, and torch's random state.
 
         Args:
-            content: of the file.
-            path: its name, for messages.
+            content: content of the file.
+            path: path of the file, for the messages.
 
         Raises:
-            DataError: the file is no training checkpoint, or one of another network or optimizer.
+            DataError: the file is no training checkpoint, or it is one of another network, optimizer or schedule.
         """
         if missing := [key for key in self._content({}) if key not in content]:
             raise DataError(f"{path}: lacks {', '.join(missing)}; expected a training checkpoint")
@@ -100,14 +124,14 @@ class TrainingState:
             self.optimizer.load_state_dict(content["optimizer"])
             self.schedule.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError) as error:
-            raise DataError(f"{path}: its optimizer or lr_scheduler is another one: {error}") from None
-        # torch warns of a schedule that steps before its optimizer: the run that is gone on with did step.
+            raise DataError(f"{path}: optimizer or lr_scheduler does not fit: {error}") from None
+        # torch warns if a schedule steps before its optimizer; in the run that is resumed the optimizer did step.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
-        if self.scaler is not None and content["scaler"]:  # that of a run without mixed precision is empty
+        if self.scaler is not None and content["scaler"]:  # empty after a run without mixed precision
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
             if content["model_ema"] is None:
-                raise DataError(f"{path}: lacks model_ema; expected a checkpoint of a training with --model-ema")
+                raise DataError(f"{path}: lacks model_ema; expected a checkpoint of a run with --model-ema")
             load_state(self.ema, content["model_ema"], path)
         self.epoch, self.step, self.loss = content["epoch"], content["step"], content["loss"]
         self.history = list(content["history"])
@@ -117,7 +141,7 @@ class TrainingState:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy where the file system has no links."""
+    """Replace ``target`` by a hard link to ``source``, or by a copy if the file system has no hard links."""
     target.unlink()
     try:
         os.link(source, target)

@@ -1,1 +1,1 @@
-"""Images and videos: reading, drawing detections, writing."""
+"""Visualization: reading and writing of images and videos, and drawing of detections."""

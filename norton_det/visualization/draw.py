@@ -1,4 +1,4 @@
-"""What a detector found, drawn on the picture."""
+"""Drawing of detections on images."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,23 @@ from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmenta
 from norton_det.errors import DataError
 from norton_det.files import read_json
 
-_GOLDEN = 0.618034  # of the circle of hues: neighbouring labels differ, however many there are
+_HUE_STEP = 0.618034  # the golden ratio: consecutive labels have different hues, for any number of labels
 _TITLE_HEIGHT = 16
 _KEYPOINT_COLOUR = "yellow"
 
 
 @dataclass(frozen=True)
 class Legend:
-    """What labels and keypoints mean.
+    """Names of the labels, and lines between keypoints.
 
     Attributes:
-        names: of the labels; one without a name is shown as its number.
-        skeleton: pairs of numbers, from 0, of keypoints that a line joins.
+        names: the names of the labels. A label without a name is shown as a number.
+        skeleton: pairs of indices, from 0, of keypoints that are joined by a line.
+
+    Example:
+        >>> from norton_det.visualization.draw import Legend
+        >>> Legend({1: "person"}, skeleton=[(0, 1)]).names[1]
+        'person'
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -33,10 +38,10 @@ class Legend:
 
     @classmethod
     def read(cls, path: str | Path) -> "Legend":
-        """Take the names and the skeleton from the categories of COCO annotations.
+        """Return the names and the skeleton in the categories of a COCO annotation file.
 
         Raises:
-            DataError: the file is missing or has no categories.
+            DataError: the file is missing, is not JSON, or has no categories.
         """
         categories = read_json(path, dict, "COCO annotations").get("categories")
         if not isinstance(categories, list) or not all(isinstance(c, dict) and "id" in c for c in categories):
@@ -45,52 +50,69 @@ class Legend:
         return cls({c["id"]: str(c.get("name", c["id"])) for c in categories}, [(a - 1, b - 1) for a, b in lines])
 
 
-def draw_detections(image: Tensor, found: Mapping[str, Tensor], legend: Legend | None = None) -> Tensor:
-    """Draw boxes with names and scores, masks, and keypoints.
+def draw_detections(image: Tensor, detections: Mapping[str, Tensor], legend: Legend | None = None) -> Tensor:
+    """Draw boxes with names and scores, masks, and keypoints on an image.
 
     Args:
-        image: (3, H, W), uint8 or float between 0 and 1.
-        found: ``boxes`` (N, 4) as x1, y1, x2, y2, ``labels`` (N,), ``scores`` (N,), and where there are any ``masks``
-            (N, H, W) bool and ``keypoints`` (N, K, 3), as :func:`norton_det.evaluation.predict.detect` returns them.
-        legend: what the labels mean.
+        image: (3, H, W), uint8 or float with values from 0 to 1.
+        detections: ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``labels`` (N,), ``scores`` (N,), and optionally
+            ``masks`` (N, H, W) bool and ``keypoints`` (N, K, 3), as returned by
+            :func:`norton_det.evaluation.predict.detect`.
+        legend: the names of the labels and the skeleton of the keypoints.
 
     Returns:
-        The picture (3, H, W), uint8.
+        A new image (3, H, W), uint8, on the CPU.
+
+    Example:
+        >>> import torch
+        >>> from norton_det.visualization.draw import Legend, draw_detections
+        >>> boxes, labels = torch.tensor([[10.0, 20.0, 50.0, 60.0]]), torch.tensor([1])
+        >>> detections = {"boxes": boxes, "labels": labels, "scores": torch.tensor([0.9])}
+        >>> draw_detections(torch.zeros(3, 80, 80), detections, Legend({1: "circle"})).shape
+        torch.Size([3, 80, 80])
     """
     legend = legend or Legend()
-    picture: Tensor = TF.to_dtype(image.cpu(), torch.uint8, scale=True)
-    labels = found["labels"].tolist()
+    canvas: Tensor = TF.to_dtype(image.cpu(), torch.uint8, scale=True)
+    labels, scores = detections["labels"].tolist(), detections["scores"].tolist()
     if not labels:
-        return picture
+        return canvas
     colours = [colour_of(label) for label in labels]
-    width = max(1, max(picture.shape[-2:]) // 300)
-    if "masks" in found:
-        picture = draw_segmentation_masks(picture, found["masks"], alpha=0.5, colors=colours)
-    words = [f"{legend.names.get(v, v)} {s:.2f}" for v, s in zip(labels, found["scores"].tolist(), strict=True)]
-    picture = draw_bounding_boxes(picture, found["boxes"], words, colours, width=width, fill_labels=True)
-    if "keypoints" in found:
-        points = found["keypoints"]
+    width = max(1, max(canvas.shape[-2:]) // 300)
+    if "masks" in detections:
+        canvas = draw_segmentation_masks(canvas, detections["masks"], alpha=0.5, colors=colours)
+    texts = [f"{legend.names.get(label, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    canvas = draw_bounding_boxes(canvas, detections["boxes"], texts, colours, width=width, fill_labels=True)
+    if "keypoints" in detections:
+        points = detections["keypoints"]
         lines = [(a, b) for a, b in legend.skeleton if max(a, b) < points.shape[1]]
-        picture = draw_keypoints(
-            picture, points[..., :2], lines, _KEYPOINT_COLOUR, width + 1, width, visibility=points[..., 2] > 0
+        canvas = draw_keypoints(
+            canvas, points[..., :2], lines, _KEYPOINT_COLOUR, width + 1, width, visibility=points[..., 2] > 0
         )
-    return picture
+    return canvas
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
-    """Return the colour of a label as red, green, blue from 0 to 255; the same in every picture."""
-    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.9, 1)
+    """Return the colour of a label as red, green and blue, 0 to 255. It is the same in every image."""
+    red, green, blue = colorsys.hsv_to_rgb(label * _HUE_STEP % 1, 0.9, 1)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def side_by_side(pictures: Mapping[str, Tensor]) -> Tensor:
-    """Put pictures (3, H, W), uint8, of one size beside each other, each with its title above."""
-    columns = [torch.cat([_strip(title, p.shape[-1]), p], 1) for title, p in pictures.items()]
+def side_by_side(images: Mapping[str, Tensor]) -> Tensor:
+    """Join images of equal size, (3, H, W), uint8, from left to right, with their titles above.
+
+    Example:
+        >>> import torch
+        >>> from norton_det.visualization.draw import side_by_side
+        >>> image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> side_by_side({"dense": image, "compressed": image}).shape
+        torch.Size([3, 36, 60])
+    """
+    columns = [torch.cat([_title_bar(title, image.shape[-1]), image], 1) for title, image in images.items()]
     return torch.cat(columns, 2)
 
 
-def _strip(title: str, width: int) -> Tensor:
-    strip = Image.new("RGB", (width, _TITLE_HEIGHT))
-    ImageDraw.Draw(strip).text((2, 2), title, fill="white")
-    pixels: Tensor = TF.pil_to_tensor(strip)
+def _title_bar(title: str, width: int) -> Tensor:
+    bar = Image.new("RGB", (width, _TITLE_HEIGHT))
+    ImageDraw.Draw(bar).text((2, 2), title, fill="white")
+    pixels: Tensor = TF.pil_to_tensor(bar)
     return pixels

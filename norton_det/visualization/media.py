@@ -1,4 +1,4 @@
-"""Pictures to look at, from image files, folders or a video, and back to files."""
+"""Images of image files, folders or a video: reading, and writing to files of the same names."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,23 +17,25 @@ from norton_det.files import IMAGE_SUFFIXES, write_atomically
 
 
 class Images:
-    """Image files, upright as EXIF says.
+    """Image files, rotated to upright by their EXIF orientation.
 
-    Iterating gives pictures (3, H, W), uint8. :meth:`write` writes pictures under the same names.
+    Iterating yields images (3, H, W), uint8. :meth:`write` writes images under the same names.
 
     Args:
-        paths: of the files.
+        paths: paths of the files.
 
     Raises:
-        UsageError: there is none, or two have the same name.
+        UsageError: there is no file, or two files have the same name.
+        DataError: (when iterating) a file cannot be read as an image.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
-            raise UsageError(f"no image; expected files ending with {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UsageError(f"no image; expected files ending with {', '.join(IMAGE_SUFFIXES)}")
         names = [path.name for path in paths]
-        if doubles := [name for name in names if names.count(name) > 1]:
-            raise UsageError(f"{doubles[0]}: comes {names.count(doubles[0])} times; expected different names")
+        if duplicates := [name for name in names if names.count(name) > 1]:
+            count = names.count(duplicates[0])
+            raise UsageError(f"{duplicates[0]}: {count} files have this name; expected different names")
         self.paths = paths
 
     def __len__(self) -> int:
@@ -42,29 +44,33 @@ class Images:
     def __iter__(self) -> Iterator[Tensor]:
         for path in self.paths:
             try:
-                with Image.open(path) as picture:
-                    yield TF.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
+                with Image.open(path) as image:
+                    yield TF.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
             except (OSError, ValueError, SyntaxError) as error:
                 raise DataError(f"{path}: cannot be read as an image: {error}") from None
 
-    def write(self, folder: str | Path, pictures: Iterable[Tensor]) -> Path:
-        """Write one picture (3, H, W), uint8, for each image into a folder; return the folder."""
-        folder = _new_folder(folder, self.paths)
-        for path, picture in zip(self.paths, pictures, strict=True):
-            write_atomically(folder / path.name, TF.to_pil_image(picture).save)
+    def write(self, folder: str | Path, images: Iterable[Tensor]) -> Path:
+        """Write an image (3, H, W), uint8, for each file into a folder, and return the folder.
+
+        Raises:
+            UsageError: the folder contains an input file, which would be overwritten.
+        """
+        folder = _make_output_folder(folder, self.paths)
+        for path, image in zip(self.paths, images, strict=True):
+            write_atomically(folder / path.name, TF.to_pil_image(image).save)
         return folder
 
 
 class Video:
-    """The frames of a video, upright; sound is left out.
+    """The frames of a video, rotated to upright, without sound.
 
-    Iterating gives pictures (3, H, W), uint8. :meth:`write` writes pictures as an MP4 (H.264) of the same rate.
+    Iterating yields images (3, H, W), uint8. :meth:`write` writes images as an MP4 file (H.264) with the same rate.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        DataError: the file is missing or no video.
+        DataError: the file is missing, is no video, or (when iterating) is damaged.
         UsageError: PyAV is not installed.
     """
 
@@ -72,7 +78,7 @@ class Video:
         try:
             import av
         except ImportError:
-            raise UsageError(f"{path}: a video needs PyAV: install norton-det[video]") from None
+            raise UsageError(f"{path}: videos need PyAV: pip install norton-det[video]") from None
         self.path, self._av = path, av
         try:
             with av.open(str(path)) as container:
@@ -93,32 +99,45 @@ class Video:
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: damaged: {error}") from None
 
-    def write(self, folder: str | Path, pictures: Iterable[Tensor]) -> Path:
-        """Write pictures (3, H, W), uint8, of one size as a video into a folder; return the file."""
-        path = _new_folder(folder, [self.path]) / f"{self.path.stem}.mp4"
-        write_atomically(path, lambda name: self._encode(name, pictures))
+    def write(self, folder: str | Path, images: Iterable[Tensor]) -> Path:
+        """Write images of equal size, (3, H, W), uint8, as a video into a folder, and return the file.
+
+        Raises:
+            UsageError: the folder contains the input file, which could be overwritten.
+        """
+        path = _make_output_folder(folder, [self.path]) / f"{self.path.stem}.mp4"
+        write_atomically(path, lambda name: self._encode(name, images))
         return path
 
-    def _encode(self, name: str, pictures: Iterable[Tensor]) -> None:
+    def _encode(self, name: str, images: Iterable[Tensor]) -> None:
         with self._av.open(name, "w") as container:
             stream: Any = container.add_stream("h264", rate=self.rate)
             stream.pix_fmt = "yuv420p"
             height = width = 0
-            for picture in pictures:
+            for image in images:
                 if not height:
-                    height, width = (side - side % 2 for side in picture.shape[-2:])  # colours are of 2 x 2 pixels
+                    height, width = (side - side % 2 for side in image.shape[-2:])  # yuv420p needs even sides
                     stream.height, stream.width = height, width
-                pixels = picture[:, :height, :width].permute(1, 2, 0).contiguous().numpy()
+                pixels = image[:, :height, :width].permute(1, 2, 0).contiguous().numpy()
                 container.mux(stream.encode(self._av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())
 
 
-def open_pictures(paths: Sequence[str | Path]) -> Images | Video:
-    """Return the pictures of image files and folders, or of one video.
+def open_images(paths: Sequence[str | Path]) -> Images | Video:
+    """Return the images of image files and folders, or of one video.
 
     Raises:
         DataError: a file is missing or cannot be read.
-        UsageError: no image, two of one name, or a video with something else.
+        UsageError: there is no image, two files have the same name, or a video is given together with other files.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from norton_det.visualization.media import open_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30)).save(f"{folder}/a.png")
+        ...     [image.shape for image in open_images([folder])]
+        [torch.Size([3, 30, 40])]
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -130,13 +149,13 @@ def open_pictures(paths: Sequence[str | Path]) -> Images | Video:
     if not videos:
         return Images(files)
     if len(files) > 1:
-        raise UsageError(f"{videos[0]}: no image; a video is taken by itself")
+        raise UsageError(f"{videos[0]}: is not an image; a video must be the only input")
     return Video(videos[0])
 
 
-def _new_folder(folder: str | Path, sources: Sequence[Path]) -> Path:
+def _make_output_folder(folder: str | Path, inputs: Sequence[Path]) -> Path:
     folder = Path(folder)
-    if any(os.path.realpath(source.parent) == os.path.realpath(folder) for source in sources):
-        raise UsageError(f"{folder}: holds the input; expected another folder")
+    if any(os.path.realpath(path.parent) == os.path.realpath(folder) for path in inputs):
+        raise UsageError(f"{folder}: contains the input; expected another folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

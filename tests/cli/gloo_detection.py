@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from norton_det.builders import make_detector
 from norton_det.data import Batching, CocoDataset, evaluation_batches
 from norton_det.evaluation.coco import CocoEvaluator
-from norton_det.evaluation.predict import kinds_of
+from norton_det.models.tasks import kinds_of
 from norton_det.runtime.distributed import data_parallel, processes, rank, world_size
 from norton_det.training import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
 from norton_det.training.detection import keep_losses_finite

@@ -142,7 +142,7 @@ def test_presets_keep_targets_together(preset: str, shapes: Path) -> None:
 
 
 def test_presets_that_do_not_know_keypoints() -> None:
-    with pytest.raises(UsageError, match="'lsj' does not move keypoints"):
+    with pytest.raises(UsageError, match="'lsj' does not support keypoints"):
         Augment("lsj", KEYPOINTS)
     with pytest.raises(UsageError, match="unknown data_augmentation 'mixup'"):
         Augment("mixup")

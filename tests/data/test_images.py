@@ -121,6 +121,8 @@ def test_torchvision_s_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(data.images[8], torch.from_numpy(pixels[0]).view(3, 32, 32))
     assert data.labels.tolist() == [3, 7] * 5
     assert len(read_cifar(tmp_path, "val")) == 2
+    with pytest.raises(UsageError, match="unknown split 'dev'"):
+        read_cifar(tmp_path, "dev")
 
 
 def test_the_cache_is_read_as_long_as_the_files_are_the_same(

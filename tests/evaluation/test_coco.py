@@ -240,7 +240,7 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="unknown backend 'slow'"):
         evaluate_results(indexed(content), results, ["bbox"], backend="slow")
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
-    with pytest.raises(UsageError, match=r"needs faster-coco-eval: install norton-det\[fast\]"):
+    with pytest.raises(UsageError, match=r"needs faster-coco-eval: pip install norton-det\[fast\]"):
         evaluate_results(indexed(content), results, ["bbox"], backend="faster")
     assert {name for names in coco_eval._TRUTH_CHECKS.values() for name in names} <= {check.name for check in CHECKS}
 

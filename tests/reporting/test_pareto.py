@@ -1,4 +1,4 @@
-"""The picture of accuracy against reduction."""
+"""The figure of accuracy against reduction."""
 
 import sys
 from itertools import combinations
@@ -65,7 +65,7 @@ def test_measured_rows_refer_to_their_own_baseline() -> None:
         macs, params = (curves(a) for a in pareto_figure("vgg16_bn", [*OWN, elsewhere], relative=relative).axes)
         np.testing.assert_allclose(macs["measured on jpeg"], [(50, 89.5 - below), (75, 88 - below)])
         np.testing.assert_allclose(params["measured on jpeg"], [(60, 89.5 - below), (90, 88 - below)])
-    assert macs["the own dense baseline"][:, 1].tolist() == [0, 0]
+    assert macs["dense baseline"][:, 1].tolist() == [0, 0]
     absolute = curves(pareto_figure("vgg16_bn", OWN).axes[0])
     assert absolute["dense, published"][0, 1] == 93.96
     assert absolute["dense, measured on jpeg"][0, 1] == 90
@@ -83,7 +83,9 @@ def test_detectors() -> None:
     drawn = curves(pareto_figure("maskrcnn_cpresnet50_fpn", metric="AP75").axes[1])
     np.testing.assert_allclose(drawn["NORTON, published"], [(24.966, 0.37), (44.557, 0.33)], atol=1e-3)
     assert drawn["dense, published"][0, 1] == 0.36
-    with pytest.raises(UsageError, match="metric is 'top1'; maskrcnn_cpresnet50_fpn has: AP, AP50, AP75, AR1"):
+    with pytest.raises(
+        UsageError, match="unknown metric of maskrcnn_cpresnet50_fpn 'top1'; expected one of: AP, AP50, AP75, AR1"
+    ):
         pareto_figure("maskrcnn_cpresnet50_fpn")
 
 

@@ -152,14 +152,14 @@ def test_measured(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"network": "resnet56"}, "row 2: network is 'resnet56'; expected one of: vgg16_bn_cifar, "),
-        ({"dataset": ""}, "row 2: dataset is ''; expected a text"),
-        ({"label": 1}, "row 2: label is 1; expected a text"),
+        ({"dataset": ""}, "row 2: dataset is ''; expected a string that is not empty"),
+        ({"label": 1}, "row 2: label is 1; expected a string that is not empty"),
         ({"macs_published": "37M"}, "row 2: macs_published is '37M'; expected a positive integer"),
         ({"params": 0}, "row 2: params is 0; expected a positive integer"),
         ({"params": True}, "row 2: params is True"),
         ({"top1": 101}, "row 2: top1 is 101; expected a number from 0 to 100"),
         ({"top1": float("nan")}, "row 2: top1 is nan"),
-        ({"top1": None}, "row 2: has neither top1 nor AP"),
+        ({"top1": None}, "row 2: neither top1 nor AP is given"),
         ({"AP": 37}, "row 2: AP is 37; expected a number from 0 to 1"),
         ({"minutes": -1}, "row 2: minutes is -1"),
         ({"epochs": "3"}, "row 2: epochs is '3'"),
@@ -181,8 +181,8 @@ def test_wrong_rows_are_named(change: dict[str, Any], message: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("{}", "is a dict; expected a list"),
+        ("{", "cannot be read: .*; expected a JSON list of measured rows"),
+        ("{}", "holds a dict; expected a JSON list"),
         ("[[]]", "row 1 is a list; expected an object"),
         ('[{"network": "resnet50"}]', "row 1 lacks dataset, label, macs_published, params, command"),
     ],
@@ -192,5 +192,5 @@ def test_files_that_are_no_rows(text: str, message: str, tmp_path: Path) -> None
     file.write_text(text)
     with pytest.raises(DataError, match=message):
         read_measured(file)
-    with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"none\.json: no such file; expected a JSON list"):
         read_measured(tmp_path / "none.json")

@@ -10,7 +10,7 @@ from norton_det.runtime.malloc import give_back_freed_memory, keep_freed_memory
 
 FAULTS = """
 import resource, torch
-from norton_det.allocator import keep_freed_memory
+from norton_det.runtime.malloc import keep_freed_memory
 {keep}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

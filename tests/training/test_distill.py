@@ -157,14 +157,14 @@ def test_teachers_that_do_not_fit(tmp_path: Path, small_net: Path) -> None:
         nd.save(nd.build(spec), spec, files[name])
     with pytest.raises(UsageError, match=r"ten.safetensors: has 10 classes; the network has 3"):
         load_teacher(files["ten"], student)
-    with pytest.raises(UsageError, match=r"large.safetensors: is a resnet50; expected one that takes the images of a"):
+    with pytest.raises(UsageError, match=r"large.safetensors: is a resnet50; expected a network with the inputs of"):
         load_teacher(files["large"], student)
     load_teacher(files["deep"], student)
     detectors = [
         nd.Spec("fasterrcnn_cpresnet50_fpn", 3, options=options) for options in ({}, {"image_mean": [0.0, 0.0, 0.0]})
     ]
     nd.save(nd.build(detectors[1]), detectors[1], tmp_path / "detector.safetensors")
-    with pytest.raises(UsageError, match=r"image_mean is \[0.0, 0.0, 0.0\]; expected the network's, the default"):
+    with pytest.raises(UsageError, match=r"image_mean is \[0.0, 0.0, 0.0\]; expected that of the network, the default"):
         load_teacher(tmp_path / "detector.safetensors", detectors[0])
 
 

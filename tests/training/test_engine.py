@@ -14,8 +14,8 @@ from norton_det.data import CocoDataset, read_coco
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.coco import evaluate_results, format_metrics
 from norton_det.evaluation.coco_results import to_results
-from norton_det.evaluation.predict import kinds_of, predict
-from norton_det.files import write_atomically
+from norton_det.evaluation.predict import predict
+from norton_det.models.tasks import kinds_of
 from norton_det.training.optim import make_optimizer, make_schedule
 
 
@@ -112,21 +112,7 @@ def test_optimizers_and_schedules() -> None:
 
 def test_kinds(shapes: Path) -> None:
     net, _ = make_detector("maskrcnn_cpresnet50_fpn", num_classes=4)
-    assert kinds_of(net) == ["bbox", "segm"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(name: str) -> None:
-        Path(name).write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert kinds_of(net) == ("bbox", "segm")
 
 
 def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +122,7 @@ def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: py
     assert results
     assert all(0 < result["score"] <= 0.9999 for result in results)
     assert net.roi_heads.score_thresh == 0.9999
-    assert "nothing was found with a score above 0.9999" in caplog.text
+    assert "No detections above the score threshold 0.9999" in caplog.text
     caplog.clear()
     net.roi_heads.score_thresh = 0.0
     assert predict(net, batches, torch.device("cpu")) == results

@@ -51,7 +51,7 @@ def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="implementation of '2': no such layer with implementations"):
         set_implementations(net, {"2": "dense"})
     with pytest.raises(
-        UsageError, match="implementation of '1' is 'wide'; expected one of: factored, depthwise, merged, dense"
+        UsageError, match="unknown implementation of '1': 'wide'; expected one of: factored, depthwise, merged, dense"
     ):
         set_implementations(net, {"1": "wide"})
 

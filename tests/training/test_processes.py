@@ -63,7 +63,7 @@ def test_sigterm_ends_a_run_after_its_batch_and_it_goes_on_exactly(
     with caplog.at_level("INFO", "norton_det"):
         assert tool("train_cls").main(words) == EXIT_TERMINATED
     checkpoint = tmp_path / "checkpoint.pth"
-    expected = f"terminated: stopped at epoch 1, batch 4; go on with --resume {checkpoint}"
+    expected = f"terminated: stopped at epoch 1, batch 4; resume with --resume {checkpoint}"
     assert capsys.readouterr().err.splitlines()[-1] == expected
     assert tool("train_cls").main([*words, "--resume", str(checkpoint)]) == 0
     assert_same_outcome(tmp_path, whole)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.builders import make_detector
-from norton_det.data.calibration_set import read_unlabelled
+from norton_det.data.calibration_set import read_calibration_set
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.training.reconstruction import reconstruct, vary
@@ -110,10 +110,10 @@ def test_bad_input(wrong: dict[str, int], name: str, dense: nn.Module, images: T
 
 
 def test_images_that_are_held_out_are_not_drawn(classes: Path) -> None:
-    everything = read_unlabelled(classes, "resnet56_cifar", 100)
+    everything = read_calibration_set(classes, "resnet56_cifar", 100)
     assert len(everything) == 24
-    assert torch.equal(read_unlabelled(classes, "resnet56_cifar", 5), everything[:5]), "more begin with the same"
-    left = read_unlabelled(classes, "resnet56_cifar", 100, holdout=6)
+    assert torch.equal(read_calibration_set(classes, "resnet56_cifar", 5), everything[:5]), "more begin with the same"
+    left = read_calibration_set(classes, "resnet56_cifar", 100, holdout=6)
     assert len(left) == 18
     seen = {tuple(image.flatten()[:50].tolist()) for image in left}
     assert len(seen) == 18

@@ -115,7 +115,7 @@ def data(shapes: Path) -> CocoDataset:
 
 @pytest.fixture(autouse=True)
 def _any_spec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("norton_det.checkpoint.save", lambda net, spec, path: save_file(net.state_dict(), path))
+    monkeypatch.setattr("norton_det.training.fit.save", lambda net, spec, path: save_file(net.state_dict(), path))
 
 
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(data: CocoDataset, tmp_path: Path) -> None:

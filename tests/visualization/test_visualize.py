@@ -20,7 +20,7 @@ from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
 from norton_det.runtime.timing import Stopwatch
 from norton_det.visualization.draw import Legend, colour_of, draw_detections, side_by_side
-from norton_det.visualization.media import Images, Video, open_pictures
+from norton_det.visualization.media import Images, Video, open_images
 
 SKELETON = [(0, 1), (0, 2), (0, 3), (0, 4)]
 
@@ -130,14 +130,14 @@ def test_images_come_in_order_and_upright(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (40, 30)).save(folder / "3.jpg", exif=turned)
-    source = open_pictures([folder])
+    source = open_images([folder])
     assert len(source) == 4
     assert [picture.shape[-2:] for picture in source] == [(30, 40), (30, 41), (30, 42), (40, 30)]
-    assert len(open_pictures([folder / "2.png", folder / "0.png"])) == 2
+    assert len(open_images([folder / "2.png", folder / "0.png"])) == 2
 
 
 def test_written_images_have_their_names(tmp_path: Path) -> None:
-    source = open_pictures([save_images(tmp_path / "in")])
+    source = open_images([save_images(tmp_path / "in")])
     out = source.write(tmp_path / "out", (picture + 1 for picture in source))
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png"]
     assert np.asarray(Image.open(out / "2.png"))[0, 0].tolist() == [121, 1, 1]
@@ -147,16 +147,16 @@ def test_pictures_that_cannot_be_taken(tmp_path: Path) -> None:
     folder = save_images(tmp_path / "in")
     (folder / "0.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"0\.png: cannot be read as an image"):
-        list(open_pictures([folder]))
-    with pytest.raises(UsageError, match="holds the input; expected another folder"):
+        list(open_images([folder]))
+    with pytest.raises(UsageError, match="contains the input; expected another folder"):
         Images([folder / "1.png"]).write(folder / ".." / "in", [])
     with pytest.raises(DataError, match="none: no such file"):
-        open_pictures([tmp_path / "none"])
+        open_images([tmp_path / "none"])
     with pytest.raises(UsageError, match="no image; expected files ending with"):
-        open_pictures([tmp_path])
+        open_images([tmp_path])
     other = save_images(tmp_path / "other")
-    with pytest.raises(UsageError, match=r"0\.png: comes 2 times"):
-        open_pictures([folder, other])
+    with pytest.raises(UsageError, match=r"0\.png: 2 files have this name"):
+        open_images([folder, other])
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def test_a_video_is_read_and_written(video: Path, tmp_path: Path) -> None:
-    source = open_pictures([video])
+    source = open_images([video])
     frames = list(source)
     assert [int(frame[0, -1, -1]) for frame in frames] == [0, 40, 80, 120, 160]
     path = source.write(tmp_path / "out", iter(frames))
@@ -187,12 +187,12 @@ def test_a_video_is_read_and_written(video: Path, tmp_path: Path) -> None:
     for before, after in zip(frames, again, strict=True):
         assert after.shape == (3, 22, 30)  # even sides
         assert (before[:, :, :30].float() - after).abs().mean() < 6
-    with pytest.raises(UsageError, match="a video is taken by itself"):
-        open_pictures([video, path])
+    with pytest.raises(UsageError, match="a video must be the only input"):
+        open_images([video, path])
 
 
 def test_a_rotated_video_is_upright(video: Path, tmp_path: Path) -> None:
-    path = open_pictures([video]).write(tmp_path / "out", iter(Video(video)))
+    path = open_images([video]).write(tmp_path / "out", iter(Video(video)))
     upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
     start, _, rest = path.read_bytes().rpartition(upright)  # the track's; the film's own stands before it
@@ -206,10 +206,10 @@ def test_a_rotated_video_is_upright(video: Path, tmp_path: Path) -> None:
 def test_what_is_no_video(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.mp4").write_text("no video")
     with pytest.raises(DataError, match=r"x\.mp4: cannot be read as an image or a video"):
-        open_pictures([tmp_path / "x.mp4"])
+        open_images([tmp_path / "x.mp4"])
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(UsageError, match=r"needs PyAV: install norton-det\[video\]"):
-        open_pictures([video])
+    with pytest.raises(UsageError, match=r"need PyAV: pip install norton-det\[video\]"):
+        open_images([video])
 
 
 def test_visualize_images(
@@ -249,7 +249,7 @@ def test_visualize_refuses(
 ) -> None:
     checkpoint, pictures, out = str(detectors["mask"]), str(shapes / "val2017"), str(tmp_path / "out")
     for words, code, message in (
-        (["--checkpoint", checkpoint, "--input", pictures, "--output", pictures], 2, "holds the input"),
+        (["--checkpoint", checkpoint, "--input", pictures, "--output", pictures], 2, "contains the input"),
         (["--checkpoint", checkpoint, "--input", out, "--output", out], 3, "out: no such file"),
         (["--checkpoint", "x.pth", "--input", pictures, "--output", out], 3, "x.pth: no such file"),
         (["--checkpoint", checkpoint, "--compare", checkpoint, "--input", pictures, "--output", out], 2, "--compare"),

@@ -1,1 +1,1 @@
-"""Data sets in COCO's format: reading, augmentation, sampling, checks, synthetic ones."""
+"""Data sets in COCO's format: reading, augmentation, sampling, checks, and a generated data set."""

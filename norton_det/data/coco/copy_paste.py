@@ -1,7 +1,7 @@
 """Copy-paste augmentation of a batch.
 
-After G. Ghiasi and others, *Simple copy-paste is a strong data augmentation method for instance segmentation*, 2021, in
-their plain form: about half of the objects of another image, without blending.
+G. Ghiasi and others, *Simple copy-paste is a strong data augmentation method for instance segmentation*, 2021. Half of
+the objects of another image are pasted on average, without blending.
 """
 
 import torch
@@ -14,11 +14,16 @@ from norton_det.data.coco.sampler import DetectionBatch
 
 
 def copy_paste(images: list[Tensor], targets: list[Target]) -> DetectionBatch:
-    """Paste objects of each image onto the next one of the batch; what they hide is hidden, or gone.
+    """Paste random objects of each image of a batch onto the next image.
+
+    Pixels below pasted objects are removed from the masks of other objects, and objects without pixels are removed.
 
     Args:
-        images: (3, H, W), all of one size, as large-scale jitter makes them.
-        targets: with ``masks``, and without ``keypoints``, which would not move along.
+        images: images (3, H, W) of equal size, as large-scale jitter makes them.
+        targets: their targets, with ``masks`` and without ``keypoints``, which are not supported.
+
+    Returns:
+        New images and targets; the arguments are not changed.
     """
     pairs = [
         _paste(image, target, images[i - 1], targets[i - 1])
@@ -28,18 +33,20 @@ def copy_paste(images: list[Tensor], targets: list[Target]) -> DetectionBatch:
 
 
 def _paste(image: Tensor, target: Target, source: Tensor, objects: Target) -> tuple[Tensor, Target]:
-    chosen = torch.rand(len(objects["masks"])).to(image.device) < 0.5
-    pasted = objects["masks"][chosen]
+    selected = torch.rand(len(objects["masks"])).to(image.device) < 0.5
+    pasted = objects["masks"][selected]
     cover = pasted.bool().any(0)
     masks = torch.cat([target["masks"] * ~cover, pasted])
-    seen = masks.bool().flatten(1).any(1)
-    mixed: Target = {name: torch.cat([target[name], objects[name][chosen]])[seen] for name in ("labels", "iscrowd")}
-    masks = masks[seen]
+    visible = masks.bool().flatten(1).any(1)
+    labels: Target = {
+        name: torch.cat([target[name], objects[name][selected]])[visible] for name in ("labels", "iscrowd")
+    }
+    masks = masks[visible]
     boxes = masks_to_boxes(masks)
-    boxes[:, 2:] += 1  # the far edge of the last pixel
-    moved = {
+    boxes[:, 2:] += 1  # from the index of the last pixel to its far edge
+    geometry = {
         "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(image.shape[-2:])),
         "masks": tv_tensors.Mask(masks),
         "area": masks.flatten(1).sum(1).float(),
     }
-    return torch.where(cover, source, image), drop_degenerate({**target, **mixed, **moved})
+    return torch.where(cover, source, image), drop_degenerate({**target, **labels, **geometry})

@@ -1,4 +1,4 @@
-"""COCO folders: ``train2017/``, ``val2017/`` and ``annotations/``."""
+"""Data sets in COCO folders: ``train2017/``, ``val2017/`` and ``annotations/``."""
 
 import contextlib
 import io
@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.coco.checks import check_annotations, raise_errors
-from norton_det.errors import DataError, UsageError
+from norton_det.data.image_folder import read_rgb
+from norton_det.errors import DataError, expect_choice
 
 logger = logging.getLogger(__name__)
 
 KINDS = {"coco": "instances", "coco_kp": "person_keypoints"}
-"""Names of ``--dataset``, and how COCO's annotation files for it begin."""
+"""Names of ``--dataset``, and the beginning of the names of COCO's annotation files."""
 _MIN_KEYPOINTS = 10
 
 Target = dict[str, Any]
@@ -29,10 +29,10 @@ Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 
 def read_coco(path: str | Path) -> Any:
-    """Return the ``pycocotools.coco.COCO`` of an annotation file.
+    """Return the ``pycocotools.coco.COCO`` object of an annotation file.
 
     Raises:
-        DataError: the file is missing, no JSON, or no COCO annotations.
+        DataError: the file is missing, is not JSON, or does not contain COCO annotations.
     """
     from pycocotools.coco import COCO
 
@@ -50,38 +50,58 @@ def read_coco(path: str | Path) -> Any:
 
 
 def annotation_file(root: str | Path, split: str, dataset: str) -> Path:
-    """Return the path of the annotations in a COCO folder.
+    """Return the path of the annotation file in a COCO folder.
+
+    Args:
+        root: the COCO folder.
+        split: "train" or "val".
+        dataset: "coco" (instances) or "coco_kp" (person keypoints).
 
     Raises:
         UsageError: an unknown data set.
+
+    Example:
+        >>> from norton_det.data import annotation_file
+        >>> annotation_file("coco", "val", "coco_kp").as_posix()
+        'coco/annotations/person_keypoints_val2017.json'
     """
-    if dataset not in KINDS:
-        raise UsageError(f"unknown dataset {dataset!r}; expected one of: {', '.join(KINDS)}")
+    expect_choice("dataset", dataset, KINDS)
     return Path(root) / "annotations" / f"{KINDS[dataset]}_{split}2017.json"
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
-    """Images and targets as torchvision's detectors take them.
+    """Images and targets in the format of torchvision's detectors.
 
-    An item is an image, float (3, H, W) between 0 and 1, and a target with ``boxes`` (N, 4) as x1, y1, x2, y2 in
-    pixels, ``labels`` (N,), ``image_id``, ``area`` (N,), ``iscrowd`` (N,), and as wanted ``masks`` (N, H, W) uint8 and
-    ``keypoints`` (N, K, 3) as x, y, visibility. Labels are COCO's category ids.
+    An item is an image, float (3, H, W) with values from 0 to 1, and a target with ``boxes`` (N, 4) as x1, y1, x2, y2
+    in pixels, ``labels`` (N,), ``image_id``, ``area`` (N,) in square pixels, ``iscrowd`` (N,), and optionally ``masks``
+    (N, H, W) uint8 and ``keypoints`` (N, K, 3) as x, y, visibility. The labels are COCO's category ids.
 
-    For training the annotations are checked (see :mod:`norton_det.data.coco.checks`), and crowds, boxes without area
-    (with all that belongs to them) and images without an object are left out.
+    For training, the annotations are checked (see :mod:`norton_det.data.coco.checks`), and crowds, objects whose boxes
+    have no area, and images without objects are left out.
 
     Args:
-        root: the COCO folder; None where ``images`` and ``annotations`` are given.
+        root: the COCO folder; None if ``images`` and ``annotations`` are given.
         split: "train" or "val".
         dataset: "coco" (instances) or "coco_kp" (person keypoints).
-        train: leave out what training cannot use.
+        train: check the data and leave out what training cannot use.
         masks: read the masks.
         transform: (image, target) -> (image, target).
-        images: the folder of the images, where it is not that of the split in ``root``.
-        annotations: the annotation file, where it is not that of the split in ``root``.
+        images: folder of the images, if it is not that of the split in ``root``.
+        annotations: annotation file, if it is not that of the split in ``root``.
 
     Raises:
-        DataError: the folder or the annotation file is missing or damaged; training would be wrong; no image is left.
+        UsageError: an unknown data set.
+        DataError: the folder or the annotation file is missing or damaged, the annotations have errors that would
+            spoil the training, no image is left, or (when an item is read) an image cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.data import CocoDataset, make_shapes
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_shapes(f"{folder}/shapes", train=1, val=1, size=64)
+        ...     image, target = CocoDataset(f"{folder}/shapes", "val", masks=True)[0]
+        >>> image.shape, len(target["boxes"]) == len(target["masks"])
+        (torch.Size([3, 64, 64]), True)
     """
 
     def __init__(
@@ -107,10 +127,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self.ids = sorted(self.coco.imgs)
         if train:
-            found = check_annotations(self.coco.dataset, num_classes=self.num_classes, masks=masks)
-            raise_errors(found, self.annotations)
+            findings = check_annotations(self.coco.dataset, num_classes=self.num_classes, masks=masks)
+            raise_errors(findings, self.annotations)
             self.ids = [i for i in self.ids if self._usable(i)]
-            self._tell_lost()
+            self._warn_of_empty_boxes()
         if not self.ids:
             raise DataError(
                 f"{self.annotations}: no image that can be used for {'training' if train else 'evaluation'}"
@@ -118,17 +138,17 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     @property
     def num_classes(self) -> int:
-        """Number of outputs that the labels need: the largest category id, and the background."""
+        """Number of outputs of a detector: the largest category id, plus one for the background."""
         return max(self.coco.cats, default=0) + 1
 
     @property
     def keypoint_names(self) -> list[str]:
-        """Names of the keypoints, [] where there are none."""
+        """Names of the keypoints; an empty list if there are none."""
         names: list[str] = next((c["keypoints"] for c in self.coco.cats.values() if "keypoints" in c), [])
         return names
 
     def aspect_ratios(self) -> list[float]:
-        """Return width / height of each image, from the annotations."""
+        """Return width / height of each image, computed from the annotations."""
         return [self.coco.imgs[i]["width"] / self.coco.imgs[i]["height"] for i in self.ids]
 
     def __len__(self) -> int:
@@ -143,13 +163,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         return image, target
 
     def _read(self, name: str) -> Tensor:
-        path = self.folder / name
-        try:
-            with Image.open(path) as picture:
-                pixels: Tensor = TF.pil_to_tensor(picture.convert("RGB"))
-                return pixels.float() / 255
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read as an image: {error}") from None
+        pixels: Tensor = TF.pil_to_tensor(read_rgb(self.folder / name))
+        return pixels.float() / 255
 
     def _usable(self, image_id: int) -> bool:
         usable = [a for a in self._objects(image_id) if self._has_area(a)]
@@ -162,15 +177,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         return [a for a in self.coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
 
     def _has_area(self, annotation: dict[str, Any]) -> bool:
-        """Tell whether something of a box is within its image."""
+        """Return whether the part of a box that is within its image has an area."""
         image, (x, y, width, height) = self.coco.imgs[annotation["image_id"]], annotation["bbox"]
         within_x = min(x + width, image["width"]) > max(x, 0)
         return bool(within_x and min(y + height, image["height"]) > max(y, 0))
 
-    def _tell_lost(self) -> None:
-        lost = sum(not self._has_area(a) for i in self.coco.imgs for a in self._objects(i))
-        if lost:
-            logger.warning("%s: %d objects whose box has no area are left out of training", self.annotations, lost)
+    def _warn_of_empty_boxes(self) -> None:
+        count = sum(not self._has_area(a) for i in self.coco.imgs for a in self._objects(i))
+        if count:
+            logger.warning("%s: %d objects whose box has no area are left out of training", self.annotations, count)
 
     def _target(self, image_id: int, height: int, width: int) -> Target:
         annotations = self._objects(image_id) if self.train else self.coco.imgToAnns[image_id]
@@ -197,7 +212,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
 
 def drop_degenerate(target: Target) -> Target:
-    """Leave out boxes without width or height, together with everything that belongs to them."""
+    """Return a target without the objects whose boxes have no width or no height."""
     boxes = target["boxes"]
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if keep.all():
@@ -210,6 +225,6 @@ def drop_degenerate(target: Target) -> Target:
 
 
 def collate(batch: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    """Make a batch of lists: images differ in size, targets in number."""
+    """Return a batch as lists of images and targets, because the images differ in size."""
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)

@@ -1,13 +1,11 @@
 """A generated data set in COCO's format: coloured shapes with boxes, masks and keypoints.
 
-Three classes (circle, square, triangle), each with its range of hues, on a noisy grey background: easy on purpose, so
-that every detector learns it within minutes where nothing can be downloaded.
+It has three classes (circle, square, triangle), each with its own range of hues, on a noisy grey background. It is easy
+on purpose: every detector learns it within minutes, and nothing has to be downloaded.
 """
 
 import colorsys
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from norton_det.errors import UsageError
+from norton_det.files import new_folder
 
 CLASSES = ("circle", "square", "triangle")
 KEYPOINTS = ("centre", "top", "right", "bottom", "left")
@@ -26,7 +25,7 @@ _MIN_SIZE = 32
 _SUPERSAMPLING = 4
 _MAX_SHAPES = 4
 _ATTEMPTS = 5
-_EMPTY_SHARE = 0.02
+_EMPTY_FRACTION = 0.02  # of the images, which have no shape
 _CORNERS = {"circle": 48, "square": 4, "triangle": 3}
 _TILT = {"circle": 0.0, "square": np.pi / 6, "triangle": np.pi / 6}
 
@@ -36,35 +35,34 @@ Array = NDArray[np.float64]
 def make_shapes(output: str | Path, train: int, val: int, *, size: int = 128, seed: int = 0) -> None:
     """Write a COCO folder: ``train2017/``, ``val2017/`` and ``annotations/`` (instances and person_keypoints).
 
-    The same arguments give the same files; the first N images do not depend on how many follow.
+    The same arguments give the same files. The first N images do not depend on the number of images.
 
     Args:
-        output: the folder to make; it must not exist, or be empty.
+        output: the folder that is made; it must be empty or not exist.
         train: number of training images.
         val: number of validation images.
-        size: side of the square images in pixels.
-        seed: of the generator.
+        size: side length of the square images in pixels.
+        seed: seed of the random numbers.
 
     Raises:
-        UsageError: a number is out of range, or the folder holds something.
+        UsageError: a number is out of range, or the folder is not empty.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from norton_det.data import make_shapes
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_shapes(f"{folder}/shapes", train=2, val=1, size=32)
+        ...     sorted(path.name for path in Path(folder, "shapes").iterdir())
+        ['annotations', 'train2017', 'val2017']
     """
-    output = Path(output)
-    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, _MIN_SIZE)):
-        if value < least:
-            raise UsageError(f"{name} is {value}; expected at least {least}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output}: exists already; expected a new or empty folder")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        unfinished.chmod(0o755)
-        (unfinished / "annotations").mkdir()
-        for number, (split, count) in enumerate((("train", train), ("val", val))):
-            _make_split(unfinished, split, count, size, (seed, number))
-        unfinished.replace(output)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    for name, value, minimum in (("train", train, 1), ("val", val, 1), ("size", size, _MIN_SIZE)):
+        if value < minimum:
+            raise UsageError(f"{name} is {value}; expected at least {minimum}")
+    with new_folder(output) as folder:
+        (folder / "annotations").mkdir()
+        for index, (split, count) in enumerate((("train", train), ("val", val))):
+            _make_split(folder, split, count, size, (seed, index))
 
 
 def _make_split(root: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
@@ -74,9 +72,9 @@ def _make_split(root: Path, split: str, count: int, size: int, seed: tuple[int, 
     annotations: list[dict[str, Any]] = []
     for i in tqdm(range(count), desc=f"{split} images", disable=None, leave=False):
         rng = np.random.default_rng([*seed, i])
-        picture, shapes = _draw_image(rng, size)
+        image, shapes = _draw_image(rng, size)
         name = f"{i + 1:012d}.png"
-        picture.save(folder / name)
+        image.save(folder / name)
         images.append({"id": i + 1, "file_name": name, "width": size, "height": size})
         for category, outline, keypoints in shapes:
             annotations.append(_annotation(len(annotations) + 1, i + 1, category, outline, keypoints))
@@ -97,25 +95,25 @@ def _make_split(root: Path, split: str, count: int, size: int, seed: tuple[int, 
 
 
 def _draw_image(rng: Generator, size: int) -> tuple[Image.Image, list[tuple[int, Array, Array]]]:
-    """Return a picture and, for each shape in it, its class index, outline (P, 2) and keypoints (5, 2) in pixels."""
+    """Return an image and, for each shape in it, its class index, outline (P, 2) and keypoints (5, 2) in pixels."""
     background = np.full(3, rng.integers(64, 192))
-    picture = Image.new("RGB", (size * _SUPERSAMPLING,) * 2, tuple(int(v) for v in background))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size * _SUPERSAMPLING,) * 2, tuple(int(v) for v in background))
+    draw = ImageDraw.Draw(image)
     shapes: list[tuple[int, Array, Array]] = []
     boxes: list[tuple[Array, Array]] = []
-    wanted = 0 if rng.random() < _EMPTY_SHARE else int(rng.integers(1, _MAX_SHAPES + 1))
-    for _ in range(_ATTEMPTS * wanted):
-        if len(shapes) == wanted:
+    count = 0 if rng.random() < _EMPTY_FRACTION else int(rng.integers(1, _MAX_SHAPES + 1))
+    for _ in range(_ATTEMPTS * count):
+        if len(shapes) == count:
             break
         category, outline, keypoints = _shape(rng, size)
         low, high = outline.min(0), outline.max(0)
         if any((low < other_high).all() and (other_low < high).all() for other_low, other_high in boxes):
-            continue  # would hide another one
+            continue  # it would cover another shape
         boxes.append((low, high))
         shapes.append((category, outline, keypoints))
         colour = _colour(rng, category)
         draw.polygon([(float(x), float(y)) for x, y in outline * _SUPERSAMPLING], fill=colour)
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
     noisy = pixels + rng.normal(0, 8, pixels.shape)
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), shapes
 
@@ -126,9 +124,9 @@ def _shape(rng: Generator, size: int) -> tuple[int, Array, Array]:
     radius = size * rng.uniform(0.12, 0.24)
     centre = rng.uniform(radius + 1, size - radius - 1, 2)
     tilt = rng.uniform(-1, 1) * _TILT[name]
-    angles = tilt - np.pi / 2 + 2 * np.pi * np.arange(_CORNERS[name]) / _CORNERS[name]  # the first corner is the top
+    angles = tilt - np.pi / 2 + 2 * np.pi * np.arange(_CORNERS[name]) / _CORNERS[name]  # the first corner is at the top
     outline = centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
-    # The four outer keypoints: where rays from the centre, tilted along, meet the outline.
+    # The four outer keypoints are the points of the outline in four directions from the centre, tilted with the shape.
     rays = tilt - np.pi / 2 + np.pi / 2 * np.arange(4)
     half = np.pi / _CORNERS[name]
     reach = radius * np.cos(half) / np.cos((rays - angles[0]) % (2 * half) - half)

@@ -1,4 +1,4 @@
-"""Augmentation for detection: the presets of torchvision's reference script, on its transforms v2."""
+"""Augmentation for detection: the presets of torchvision's reference script, with transforms v2."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,59 +10,74 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.coco.dataset import Target, drop_degenerate
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, expect_choice
 
-_MEAN = (123.0, 117.0, 104.0)  # of COCO's images, 0 to 255
+_MEAN = (123.0, 117.0, 104.0)  # mean colour of COCO's images, 0 to 255
 _FILL = {tv_tensors.Image: [v / 255 for v in _MEAN], "others": 0}
 PRESETS = ("hflip", "lsj", "multiscale", "ssd", "ssdlite")
 
 
 class Augment:
-    """Random changes of an image and its target.
+    """Random augmentation of an image and its target.
 
     Args:
-        preset: hflip; lsj (large-scale jitter), multiscale, ssd, ssdlite, each with a flip as well.
-        keypoint_names: of a keypoint data set; those called left and right change places in a flip.
-        probability: of the flip.
+        preset: "hflip" (a horizontal flip), or "lsj" (large-scale jitter), "multiscale", "ssd" or "ssdlite", each of
+            them with a flip as well.
+        keypoint_names: names of the keypoints of a keypoint data set; a flip exchanges left and right ones.
+        probability: probability of the flip.
 
     Raises:
-        UsageError: an unknown preset, or one that does not know keypoints.
+        UsageError: an unknown preset, or one that does not support keypoints.
+
+    Example:
+        >>> import torch
+        >>> from norton_det.data import Augment
+        >>> augment = Augment("hflip", probability=1)
+        >>> image, target = augment(torch.eye(2).expand(3, 2, 2), {})
+        >>> image[0]
+        tensor([[0., 1.],
+                [1., 0.]])
     """
 
     def __init__(self, preset: str = "hflip", keypoint_names: Sequence[str] = (), probability: float = 0.5) -> None:
-        if preset not in PRESETS:
-            raise UsageError(f"unknown data_augmentation {preset!r}; expected one of: {', '.join(PRESETS)}")
+        expect_choice("data_augmentation", preset, PRESETS)
         if keypoint_names and preset != "hflip":
-            raise UsageError(f"data_augmentation {preset!r} does not move keypoints; expected 'hflip'")
+            raise UsageError(f"data_augmentation {preset!r} does not support keypoints; expected 'hflip'")
         self.probability = probability
         self.flipped_order = flipped_order(keypoint_names)
         self.transforms = _transforms(preset)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        """Change an image (3, H, W) and its target; boxes that are lost go with all that belongs to them."""
-        moving = {name: value for name, value in target.items() if name in ("boxes", "masks")}
+        """Return an augmented image (3, H, W) and its target, without the objects that left the image."""
         if self.transforms:
-            picture: Any = tv_tensors.Image(image)
+            geometry = {name: value for name, value in target.items() if name in ("boxes", "masks")}
+            transformed: Any = tv_tensors.Image(image)
             for transform in self.transforms:
-                picture, moving = transform(picture, moving)
-            image = picture.as_subclass(Tensor)
-            target = drop_degenerate({**target, **moving})
+                transformed, geometry = transform(transformed, geometry)
+            image = transformed.as_subclass(Tensor)
+            target = drop_degenerate({**target, **geometry})
         if torch.rand(()) < self.probability:
             image, target = self._flip(image, target)
         return image, target
 
     def _flip(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        moved: Target = {name: TF.horizontal_flip(target[name]) for name in ("boxes", "masks") if name in target}
+        flipped: Target = {name: TF.horizontal_flip(target[name]) for name in ("boxes", "masks") if name in target}
         if "keypoints" in target:
             points = target["keypoints"][:, self.flipped_order].clone()
             points[..., 0] = image.shape[-1] - points[..., 0]
             points[points[..., 2] == 0] = 0  # COCO's convention: an absent keypoint is 0, 0, 0
-            moved["keypoints"] = points
-        return image.flip(-1), {**target, **moved}
+            flipped["keypoints"] = points
+        return image.flip(-1), {**target, **flipped}
 
 
 def flipped_order(names: Sequence[str]) -> list[int]:
-    """Return for each keypoint the number of the one whose place it takes in a mirror image."""
+    """Return the order of keypoints in a flipped image: the index of the keypoint that takes each one's position.
+
+    Example:
+        >>> from norton_det.data.coco.transforms import flipped_order
+        >>> flipped_order(["nose", "left_eye", "right_eye"])
+        [0, 2, 1]
+    """
     swap = {"left": "right", "right": "left"}
     order = []
     for name in names:

@@ -1,4 +1,4 @@
-"""What would spoil training or evaluation on COCO data: annotations, image files, results files."""
+"""Checks of COCO data for errors that would spoil training or evaluation: annotations, images, results."""
 
 from norton_det.data.coco.checks.annotations import check_annotations
 from norton_det.data.coco.checks.findings import Finding, raise_errors

@@ -1,11 +1,11 @@
-"""Checks of COCO annotations by themselves: no image is read."""
+"""Checks of COCO annotations that need no images."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from norton_det.data.coco.checks import objects
-from norton_det.data.coco.checks.content import Annotations, Entry, each_annotation, shown
+from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
 from norton_det.data.coco.checks.fields import are_numbers, is_number, leaves_folder, outside
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
 
@@ -17,19 +17,28 @@ def check_annotations(
     masks: bool = False,
     only: Collection[str] | None = None,
 ) -> list[Finding]:
-    """Tell what is wrong with COCO annotations; no file is read.
+    """Check COCO annotations. No file is read.
 
     Args:
-        content: of the JSON file (``dataset`` of a ``pycocotools.coco.COCO``).
-        num_classes: outputs of the detector that will be trained, background included; None: not known.
-        masks: each object needs a mask.
-        only: names of the checks that are wanted; None: all.
+        content: the content of the JSON file (``dataset`` of a ``pycocotools.coco.COCO``).
+        num_classes: number of outputs of the detector that will be trained, with the background; None: unknown.
+        masks: each object must have a mask.
+        only: names of the checks to run; None: all.
 
     Returns:
-        Findings, errors first.
+        The findings, errors first.
 
     Raises:
-        DataError: the content is not that of COCO annotations at all.
+        DataError: the content lacks ``images``, ``annotations`` or ``categories``.
+
+    Example:
+        >>> from norton_det.data.coco.checks.annotations import check_annotations
+        >>> image = {"id": 1, "file_name": "1.png", "width": 8, "height": 6}
+        >>> box = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 0, 3], "area": 0}
+        >>> content = {"images": [image], "annotations": [box], "categories": [{"id": 2}]}
+        >>> for finding in check_annotations(content):
+        ...     print(finding.severity, finding)
+        warning boxes without area: annotation 1: bbox [1, 1, 0, 3]; left out in training
     """
     checks = [check for check in CHECKS if only is None or check.name in only]
     return run_checks(checks, Annotations(content, num_classes, masks))
@@ -50,7 +59,7 @@ def _duplicate(kind: str) -> Callable[[Annotations], Iterator[str]]:
 def _paths(data: Annotations) -> Iterator[str]:
     for image in data.images:
         if leaves_folder(image["file_name"]):
-            yield f"image {image['id']}: {shown(image, 'file_name')}"
+            yield f"image {image['id']}: {describe_field(image, 'file_name')}"
 
 
 def _without_annotations(data: Annotations) -> Iterator[str]:
@@ -79,11 +88,11 @@ def _unknown_category(data: Annotations, a: Entry) -> str | None:
 
 
 def _wrong_area(data: Annotations, a: Entry) -> str | None:
-    return None if is_number(a.get("area")) and a["area"] >= 0 else shown(a, "area")
+    return None if is_number(a.get("area")) and a["area"] >= 0 else describe_field(a, "area")
 
 
 def _malformed_box(data: Annotations, a: Entry) -> str | None:
-    return None if are_numbers(a.get("bbox"), 4) else shown(a, "bbox")
+    return None if are_numbers(a.get("bbox"), 4) else describe_field(a, "bbox")
 
 
 def _negative_box(data: Annotations, a: Entry) -> str | None:
@@ -108,16 +117,16 @@ def _boxes_as_corners(data: Annotations) -> Iterator[str]:
     if leaving > len(boxes) / 2 and all(
         x1 <= x2 and y1 <= y2 and not outside((x1, y1, x2 - x1, y2 - y1), image) for (x1, y1, x2, y2), image in boxes
     ):
-        yield f"{leaving} of {len(boxes)} boxes leave their image; as x1, y1, x2, y2 none would"
+        yield f"{leaving} of {len(boxes)} boxes exceed their image; as x1, y1, x2, y2 none would"
 
 
 CHECKS: tuple[Check[Annotations], ...] = (
-    Check("nothing there", ERROR, _empty, "there is nothing to train or evaluate on"),
+    Check("empty lists", ERROR, _empty, "training and evaluation need images, annotations and categories"),
     Check("incomplete entries", ERROR, lambda data: data.incomplete, "expected ids, a file name, sizes above 0"),
     Check("duplicate image ids", ERROR, _duplicate("images"), "their annotations are mixed"),
     Check("duplicate category ids", ERROR, _duplicate("categories"), "the last one hides the others"),
-    Check("duplicate annotation ids", WARNING, _duplicate("annotations"), "other programs take the last for all"),
-    Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools never counts it as found; here it counts"),
+    Check("duplicate annotation ids", WARNING, _duplicate("annotations"), "other programs use the last one for all"),
+    Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools takes it for unmatched; corrected here"),
     Check("annotations without image", ERROR, each_annotation(_without_image), "expected the id of an image"),
     Check("unknown categories", ERROR, each_annotation(_unknown_category), "expected the id of a category"),
     Check("labels out of range", ERROR, _labels_out_of_range, "the loss cannot be computed; 0 is the background"),
@@ -126,9 +135,9 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("boxes as corners", ERROR, _boxes_as_corners, "expected x, y, width, height"),
     Check("boxes without area", WARNING, each_annotation(_box_without_area), "left out in training"),
     Check("boxes outside the image", WARNING, each_annotation(_box_outside), "clipped, or left out in training"),
-    Check("wrong areas", ERROR, each_annotation(_wrong_area), "expected pixels: they decide how an object counts"),
+    Check("wrong areas", ERROR, each_annotation(_wrong_area), "expected square pixels, for APs, APm and APl"),
     *objects.CHECKS,
     Check("paths that leave the folder", ERROR, _paths, "expected a file in the folder of images"),
     Check("images without annotations", NOTE, _without_annotations, "left out in training"),
 )
-"""All checks of annotations, in the order in which they are told."""
+"""All checks of annotations, in the order of the findings."""

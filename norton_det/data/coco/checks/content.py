@@ -1,4 +1,4 @@
-"""The content of a COCO annotation file, as checks look at it."""
+"""The content of a COCO annotation file, prepared for the checks."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ _PARTS = {"images": "image", "annotations": "annotation", "categories": "categor
 
 
 class Annotations:
-    """The content of an annotation file: the entries that are whole; what the others lack is in ``incomplete``.
+    """The complete entries of an annotation file, with descriptions of the others in ``incomplete``.
 
     Args:
-        content: with ``images``, ``annotations`` and ``categories``.
-        num_classes: outputs of the detector that will be trained, background included; None: not known.
-        masks: each object needs a mask.
+        content: the content, with ``images``, ``annotations`` and ``categories``.
+        num_classes: number of outputs of the detector that will be trained, with the background; None: unknown.
+        masks: each object must have a mask.
 
     Raises:
-        DataError: the content is not that of COCO annotations at all.
+        DataError: one of the three lists is missing.
     """
 
     def __init__(self, content: Mapping[str, Any], num_classes: int | None = None, masks: bool = False) -> None:
@@ -27,10 +27,11 @@ class Annotations:
             raise DataError(f"lacks {', '.join(missing)}; expected COCO annotations")
         self.num_classes, self.masks = num_classes, masks
         self.incomplete: list[str] = []
-        image = {"id": is_id, "file_name": _is_text, "width": _is_size, "height": _is_size}
-        self.images = self._whole(content, "images", image)
-        self.categories = self._whole(content, "categories", {"id": is_id})
-        self.annotations = self._whole(content, "annotations", dict.fromkeys(("id", "image_id", "category_id"), is_id))
+        image = {"id": is_id, "file_name": _is_name, "width": _is_size, "height": _is_size}
+        ids = dict.fromkeys(("id", "image_id", "category_id"), is_id)
+        self.images = self._complete(content, "images", image)
+        self.categories = self._complete(content, "categories", {"id": is_id})
+        self.annotations = self._complete(content, "annotations", ids)
         self.image_of = {image["id"]: image for image in self.images}
         self.category_of = {category["id"]: category for category in self.categories}
         self.keypoints_of = {
@@ -38,23 +39,25 @@ class Annotations:
             for number, category in self.category_of.items()
             if isinstance(category.get("keypoints"), list)
         }
-        """Number of keypoints of the categories that have any."""
+        """Number of keypoints of each category that has any."""
 
-    def _whole(self, content: Mapping[str, Any], part: str, fields: Mapping[str, Callable[[Any], bool]]) -> list[Entry]:
-        whole = []
+    def _complete(
+        self, content: Mapping[str, Any], part: str, fields: Mapping[str, Callable[[Any], bool]]
+    ) -> list[Entry]:
+        complete = []
         for position, entry in enumerate(content[part]):
             name = f"{_PARTS[part]} at position {position}"
             if not isinstance(entry, dict):
                 self.incomplete.append(f"{name} is a {type(entry).__name__}")
             elif wrong := [field for field, fits in fields.items() if not fits(entry.get(field))]:
-                self.incomplete.append(f"{name}: {shown(entry, wrong[0])}")
+                self.incomplete.append(f"{name}: {describe_field(entry, wrong[0])}")
             else:
-                whole.append(entry)
-        return whole
+                complete.append(entry)
+        return complete
 
 
 def each_annotation(fault: Callable[[Annotations, Entry], str | None]) -> Callable[[Annotations], Iterator[str]]:
-    """Make the search of a check from a function that says what is wrong with one annotation, or None."""
+    """Return the ``find`` of a check, given a function that describes the error of one annotation or returns None."""
 
     def find(data: Annotations) -> Iterator[str]:
         for annotation in data.annotations:
@@ -64,12 +67,12 @@ def each_annotation(fault: Callable[[Annotations, Entry], str | None]) -> Callab
     return find
 
 
-def shown(entry: Entry, field: str) -> str:
-    """Return what an entry has in a field, in words."""
+def describe_field(entry: Entry, field: str) -> str:
+    """Return a description of the value of a field ("width is 0", "no width")."""
     return f"{field} is {entry[field]!r}" if field in entry else f"no {field}"
 
 
-def _is_text(value: object) -> bool:
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 

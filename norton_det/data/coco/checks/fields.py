@@ -1,6 +1,6 @@
-"""What can be wrong with one field of COCO's format, in words.
+"""Checks of single fields of COCO's format, with the same rules for annotations and results.
 
-Each function returns what is wrong, or None. Annotations and results are held to the same rules.
+The functions ``*_fault`` return a description of the error, or None.
 """
 
 import math
@@ -11,39 +11,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FARTHEST = 1e6  # pycocotools walks every pixel of a polygon's edge
+_MAX_COORDINATE = 1e6  # in pixels; pycocotools visits every pixel on the edges of a polygon
 
 
 def is_number(value: object) -> bool:
-    """Tell whether a value is a finite number."""
+    """Return whether a value is a finite number."""
     numbers = (int, float, np.integer, np.floating)
     return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_id(value: object) -> bool:
-    """Tell whether a value can be an id: an integer or a text."""
+    """Return whether a value can be an id: an integer or a string."""
     return isinstance(value, (int, str, np.integer)) and not isinstance(value, bool)
 
 
 def are_numbers(values: object, count: int | None = None) -> bool:
-    """Tell whether a value is a list of ``count`` finite numbers."""
+    """Return whether a value is a list of ``count`` finite numbers; of any length if ``count`` is None."""
     return isinstance(values, Sequence) and (count is None or len(values) == count) and all(map(is_number, values))
 
 
 def leaves_folder(name: str) -> bool:
-    """Tell whether the name of a file leads out of its folder, on one system or another."""
-    path = PureWindowsPath(name)  # takes both kinds of slashes
+    """Return whether a file name leads out of its folder, on any operating system."""
+    path = PureWindowsPath(name)  # accepts both kinds of slashes
     return bool(path.root or path.drive) or ".." in path.parts
 
 
 def outside(box: Sequence[float], image: Mapping[str, Any]) -> bool:
-    """Tell whether a box x, y, width, height leaves its image by more than a pixel, as even some of COCO's do."""
+    """Return whether a box x, y, width, height exceeds its image by more than one pixel, as some of COCO's do."""
     x, y, width, height = box
     return min(x, y) < -1 or x + width > image["width"] + 1 or y + height > image["height"] + 1
 
 
 def box_fault(box: object) -> str | None:
-    """Return what is wrong with a box as x, y, width, height in pixels."""
+    """Return the error of a box x, y, width, height in pixels."""
     if not are_numbers(box, 4):
         return f"bbox {box}; expected four finite numbers x, y, width, height"
     if box[2] < 0 or box[3] < 0:  # type: ignore[index]
@@ -52,20 +52,20 @@ def box_fault(box: object) -> str | None:
 
 
 def keypoints_fault(points: object, count: int) -> str | None:
-    """Return what is wrong with the keypoints x, y, visibility of an object that should have ``count`` of them."""
+    """Return the error of the flat keypoints x, y, visibility of an object with ``count`` keypoints."""
     if not isinstance(points, Sequence) or len(points) != 3 * count:
-        found = f"{len(points)} numbers" if isinstance(points, Sequence) else repr(points)
-        return f"keypoints: {found}; expected {3 * count}, three for each of {count}"
+        value = f"{len(points)} numbers" if isinstance(points, Sequence) else repr(points)
+        return f"keypoints: {value}; expected {3 * count}, three for each of {count}"
     if not are_numbers(points):
-        return "keypoints: a value is no finite number"
+        return "keypoints: a value is not a finite number"
     return None
 
 
 def mask_fault(mask: Any, height: int, width: int) -> str | None:
-    """Return what is wrong with a segmentation (polygons, or run lengths) of an image of this size in pixels.
+    """Return the error of a segmentation (polygons or run-length code) of an image of this size in pixels.
 
-    pycocotools does not look: a run-length code that is too short or a NaN in a polygon keeps it busy for ever, one of
-    another size overlaps nothing.
+    pycocotools does not check segmentations: a run-length code that is too short and a NaN in a polygon make it hang,
+    and a mask of another size overlaps nothing.
     """
     if isinstance(mask, list):
         return _polygons_fault(mask)
@@ -88,25 +88,25 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
 
 
 def _polygons_fault(polygons: list[Any]) -> str | None:
-    """Return what is wrong with polygons, each x, y, x, y, ... in pixels."""
+    """Return the error of polygons, each x, y, x, y, ... in pixels."""
     if not polygons:
         return "segmentation is empty; expected a polygon"
     for polygon in polygons:
         if not are_numbers(polygon):
-            return "polygon with a value that is no finite number"
+            return "polygon with a value that is not a finite number"
         if len(polygon) % 2 or len(polygon) < 6:
             return f"polygon of {len(polygon)} numbers; expected x, y of three points or more"
-        if max(map(abs, polygon)) > _FARTHEST:
-            return f"polygon with a point {max(map(abs, polygon)):g} pixels away"
+        if max(map(abs, polygon)) > _MAX_COORDINATE:
+            return f"polygon with a coordinate of {max(map(abs, polygon)):g} pixels; expected at most 1e6"
     return None
 
 
 def _decode(code: bytes) -> NDArray[np.int64] | None:
-    """Return the run lengths of a compressed code, None where it is damaged.
+    """Return the run lengths of a compressed code, or None if the code is damaged.
 
-    The code writes integers as groups of 5 bits, the lowest first, with 48 added; bit 5 says that another group
-    follows, bit 4 of the last one is the sign. From the fourth on, an integer is the difference from the one two
-    places before.
+    The code consists of integers in groups of 5 bits, lowest first; 48 is added to each group. Bit 5 of a group is set
+    if another group follows, and bit 4 of the last group is the sign. From the fourth integer on, an integer is the
+    difference from the run length two positions before.
     """
     groups = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
@@ -116,8 +116,8 @@ def _decode(code: bytes) -> NDArray[np.int64] | None:
     lengths = last - first + 1
     if lengths.max() > 7:
         return None
-    places = np.arange(len(groups)) - np.repeat(first, lengths)
-    runs = np.add.reduceat((groups & 31) << 5 * places, first)
+    digits = np.arange(len(groups)) - np.repeat(first, lengths)  # position of each group in its integer
+    runs = np.add.reduceat((groups & 31) << 5 * digits, first)
     runs -= np.where(groups[last] & 16, 1 << 5 * lengths, 0)
     for start in (1, 2):
         runs[start::2] = runs[start::2].cumsum()

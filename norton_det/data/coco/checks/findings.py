@@ -1,4 +1,4 @@
-"""A check looks for one kind of fault; what it finds is a finding."""
+"""Checks and their findings: a check searches for one kind of error and reports it as a finding."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -12,19 +12,24 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-"""Severities: training or evaluation would be wrong; it may be; good to know."""
+"""Severities: training or evaluation would be wrong; it may be wrong; information."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check that found something.
 
     Attributes:
-        check: name of the check, which says what is there ("boxes without area").
+        check: name of the check, which describes the error ("boxes without area").
         severity: "error", "warning" or "note".
-        count: how many there are.
-        examples: each of them in words ("annotation 7: bbox [1, 2, 0, 5]").
-        message: what comes of it, or what was expected.
+        count: number of cases.
+        examples: a description of each case ("annotation 7: bbox [1, 2, 0, 5]").
+        message: the consequence, or what was expected.
+
+    Example:
+        >>> from norton_det.data.coco.checks.findings import Finding
+        >>> print(Finding("boxes without area", "warning", 2, ["annotation 7", "annotation 9"], "left out in training"))
+        boxes without area: annotation 7 and 1 more; left out in training
     """
 
     check: str
@@ -40,13 +45,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check(Generic[T]):
-    """A check of one kind of fault.
+    """A check for one kind of error.
 
     Attributes:
-        name: says what is there when it finds something.
-        severity: of what it finds.
-        find: yields each case in words.
-        message: what comes of it, or what was expected.
+        name: a description of the error.
+        severity: severity of the error.
+        find: yields a description of each case.
+        message: the consequence, or what was expected.
     """
 
     name: str
@@ -56,7 +61,7 @@ class Check(Generic[T]):
 
 
 def run_checks(checks: Sequence[Check[T]], subject: T) -> list[Finding]:
-    """Return what the checks find in ``subject``, errors first, then warnings, then notes."""
+    """Return the findings of the checks on ``subject``: errors, then warnings, then notes."""
     findings = []
     for check in checks:
         examples = list(check.find(subject))
@@ -66,14 +71,14 @@ def run_checks(checks: Sequence[Check[T]], subject: T) -> list[Finding]:
 
 
 def raise_errors(findings: Iterable[Finding], source: str | Path) -> None:
-    """Log the warnings and refuse the errors.
+    """Log the warnings among the findings and raise an exception for the errors.
 
     Args:
-        findings: what was found
-        source: in this file.
+        findings: the findings.
+        source: the file that was checked.
 
     Raises:
-        DataError: there is an error; the message tells the first, and how many kinds there are.
+        DataError: there is an error. The message contains the first one and the number of other kinds of errors.
     """
     errors = []
     for finding in findings:
@@ -82,5 +87,5 @@ def raise_errors(findings: Iterable[Finding], source: str | Path) -> None:
         elif finding.severity == WARNING:
             logger.warning("%s: %s", source, finding)
     if errors:
-        more = f" (and {len(errors) - 1} more kinds of errors: see tools/check_data.py)" if len(errors) > 1 else ""
+        more = f" (other kinds of errors: {len(errors) - 1}; see norton-det check-data)" if len(errors) > 1 else ""
         raise DataError(f"{source}: {errors[0]}{more}")

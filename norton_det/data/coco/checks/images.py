@@ -1,4 +1,4 @@
-"""Checks of the image files that belong to COCO annotations."""
+"""Checks of the image files of COCO annotations."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -15,19 +15,19 @@ from norton_det.data.coco.checks.fields import leaves_folder
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
 from norton_det.files import IMAGE_SUFFIXES
 
-_UPRIGHT = 1  # EXIF's orientation of a picture that is stored as it is to be shown
+_UPRIGHT = 1  # EXIF's orientation of an image that is stored without rotation
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What an image file turned out to be.
+    """An image file and its entry in the annotations.
 
     Attributes:
-        entry: its entry in the annotations.
-        path: the file.
-        size: width and height in pixels, as stored; None where the file is missing or cannot be read.
-        error: why it cannot be read.
-        orientation: EXIF's, 1 to 8.
+        entry: the entry.
+        path: path of the file.
+        size: width and height in pixels, as stored; None if the file is missing or cannot be read.
+        error: the reason why the file cannot be read; empty if it can be read or is missing.
+        orientation: EXIF's orientation, 1 to 8.
     """
 
     entry: Entry
@@ -39,80 +39,75 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of images, and what was seen of those that the annotations name."""
+    """A folder of images, and the files in it that the annotations name."""
 
-    folder: Path
+    path: Path
     files: list[ImageFile]
 
 
 def check_images(content: Mapping[str, Any], folder: str | Path) -> list[Finding]:
-    """Read all images that COCO annotations name and tell what is wrong with them.
+    """Read and check all images that COCO annotations name.
 
     Args:
-        content: of the annotation file.
-        folder: where the images are.
+        content: the content of the annotation file.
+        folder: folder of the images.
 
     Returns:
-        Findings, errors first.
+        The findings, errors first.
 
     Raises:
-        DataError: the content is not that of COCO annotations at all.
+        DataError: the content lacks ``images``, ``annotations`` or ``categories``.
     """
     entries = [entry for entry in Annotations(content).images if not leaves_folder(entry["file_name"])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = pool.map(lambda entry: _look(entry, Path(folder) / entry["file_name"]), entries)
-        files = list(tqdm(seen, desc="images", total=len(entries), disable=None, leave=False))
+        results = pool.map(lambda entry: _read(entry, Path(folder) / entry["file_name"]), entries)
+        files = list(tqdm(results, desc="images", total=len(entries), disable=None, leave=False))
     return run_checks(CHECKS, ImageFolder(Path(folder), files))
 
 
-def _look(entry: Entry, path: Path) -> ImageFile:
+def _read(entry: Entry, path: Path) -> ImageFile:
     if not path.is_file():
         return ImageFile(entry, path)
     try:
-        with Image.open(path) as picture:
-            picture.convert("RGB")  # reads it to the end, as the data set does
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-            return ImageFile(entry, path, picture.size, orientation=orientation)
+        with Image.open(path) as image:
+            image.convert("RGB")  # reads the whole file, as the data set does
+            orientation = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+            return ImageFile(entry, path, image.size, orientation=orientation)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return ImageFile(entry, path, error=str(error) or type(error).__name__)
 
 
-def _missing(seen: ImageFolder) -> Iterator[str]:
-    return (str(file.path) for file in seen.files if file.size is None and not file.error)
+def _missing(folder: ImageFolder) -> Iterator[str]:
+    return (str(file.path) for file in folder.files if file.size is None and not file.error)
 
 
-def _unreadable(seen: ImageFolder) -> Iterator[str]:
-    return (f"{file.path}: {file.error}" for file in seen.files if file.error)
+def _unreadable(folder: ImageFolder) -> Iterator[str]:
+    return (f"{file.path}: {file.error}" for file in folder.files if file.error)
 
 
-def _sizes(seen: ImageFolder) -> Iterator[str]:
-    for file in seen.files:
+def _sizes(folder: ImageFolder) -> Iterator[str]:
+    for file in folder.files:
         annotated = (file.entry["width"], file.entry["height"])
         if file.size not in (None, annotated):
             yield "{}: {} x {}, annotated as {} x {}".format(file.path, *file.size, *annotated)
 
 
-def _rotated(seen: ImageFolder) -> Iterator[str]:
-    return (f"{file.path}: orientation {file.orientation}" for file in seen.files if file.orientation != _UPRIGHT)
+def _rotated(folder: ImageFolder) -> Iterator[str]:
+    return (f"{file.path}: orientation {file.orientation}" for file in folder.files if file.orientation != _UPRIGHT)
 
 
-def _without_entries(seen: ImageFolder) -> Iterator[str]:
-    named = {file.path for file in seen.files}
-    for path in sorted(seen.folder.rglob("*")):
+def _without_entries(folder: ImageFolder) -> Iterator[str]:
+    named = {file.path for file in folder.files}
+    for path in sorted(folder.path.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and path not in named:
-            yield path.relative_to(seen.folder).as_posix()
+            yield path.relative_to(folder.path).as_posix()
 
 
 CHECKS = (
     Check("missing images", ERROR, _missing, "expected a file for each image of the annotations"),
-    Check("unreadable images", ERROR, _unreadable, "they stop the training"),
+    Check("unreadable images", ERROR, _unreadable, "they would stop the training"),
     Check("sizes that differ", ERROR, _sizes, "boxes and masks do not fit the pixels"),
-    Check(
-        "images rotated by EXIF",
-        WARNING,
-        _rotated,
-        "read as stored: annotations made on the upright picture do not fit",
-    ),
-    Check("files without entry", NOTE, _without_entries, "the annotations do not name these images; they are not used"),
+    Check("images rotated by EXIF", WARNING, _rotated, "they are read without rotation"),
+    Check("files without entry", NOTE, _without_entries, "the annotations do not name them; they are not used"),
 )
-"""All checks of image files, in the order in which they are told."""
+"""All checks of image files, in the order of the findings."""

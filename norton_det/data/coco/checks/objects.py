@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
-from norton_det.data.coco.checks.content import Annotations, Entry, each_annotation, shown
+from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
 from norton_det.data.coco.checks.fields import keypoints_fault, mask_fault
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check
 
 
 def _without_mask(data: Annotations, a: Entry) -> str | None:
-    return shown(a, "segmentation") if data.masks and not a.get("segmentation") else None
+    return describe_field(a, "segmentation") if data.masks and not a.get("segmentation") else None
 
 
 def _broken_mask(data: Annotations, a: Entry) -> str | None:
@@ -17,11 +17,11 @@ def _broken_mask(data: Annotations, a: Entry) -> str | None:
 
 
 def _run_lengths(kind: type) -> Callable[[Annotations, Entry], str | None]:
-    def tell(data: Annotations, a: Entry) -> str | None:
+    def describe(data: Annotations, a: Entry) -> str | None:
         mask = a.get("segmentation")
         return f"size {mask.get('size')}" if isinstance(mask, dict) and isinstance(mask.get("counts"), kind) else None
 
-    return tell
+    return describe
 
 
 def _wrong_keypoints(data: Annotations, a: Entry) -> str | None:
@@ -30,9 +30,9 @@ def _wrong_keypoints(data: Annotations, a: Entry) -> str | None:
 
 
 def _visibilities(data: Annotations, a: Entry) -> list[float]:
-    """Return the visibility of each keypoint, none where the keypoints are wrong as a whole."""
-    whole = a["category_id"] in data.keypoints_of and not _wrong_keypoints(data, a)
-    return a["keypoints"][2::3] if whole else []
+    """Return the visibility of each keypoint; an empty list if the object has no valid keypoints."""
+    valid = a["category_id"] in data.keypoints_of and not _wrong_keypoints(data, a)
+    return a["keypoints"][2::3] if valid else []
 
 
 def _unknown_visibility(data: Annotations, a: Entry) -> str | None:
@@ -45,7 +45,7 @@ def _wrong_num_keypoints(data: Annotations, a: Entry) -> str | None:
     visible = sum(v > 0 for v in visibilities)
     if not visibilities or a.get("num_keypoints") == visible:
         return None
-    return f"{shown(a, 'num_keypoints')}, {visible} are visible"
+    return f"{describe_field(a, 'num_keypoints')}, {visible} are visible"
 
 
 def _all_invisible(data: Annotations, a: Entry) -> str | None:
@@ -59,16 +59,14 @@ def _different_keypoints(data: Annotations) -> Iterator[str]:
 
 
 CHECKS: tuple[Check[Annotations], ...] = (
-    Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs one of each object"),
-    Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs on them, or draws other ones"),
+    Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs all masks"),
+    Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs, or decodes other masks"),
     Check("compressed run-length masks", NOTE, each_annotation(_run_lengths(str)), "they are read"),
     Check("uncompressed run-length masks", NOTE, each_annotation(_run_lengths(list)), "they are read"),
-    Check("categories of different keypoints", ERROR, _different_keypoints, "a detector has one number of them"),
+    Check("categories of different keypoints", ERROR, _different_keypoints, "a detector has one number of keypoints"),
     Check("wrong keypoints", ERROR, each_annotation(_wrong_keypoints), "expected those of the category"),
-    Check(
-        "unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0 absent, 1 hidden, 2 visible"
-    ),
-    Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs go by it"),
+    Check("unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0, 1 or 2 (visible)"),
+    Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs use it"),
     Check("no visible keypoints", NOTE, each_annotation(_all_invisible), "ignored in the evaluation of keypoints"),
 )
-"""Checks of masks and keypoints, in the order in which they are told."""
+"""Checks of masks and keypoints, in the order of the findings."""

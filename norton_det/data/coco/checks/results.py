@@ -1,4 +1,4 @@
-"""Checks of results in COCO's format against the annotations that they are for."""
+"""Checks of results in COCO's format against the annotations."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -9,66 +9,66 @@ from norton_det.data.coco.checks.fields import box_fault, is_id, is_number, keyp
 from norton_det.data.coco.checks.findings import ERROR, WARNING, Check, Finding, run_checks
 
 FIELD = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
-"""Kinds of results, and the field that holds each."""
+"""Kinds of results, and the field of each kind."""
 Row = dict[str, Any]
 
 
 class Results:
-    """Results and the annotations that they are for.
+    """Results and their annotations.
 
     Args:
         data: the annotations.
         results: the results.
-        kinds: which fields are looked at; None: all that are there.
+        kinds: the kinds of results that are checked; None: all kinds that are present.
     """
 
     def __init__(self, data: Annotations, results: Sequence[Any], kinds: Sequence[str] | None = None) -> None:
         self.data, self.all = data, results
-        self.fields = [FIELD[kind] for kind in kinds or ()]
-        self.wanted = self.fields if kinds is not None else list(FIELD.values())
+        self.required = [FIELD[kind] for kind in kinds or ()]
+        self.checked = self.required if kinds is not None else list(FIELD.values())
 
     @cached_property
     def rows(self) -> list[tuple[int, Row]]:
-        """The results that are whole, with their numbers."""
+        """The complete results, with their indices."""
         return [(i, row) for i, row in enumerate(self.all) if self.fault(row) is None]
 
     def fault(self, row: Any) -> str | None:
-        """Return what a result lacks."""
+        """Return a description of what a result lacks, or None."""
         if not isinstance(row, dict):
             return f"is a {type(row).__name__}"
         if not is_id(row.get("image_id")) or not is_id(row.get("category_id")) or "score" not in row:
             return "lacks image_id, category_id or score"
-        if lacking := [field for field in self.fields if field not in row]:
-            return f"has no {lacking[0]!r}"
-        return None if any(field in row for field in self.wanted) else f"has none of {', '.join(self.wanted)}"
+        if missing := [field for field in self.required if field not in row]:
+            return f"has no {missing[0]!r}"
+        return None if any(field in row for field in self.checked) else f"has none of {', '.join(self.checked)}"
 
     def value(self, row: Row, field: str) -> Any:
-        """Return what a result has in a field, None where it is not there or not wanted."""
-        return row.get(field) if field in self.wanted else None
+        """Return the value of a field; None if it is missing or not checked."""
+        return row.get(field) if field in self.checked else None
 
 
 def check_results(
     content: Mapping[str, Any], results: Sequence[Any], *, kinds: Sequence[str] | None = None
 ) -> list[Finding]:
-    """Tell what is wrong with results in COCO's format.
+    """Check results in COCO's format.
 
     Args:
-        content: of the annotation file that they are for.
-        results: one dict for each object that was found.
-        kinds: of "bbox", "segm", "keypoints": those that each result must have and that are looked at; None: those
-            that are there.
+        content: the content of the annotation file.
+        results: one dict for each detected object.
+        kinds: the kinds among "bbox", "segm" and "keypoints" that each result must have and that are checked; None:
+            those that are present.
 
     Returns:
-        Findings, errors first.
+        The findings, errors first.
 
     Raises:
-        DataError: the content is not that of COCO annotations at all.
+        DataError: the content lacks ``images``, ``annotations`` or ``categories``.
     """
     return run_checks(CHECKS, Results(Annotations(content), results, kinds))
 
 
 def _each_result(fault: Callable[[Results, Row], str | None]) -> Callable[[Results], Iterator[str]]:
-    """Make the search of a check from a function that says what is wrong with one result, or None."""
+    """Return the ``find`` of a check, given a function that describes the error of one result or returns None."""
 
     def find(subject: Results) -> Iterator[str]:
         for i, row in subject.rows:
@@ -90,14 +90,14 @@ def _incomplete(subject: Results) -> Iterator[str]:
 
 
 def _no_known_category(subject: Results) -> Iterator[str]:
-    found, known = {row["category_id"] for _, row in subject.rows}, subject.data.category_of.keys()
-    if found and not found & known:
-        yield f"category ids {_few(found)}; the annotations have {_few(known)}"
+    ids, annotated = {row["category_id"] for _, row in subject.rows}, subject.data.category_of.keys()
+    if ids and not ids & annotated:
+        yield f"category ids {_first(ids)}; the annotations have {_first(annotated)}"
 
 
-def _few(ids: Iterable[Any]) -> str:
-    shown = sorted(map(str, ids))
-    return ", ".join(shown[:5]) + (" ..." if len(shown) > 5 else "")
+def _first(ids: Iterable[Any], limit: int = 5) -> str:
+    texts = sorted(map(str, ids))
+    return ", ".join(texts[:limit]) + (" ..." if len(texts) > limit else "")
 
 
 def _unknown_image(subject: Results, row: Row) -> str | None:
@@ -135,15 +135,15 @@ def _wrong_keypoints(subject: Results, row: Row) -> str | None:
 
 
 CHECKS: tuple[Check[Results], ...] = (
-    Check("no results", WARNING, _none, "every figure is 0"),
-    Check("incomplete results", ERROR, _incomplete, "expected image_id, category_id, score and what was found"),
+    Check("no results", WARNING, _none, "every metric is 0"),
+    Check("incomplete results", ERROR, _incomplete, "expected ids, a score, and a box, mask or keypoints"),
     Check("results of unknown images", ERROR, _each_result(_unknown_image), "expected an image of the annotations"),
-    Check("results of no known category", ERROR, _no_known_category, "every figure would be 0"),
-    Check("results of unknown categories", WARNING, _each_result(_unknown_category), "they count for nothing"),
+    Check("results of no known category", ERROR, _no_known_category, "every metric would be 0"),
+    Check("results of unknown categories", WARNING, _each_result(_unknown_category), "they are ignored"),
     Check("wrong scores", ERROR, _each_result(_wrong_score), "expected a finite number"),
     Check("wrong boxes", ERROR, _each_result(_wrong_box), "they overlap nothing"),
     Check("boxes outside the image", WARNING, _each_result(_box_outside), "expected x, y, width, height"),
-    Check("wrong masks", ERROR, _each_result(_wrong_mask), "they overlap nothing, or pycocotools hangs on them"),
+    Check("wrong masks", ERROR, _each_result(_wrong_mask), "they overlap nothing, or pycocotools hangs"),
     Check("wrong keypoints", ERROR, _each_result(_wrong_keypoints), "they cannot be compared"),
 )
-"""All checks of results, in the order in which they are told."""
+"""All checks of results, in the order of the findings."""

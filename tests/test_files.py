@@ -1,0 +1,148 @@
+"""Files are complete or absent, records are checked, and tables are readable."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from norton_det.errors import DataError, UsageError, expect, expect_choice
+from norton_det.files import make_record, new_folder, read_json, write_atomically, write_json, write_text
+from norton_det.formatting import human, parse_count, table
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(name: str) -> None:
+        Path(name).write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_needs_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"x\.json: folder .*none does not exist"):
+        write_json(tmp_path / "none" / "x.json", {})
+
+
+def test_text_and_json_come_back(tmp_path: Path) -> None:
+    write_text(tmp_path / "x.txt", "größer\n")
+    assert (tmp_path / "x.txt").read_bytes() == "größer\n".encode()
+    content = {"a": [1, None, "ä"]}
+    write_json(tmp_path / "x.json", content)
+    assert read_json(tmp_path / "x.json", dict, "a test") == content
+    assert (tmp_path / "x.json").stat().st_mode & 0o777 == (tmp_path / "x.txt").stat().st_mode & 0o777 != 0o600
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read: .*; expected rows"), ("{}", "holds a dict")])
+def test_wrong_json_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError, match=rf"x\.json: {message}"):
+        read_json(tmp_path / "x.json", list, "rows")
+    with pytest.raises(DataError, match=r"none\.json: no such file; expected rows"):
+        read_json(tmp_path / "none.json", list, "rows")
+
+
+def test_a_new_folder_is_complete_or_absent(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / "new") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "deep" / "new").exists()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["new"]
+    assert (tmp_path / "deep" / "new" / "file").read_text() == "x"
+
+    def interrupted() -> None:
+        with new_folder(tmp_path / "other") as folder:
+            (folder / "file").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / "file").write_text("x")
+    for used in ("empty", "deep", "deep/new/file"):
+        with pytest.raises(UsageError, match="exists already"), new_folder(tmp_path / used):
+            pytest.fail("entered")
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: int = 0
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        expect(isinstance(self.x, int), "x", self.x, "an integer")
+
+
+def test_records_have_the_fields_of_their_class() -> None:
+    assert make_record(Point, {"x": 1, "tags": ["a"]}, "row 1") == Point(1, 0, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1], "row 3 is a list; expected an object"),
+        ({"x": 1, "z": 2}, "row 3 has unknown fields z; expected x, y, tags"),
+        ({"y": 1}, "row 3 lacks x"),
+        ({"x": "1"}, "row 3: x is '1'; expected an integer"),
+    ],
+)
+def test_wrong_records_are_named(values: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        make_record(Point, values, "row 3")
+    assert str(caught.value) == message
+
+
+def test_unknown_names_are_listed_with_the_choices() -> None:
+    expect_choice("split", "val", ("train", "val"))
+    with pytest.raises(UsageError, match="unknown split 'dev'; expected one of: train, val"):
+        expect_choice("split", "dev", ("train", "val"))
+
+
+def test_tables_have_aligned_columns() -> None:
+    rows = [("conv1", "1.2G", 12), ("a longer name", "", 3)]
+    lines = table(("layer", "MACs", "n"), rows).splitlines()
+    assert len(lines) == 4
+    assert lines[0].index("layer") == lines[2].index("conv1") == lines[3].index("a longer name") == 0
+    assert len({len(line) for line in lines}) == 1, "numbers end in the same column"
+    assert lines[2].endswith("12")
+    assert table(("layer", "MACs"), []).splitlines()[0].split() == ["layer", "MACs"]
+    assert not any(line != line.rstrip() for line in table(("a", "remarks"), [("1", "")]).splitlines())
+
+
+def test_cells_are_printed_as_given() -> None:
+    cells = ["1e3", "007", "1.50", "None", "-0.00 %"]
+    assert table(("x", *"abcd"), [cells]).splitlines()[-1].split("  ")[0] == "1e3"
+    markdown = table(("x", *"abcd"), [cells], "markdown").splitlines()
+    assert [cell.strip() for cell in markdown[2].strip("|").split("|")] == cells
+    assert set(markdown[1]) == {"|", "-"}
+
+
+@pytest.mark.parametrize("count", [120, 10_000, 126_490_000, 920_000_000, 4_090_000_000])
+def test_counts_with_a_unit_are_read_back(count: int) -> None:
+    if count >= 1000:
+        assert parse_count(human(count)) == count
+    else:
+        assert human(count) == str(count)
+
+
+@pytest.mark.parametrize("text", ["", "M", "12", "1.2.3M", "12x", "-1M", "1e3M"])
+def test_malformed_counts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a number with a unit"):
+        parse_count(text)
+
+
+def test_json_is_written_for_people(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", [1, 2])
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == [1, 2]
+    assert text.endswith("\n")
+    assert len(text.splitlines()) == 4
