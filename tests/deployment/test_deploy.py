@@ -16,9 +16,10 @@ from torchvision.ops import MultiScaleRoIAlign
 import norton_det as nd
 from norton_det.channels.narrow import NORMS
 from norton_det.decompositions import CPConv2d
+from norton_det.deployment.decomposed import CP
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_norms
-from norton_det.deployment.implementations import CP, expand, implementations_of
+from norton_det.deployment.implementations import expand, implementations_of
 from norton_det.deployment.linear import LINEAR, ConvolvedLinear
 from norton_det.errors import DataError, UsageError
 from norton_det.structure.settings import spec_of_setting
