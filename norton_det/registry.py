@@ -58,14 +58,6 @@ class Registry(Generic[T]):
         self.check(name)
         return self._items[name]
 
-    def check(self, name: str) -> None:
-        """Check that ``name`` is registered.
-
-        Raises:
-            UsageError: it is not; the message lists the names.
-        """
-        self[name]
-
     def __contains__(self, name: object) -> bool:
         """Tell whether ``name`` is registered."""
         return name in self._items
