@@ -44,7 +44,7 @@ def test_block_equals_convolution_with_reconstructed_kernel(geometry: dict, rank
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("implementation", ["depthwise", "merged", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_forms_have_equal_outputs_and_gradients(geometry: dict, implementation: str, rank: int) -> None:
+def test_implementations_have_equal_outputs_and_gradients(geometry: dict, implementation: str, rank: int) -> None:
     block = CPConv2d.from_conv(nn.Conv2d(5, 7, **geometry, dtype=torch.float64), rank)
     x = torch.randn(2, 5, 13, 11, dtype=torch.float64, requires_grad=True)
     inputs = [x, *block.parameters()]
@@ -58,7 +58,7 @@ def test_forms_have_equal_outputs_and_gradients(geometry: dict, implementation: 
     torch.testing.assert_close(block(x[0]), expected[0], rtol=1e-10, atol=1e-10)
 
 
-def test_an_unknown_form() -> None:
+def test_an_unknown_implementation() -> None:
     with pytest.raises(
         UsageError, match="unknown implementation 'fast'; expected one of: factored, depthwise, merged, dense"
     ):

@@ -166,8 +166,8 @@ def test_cp_tensors_come_back_from_a_block(backend: str) -> None:
     for filter_, given in zip(block.to_cp_tensors(), filters, strict=True):
         a, b, c = (torch.as_tensor(factor) for factor in given.factors)
         expected = (a * torch.as_tensor(given.weights), b, c)
-        for factor, wanted in zip(filter_.factors, expected, strict=True):
-            torch.testing.assert_close(factor, wanted, rtol=1e-12, atol=1e-12)
+        for factor, product in zip(filter_.factors, expected, strict=True):
+            torch.testing.assert_close(factor, product, rtol=1e-12, atol=1e-12)
 
 
 def random_modes(rank: int = 2, inputs: int = 5) -> list[Tensor]:
