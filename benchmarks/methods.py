@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from benchmarks.compare import CASES, Case, Settings, Side
-from norton_det.decompositions.cp_als import CPFactors, cp_decompose
+from norton_det.decompositions.cp_als import cp_decompose
+from norton_det.decompositions.cp_factors import CPFactors
 from norton_det.pruning.elimination import eliminate
 from norton_det.pruning.pabs import pabs_distance
 

@@ -12,10 +12,17 @@ BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name. Registering a name twice, or asking for an unknown one, is an error.
+    """Items of one kind by name. Registering a name twice, or asking for an unknown one, is an error.
 
     Args:
-        kind: what is registered, as it is to be called in messages ("criterion").
+        kind: what is registered, as messages call it ("criterion").
+
+    Example:
+        >>> shapes: Registry[int] = Registry("shape")
+        >>> shapes.register("square", 4)
+        4
+        >>> shapes["square"], "circle" in shapes, list(shapes)
+        (4, False, ['square'])
     """
 
     def __init__(self, kind: str) -> None:
@@ -33,28 +40,31 @@ class Registry(Generic[T]):
         self._items[name] = item
         return item
 
-    def __getitem__(self, name: str) -> T:
-        """Return what is registered under ``name``.
-
-        Raises:
-            UsageError: nothing is; the message lists the names.
-        """
-        try:
-            return self._items[name]
-        except KeyError:
-            raise UsageError(f"unknown {self.kind} {name!r}; expected one of: {', '.join(self)}") from None
-
     def check(self, name: str) -> None:
         """Check that ``name`` is registered.
 
         Raises:
             UsageError: it is not; the message lists the names.
         """
-        self[name]
+        if name not in self._items:
+            raise UsageError(f"unknown {self.kind} {name!r}; expected one of: {', '.join(self)}")
+
+    def __getitem__(self, name: str) -> T:
+        """Return the item registered under ``name``.
+
+        Raises:
+            UsageError: there is none; the message lists the names.
+        """
+        self.check(name)
+        return self._items[name]
 
     def __contains__(self, name: object) -> bool:
         """Tell whether ``name`` is registered."""
         return name in self._items
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self._items)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names in alphabetical order."""

@@ -1,4 +1,4 @@
-"""Layers with correlated inputs, and what is wanted of them: shared by the tests of fits."""
+"""Layers with correlated inputs and their regressions, shared by the tests of fits."""
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,13 @@ def correlated(samples: int, dead: int = 0) -> Tensor:
 
 
 def regression(weight: Tensor, x: Tensor, y: Tensor | None = None) -> Regression:
+    """Return the problem of y, by default the outputs of ``weight``, from x with ``weight`` as prior."""
     y = x @ weight.mT if y is None else y
     return Regression(weight, x.mT @ x / len(x), y.mT @ x / len(x), y.square().mean(0))
 
 
 def network(arch: str) -> tuple[nn.Module, nd.Spec]:
-    """Return a narrow random network with statistics of its own, in double precision."""
+    """Return a narrow random network whose batch norms have seen data, in double precision."""
     torch.manual_seed(0)
     net, spec = nd.prune(ARCHITECTURES[arch].build(10).double(), arch, "[0.]+[0.8]*56", criterion="random")
     net.train()(torch.randn(16, 3, 32, 32, dtype=torch.float64))
@@ -34,4 +35,5 @@ def network(arch: str) -> tuple[nn.Module, nd.Spec]:
 
 
 def images(count: int = 4) -> Tensor:
+    """Return images for :func:`network`."""
     return torch.randn(count, 3, 32, 32, dtype=torch.float64)

@@ -23,6 +23,7 @@ from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.decompositions import Decomposition, in_implementation
 from norton_det.errors import UsageError
 from norton_det.models.tasks import Images
+from norton_det.runtime.modes import evaluating
 
 _NEGLIGIBLE = 1e-2  # of a norm's largest gain: a channel that counts less does not make up for anything
 
@@ -60,8 +61,7 @@ def calibrate(
     """
     if not len(images):
         raise UsageError("calibration has no image; expected at least 1")
-    training = net.training
-    fit = _Fit(net.eval(), copy.deepcopy(reference).eval(), _with(plan, outside), kept, seed)
+    fit = _Fit(net, copy.deepcopy(reference).eval(), _with(plan, outside), kept, seed)
     device = next(net.parameters()).device
     images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
 
@@ -69,6 +69,7 @@ def calibrate(
         model(images)
 
     with (
+        evaluating(net),
         in_implementation(net, "dense"),
         in_implementation(fit.reference, "dense"),
         observed(fit.reference, fit.layers, run) as dense,
@@ -80,7 +81,6 @@ def calibrate(
             bar.update()
 
         visit(net, {name: partial(before, name) for name in fit.layers}, run)
-    net.train(training)
     return fit.report
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -68,16 +68,16 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
             seen = None  # its tensors may be freed while the next layer is computed
             go_on.put(True)
 
-    handles = [net.get_submodule(name).register_forward_hook(wait_at(name)) for name in names]
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield layers()
-    finally:
-        go_on.put(False)
-        thread.join()
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(net.get_submodule(name).register_forward_hook(wait_at(name)))
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield layers()
+        finally:
+            go_on.put(False)
+            thread.join()
 
 
 def visit(net: nn.Module, before: Mapping[str, Callable[[Tensor], None]], run: Run) -> None:
@@ -96,12 +96,7 @@ def visit(net: nn.Module, before: Mapping[str, Callable[[Tensor], None]], run: R
 
         return hook
 
-    handles = [net.get_submodule(name).register_forward_pre_hook(call(name)) for name in before]
-    try:
-        with torch.no_grad():
-            run(net)
-    except _StoppedError:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, suppress(_StoppedError), torch.no_grad():
+        for name in before:
+            hooks.enter_context(net.get_submodule(name).register_forward_pre_hook(call(name)))
+        run(net)

@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     check_counts(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
     if args.reconstruct and not args.calibrate:
         raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
-    _ = ARCHITECTURES[args.arch]
+    ARCHITECTURES.check(args.arch)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
     images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed)
     model, arch = _source(args)
@@ -130,13 +130,15 @@ def _report(before: Complexity, after: Complexity, provenance: Any) -> str:
     for old, new in zip(before.layers, after.layers, strict=True):
         fit = fits.get(new.name)
         note = f"rank {fit['rank']}" if fit else skipped.get(new.name, "")
-        error = [f"{fit['nmse']:.4f}", f"{fit['cancellation']:.2f}"] if fit else ["", ""]
+        error = ["", ""]
+        if fit:  # files without a version call the degeneracy "cancellation"
+            error = [f"{fit['nmse']:.4f}", f"{fit.get('degeneracy', fit.get('cancellation')):.2f}"]
         if outputs:
             errors = outputs.get(new.name)
             error += [f"{errors[key]:.4f}" if errors else "" for key in ("plain", "fitted")]
         rows.append((new.name, *error, human(old.macs), human(new.macs), human(old.params), human(new.params), note))
     fitted = ("output error", "-> output error") if outputs else ()
-    header = ("layer", "NMSE", "cancel", *fitted, "MACs", "-> MACs", "params", "-> params", "")
+    header = ("layer", "NMSE", "degeneracy", *fitted, "MACs", "-> MACs", "params", "-> params", "")
     size = "x".join(map(str, after.image_size))
     totals = [
         _total(f"MACs (conv + linear, {size})", before.macs, after.macs),

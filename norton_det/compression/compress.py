@@ -36,6 +36,7 @@ def compress(
     rates: str | Sequence[float] | None = None,
     criterion: str = "pabs",
     decomposition: str = "cp",
+    solver: str = "als",
     num_classes: int | None = None,
     calibration: Images | None = None,
     budget: Budget | None = None,
@@ -54,6 +55,8 @@ def compress(
         criterion: registered name of what chooses the filters to keep (pabs, csa, vbd, norm, random). For groups that
             are written by a layer without factors, a criterion that needs factors is replaced by norm.
         decomposition: registered name.
+        solver: which of the decomposition's solvers fits the filters: "als", or for CP "tensorly", as in the
+            publication.
         num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
         calibration: a few hundred images, without labels, on which the remaining layers are refitted to the outputs of
             the given network (:func:`norton_det.calibration.layerwise.calibrate`). Classifiers: (N, 3, H, W),
@@ -76,7 +79,7 @@ def compress(
         >>> spec.widths["layer2"], net.layer2[0].conv2.rank
         (16, 1)
     """
-    DECOMPOSITIONS.check(decomposition)
+    DECOMPOSITIONS[decomposition].solvers.check(solver)
     CRITERIA.check(criterion)
     before = _given(model, arch, num_classes, seed)
     network = before
@@ -92,8 +95,8 @@ def compress(
     if rates is not None:
         kept_widths(before, rates)  # what can be refused is refused before the work begins
     if rank is not None:
-        calibrating = calibration is not None
-        network = decomposed(network, rank, method=decomposition, seed=seed, calibrating=calibrating)
+        fit: dict[str, Any] = {"solver": solver, "seed": seed, "calibrating": calibration is not None}
+        network = decomposed(network, rank, method=decomposition, **fit)
     if rates is not None:
         network = pruned(network, rates, criterion=criterion, seed=seed)
     if network.module is model:

@@ -27,6 +27,7 @@ def decompose(
     rank: Ranks,
     *,
     method: str = "cp",
+    solver: str = "als",
     calibration: Images | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
@@ -41,6 +42,8 @@ def decompose(
         arch: registered name of its architecture, or its spec.
         rank: one for all, or of each layer, as in :func:`compress`.
         method: registered name of the decomposition.
+        solver: which of the decomposition's solvers fits the filters: "als", or for CP "tensorly", as in the
+            publication.
         calibration: images for a fit that keeps the outputs, as in :func:`compress`.
         seed: of the fit's random starts.
 
@@ -60,22 +63,26 @@ def decompose(
         (2, {'conv1': 2})
     """
     before = network_to_compress(model, arch)
-    after = decomposed(before, rank, method=method, seed=seed, calibrating=calibration is not None)
+    after = decomposed(before, rank, method=method, solver=solver, seed=seed, calibrating=calibration is not None)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)
     return after.module, after.spec
 
 
-def decomposed(network: Network, rank: Ranks, *, method: str, seed: int, calibrating: bool = False) -> Network:
+def decomposed(
+    network: Network, rank: Ranks, *, method: str, solver: str, seed: int, calibrating: bool = False
+) -> Network:
     """Return a copy of the network with decomposed layers; arguments and errors as of :func:`decompose`.
 
     Args:
         network: it stays as it is.
         rank: as of :func:`decompose`.
         method: as of :func:`decompose`.
+        solver: as of :func:`decompose`.
         seed: as of :func:`decompose`.
         calibrating: the layers will be calibrated: those that cannot be are refused before the work begins.
     """
+    DECOMPOSITIONS[method].solvers.check(solver)
     layers, skipped = chosen_layers(network, rank, method)
     if calibrating:
         check_calibratable(network, layers)
@@ -84,25 +91,25 @@ def decomposed(network: Network, rank: Ranks, *, method: str, seed: int, calibra
     for name, layer in tqdm(layers.items(), desc="decompose", unit="layer", disable=None, leave=False):
         conv = conv_of(net, name, network.architecture)
         try:
-            fitted = DECOMPOSITIONS[method].from_conv(conv, layer.rank, seed=seed)
+            fitted = DECOMPOSITIONS[method].from_conv(conv, layer.rank, seed=seed, solver=solver)
         except (UsageError, DataError) as error:
             raise type(error)(f"layer {name!r}: {error}") from None
         report[name] = {"rank": layer.rank, **_fit_report(conv, fitted)}
         net.set_submodule(name, fitted)
     logger.info("%d layers decomposed, %d left dense", len(layers), len(skipped))
     spec = replace(network.spec, decompositions={**network.spec.decompositions, **layers})
-    step = {"method": method, "seed": seed, "layers": report, "skipped": skipped}
+    step = {"method": method, "solver": solver, "seed": seed, "layers": report, "skipped": skipped}
     return replace(network, module=net, spec=spec).with_step("decompose", step)
 
 
 def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
-    """Return the mean over filters of ||W - W'||^2 / ||W||^2, and the largest sum of ||term||^2 / ||W||^2."""
+    """Return the mean over filters of ||W - W'||^2 / ||W||^2, and the largest degeneracy sum ||term||^2 / ||W||^2."""
     weight = conv.weight.detach().cpu().double().flatten(1)
     approximation = block.to_dense().weight.detach().cpu().double().flatten(1)
     energy = weight.square().sum(1)
     alive = energy > 0
     if not alive.any():
-        return {"nmse": 0.0, "cancellation": 0.0}
+        return {"nmse": 0.0, "degeneracy": 0.0}
     error = (weight - approximation).square().sum(1)[alive] / energy[alive]
-    cancellation = block.term_energy().cpu()[alive] / energy[alive]
-    return {"nmse": error.mean().item(), "cancellation": cancellation.max().item()}
+    degeneracy = block.term_energy().cpu()[alive] / energy[alive]
+    return {"nmse": error.mean().item(), "degeneracy": degeneracy.max().item()}

@@ -1,4 +1,4 @@
-"""Decompositions of convolutions: one file each, one registration line each."""
+"""Decompositions of convolutions: a file and a registration line each."""
 
 from norton_det.decompositions.base import (
     DECOMPOSITIONS,
@@ -8,11 +8,13 @@ from norton_det.decompositions.base import (
     set_implementation,
 )
 from norton_det.decompositions.cp import CPConv2d
+from norton_det.decompositions.cp_solvers import SOLVERS
 from norton_det.decompositions.tucker import TuckerConv2d
 
 __all__ = [
     "DECOMPOSITIONS",
     "IMPLEMENTATIONS",
+    "SOLVERS",
     "CPConv2d",
     "Decomposition",
     "TuckerConv2d",

@@ -1,49 +1,61 @@
-"""What a decomposition has to offer to be plugged in."""
+"""The interface of a decomposition."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
+from norton_det.decompositions.conv import Size
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import Regression
 from norton_det.registry import Registry
 from norton_det.spec import Rank
 
-Size = tuple[int, int]
 IMPLEMENTATIONS = ("factored", "depthwise", "merged", "dense")
-"""How a block may be computed: one convolution after another, some of them multiplied out, or one dense one."""
+"""How a block may be computed: as separate convolutions, with some of them multiplied out, or as one dense one."""
 
 
 class Decomposition(nn.Module, ABC):
-    """A block that stands for a decomposed ``nn.Conv2d`` and computes what a convolution of the same geometry would.
+    """A block that replaces an ``nn.Conv2d`` of the same geometry by factors of its kernel.
 
     A new kind is a subclass in a file of its own, registered in :data:`DECOMPOSITIONS`, with a function registered at
     :func:`norton_det.channels.narrow.narrow`.
+
+    Example:
+        >>> conv = nn.Conv2d(16, 32, 3, padding=1)
+        >>> for name in DECOMPOSITIONS:
+        ...     block = DECOMPOSITIONS[name].from_conv(conv, 4)
+        ...     print(name, block.rank, tuple(block(torch.randn(1, 16, 8, 8)).shape))
+        cp 4 (1, 32, 8, 8)
+        tucker2 (4, 4) (1, 32, 8, 8)
     """
 
     rank: Rank
+    """Of the block."""
     implementation: str
     """How it is computed."""
     implementations: ClassVar[tuple[str, ...]]
-    """Which values that may have; "dense" is one of them."""
+    """The values of ``implementation``; "dense" is one of them."""
+    solvers: ClassVar[Registry[Any]]
+    """By name, functions ``(weight (O, I, Kh, Kw), rank, *, seed)`` -> factors, as :meth:`_write` takes them."""
     bias: Tensor | None
 
     @classmethod
     @abstractmethod
     def rank_for(cls, conv: nn.Conv2d, rank: Rank) -> Rank:
-        """Return the rank that ``conv`` gets where ``rank`` is wanted.
+        """Return the rank of the block for ``conv`` when ``rank`` is asked for.
 
         Raises:
-            UsageError: that is no rank of this decomposition.
+            UsageError: ``rank`` is no rank of this decomposition.
         """
 
     @classmethod
     @abstractmethod
     def choices(cls, conv: nn.Conv2d) -> list[Rank]:
-        """Return the ranks between which an allocation may choose for ``conv``."""
+        """Return the ranks from which an allocation may choose for ``conv``."""
 
     @staticmethod
     @abstractmethod
@@ -65,17 +77,48 @@ class Decomposition(nn.Module, ABC):
         """Return an unfitted block with the geometry, bias, device and dtype of ``conv``."""
 
     @classmethod
-    @abstractmethod
-    def from_conv(cls, conv: nn.Conv2d, rank: Rank, *, seed: int = 0) -> Self:
-        """Return the block fitted to the filters of ``conv``, which stays as it is."""
+    def from_conv(cls, conv: nn.Conv2d, rank: Rank, *, seed: int = 0, solver: str = "als") -> Self:
+        """Return the block fitted to the filters of ``conv``, which stays as it is.
+
+        The fit is in float64 on the CPU, whatever the dtype and device of ``conv``.
+
+        Args:
+            conv: the convolution.
+            rank: as for :meth:`rank_for`.
+            seed: of the solver's random starts.
+            solver: name of one of :attr:`solvers`.
+
+        Raises:
+            UsageError: ``conv`` is grouped, a wrong rank, an unknown solver, filters without a fit at this rank.
+            DataError: weights that are not finite; the message names the filters.
+        """
+        fit = cls.solvers[solver]
+        block = cls.like(conv, rank)
+        block._write(fit(conv.weight, block.rank, seed=seed))
+        block._write_bias(conv.bias)
+        return block.train(conv.training)
 
     @abstractmethod
     def refit(self, regression: Regression, *, seed: int = 0, sweeps: int | None = None) -> None:
-        """Bring the outputs of all filters, of D = I * Kh * Kw weights each, nearer to what is wanted, never farther.
+        """Lower the output error of the filters, of D = I * Kh * Kw weights each; it never rises.
 
-        The bias stays: both sides of the regression are about their means. Fewer sweeps of the alternating fit than it
-        has by itself do where ranks are compared.
+        The bias stays: both sides of the regression are about their means.
+
+        Args:
+            regression: from the layer's inputs to its target outputs.
+            seed: of the fit's second start.
+            sweeps: of the alternating fit; None: its usual number. Fewer are enough where ranks are compared.
         """
+
+    @abstractmethod
+    def _write(self, factors: Any) -> None:
+        """Set the parameters to factors that a solver returned."""
+
+    @torch.no_grad()
+    def _write_bias(self, bias: Tensor | None) -> None:
+        """Set the bias, if there is one."""
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
 
     @abstractmethod
     def scale_filters(self, scale: Tensor) -> None:
@@ -83,7 +126,7 @@ class Decomposition(nn.Module, ABC):
 
     @abstractmethod
     def to_dense(self) -> nn.Conv2d:
-        """Return the one convolution that computes the same."""
+        """Return the convolution with the reconstructed kernel; outputs agree up to rounding."""
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, ...] | None:
@@ -91,14 +134,14 @@ class Decomposition(nn.Module, ABC):
 
     @abstractmethod
     def term_energy(self) -> Tensor:
-        """Return each filter's sum of ``||term||^2``, of shape (O,).
+        """Return each filter's sum of ``||term||^2``, float64 of shape (O,).
 
-        Far above the filter's own ``||W||^2`` it means terms that cancel each other.
+        A sum far above the filter's ``||W||^2`` means degeneracy: large terms that cancel each other.
         """
 
 
 def set_implementation(net: nn.Module, implementation: str) -> None:
-    """Let every decomposed layer in ``net`` be computed in one implementation; parameters stay as they are.
+    """Set the implementation of every decomposed layer in ``net``; parameters stay as they are.
 
     Raises:
         UsageError: an implementation that one of the layers does not have.
@@ -115,14 +158,15 @@ def set_implementation(net: nn.Module, implementation: str) -> None:
 
 @contextmanager
 def in_implementation(net: nn.Module, implementation: str) -> Iterator[None]:
-    """Let the decomposed layers in ``net`` be computed in one implementation for a while."""
-    implementations = {module: module.implementation for module in net.modules() if isinstance(module, Decomposition)}
+    """Set the implementation of the decomposed layers in ``net`` inside the context; restore it afterwards."""
+    before = {module: module.implementation for module in net.modules() if isinstance(module, Decomposition)}
     set_implementation(net, implementation)
     try:
         yield
     finally:
-        for module, own in implementations.items():
-            module.implementation = own
+        for module, previous in before.items():
+            module.implementation = previous
 
 
 DECOMPOSITIONS: Registry[type[Decomposition]] = Registry("decomposition")
+"""By name."""

@@ -1,10 +1,10 @@
 """Alternating least squares for many small CP problems at once.
 
-All that the least squares need of a filter X (I, Kh * Kw) is ``G = X^T X``: with k the Khatri-Rao product of b and c,
-the best a are ``X k S^-1``, S = k^T k, and never have to be formed. The problems lie side by side along the last
-dimension, so each step is a handful of vector instructions on all of them.
+The least squares depend on a filter X (I, Kh * Kw) only through ``G = X^T X``: with k the Khatri-Rao product of b and
+c, the best a are ``X k S^-1``, S = k^T k, and are never formed. The problems lie side by side along the last dimension,
+so that each step is a few vector instructions on all of them.
 
-Sweeps are extrapolated with Nesterov's weights, and start anew where the error rises (Mitchell, Ye and De Sterck,
+Sweeps are extrapolated with Nesterov's weights, which restart where the error rises (Mitchell, Ye and De Sterck,
 "Nesterov acceleration of alternating least squares for canonical tensor decomposition", arXiv:1810.05846).
 """
 
@@ -17,12 +17,12 @@ from torch import Tensor
 from norton_det.linalg.batched import contract
 
 _CHECK_EVERY = 10
-_SOLVE_RIDGE = 1e-12  # of the mean diagonal: only keeps elimination going on collinear terms
+_SOLVE_RIDGE = 1e-12  # of the mean diagonal: keeps the pivots of collinear terms positive
 _TINY = 1e-300
 
 
 class Fit(NamedTuple):
-    """What given b and c amount to, with the best a for them: ``a = X inverse``."""
+    """The fit with the best a for given b and c: ``a = X inverse``."""
 
     inverse: Tensor
     """k S^-1, the pseudo-inverse of k^T, of shape (Kh * Kw, R, N)."""
@@ -39,7 +39,7 @@ class Fit(NamedTuple):
 
 
 def fit_a(gram: Tensor, b: Tensor, c: Tensor, ridge: float) -> Fit:
-    """Return the fit of the a that are best for b and c.
+    """Return the fit with the best a for b and c.
 
     Args:
         gram: X^T X of each problem, of shape (Kh * Kw, Kh * Kw, N).
@@ -61,14 +61,14 @@ def fit_a(gram: Tensor, b: Tensor, c: Tensor, ridge: float) -> Fit:
 def alternate(
     gram: Tensor, b: Tensor, c: Tensor, ridge: float, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Improve b and c until every problem has converged; those that have are taken out of the batch.
+    """Improve b and c until every problem has converged; converged problems leave the batch.
 
     Args:
         gram: as for :func:`fit_a`.
         b: likewise.
         c: likewise.
         ridge: likewise.
-        max_iterations: the most sweeps.
+        max_iterations: limit of sweeps.
         tolerance: a problem is done when 10 sweeps lower its objective by less than this fraction of it.
     """
     done_b, done_c = b.clone(), c.clone()
@@ -87,12 +87,12 @@ def alternate(
         start_b, start_c = unit(b + weight * (b - old_b), b), unit(c + weight * (c - old_c), c)
         if iteration % _CHECK_EVERY == 0 or iteration == max_iterations:
             done_b[..., active], done_c[..., active] = b, c
-            going = (before - best > tolerance * best).nonzero().flatten()
-            if not len(going):
+            unfinished = (before - best > tolerance * best).nonzero().flatten()
+            if not len(unfinished):
                 break
             before = best
             state = (active, gram, b, c, start_b, start_c, last, best, before, age)
-            active, gram, b, c, start_b, start_c, last, best, before, age = (t[..., going] for t in state)
+            active, gram, b, c, start_b, start_c, last, best, before, age = (t[..., unfinished] for t in state)
     return done_b, done_c
 
 
@@ -121,7 +121,7 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def unit(factor: Tensor, fallback: Tensor | None = None) -> Tensor:
-    """Scale the columns of (K, R, N) to norm 1; a zero column (its term has vanished) is taken from ``fallback``."""
+    """Scale the columns of (K, R, N) to norm 1; replace a zero column (a vanished term) by that of ``fallback``."""
     norm = factor.square().sum(0).sqrt()
     scaled = factor / norm.clamp(min=_TINY)
     return scaled if fallback is None else torch.where(norm > 0, scaled, fallback)

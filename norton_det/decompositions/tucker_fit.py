@@ -5,23 +5,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from norton_det.decompositions.cp_output_fit import over_channels, over_places
+from norton_det.decompositions.input_metric import InputMetric
+from norton_det.linalg.conjugate_gradients import conjugate_gradients
 from norton_det.linalg.least_squares import Regression
 
-ITERATIONS = 10  # of orthogonal iteration
-
-
-SWEEPS = 6  # of alternating least squares
-
-
-STEPS = 8  # of conjugate gradients in each sweep
-
-
+ITERATIONS = 10
+"""Iterations of higher-order orthogonal iteration."""
+SWEEPS = 6
+"""Sweeps of the output-aware alternating least squares from each start."""
+STEPS = 8
+"""Steps of conjugate gradients in each sweep."""
 _TINY = 1e-300
 
 
 class TuckerFactors(NamedTuple):
-    """Factors of a kernel, float64: U of shape (I, r1), G (r2, r1, P) for P places, V (O, r2)."""
+    """Factors of a kernel, float64: U of shape (I, r1), G (r2, r1, P) for P kernel positions, V (O, r2)."""
 
     u: Tensor
     g: Tensor
@@ -38,10 +36,14 @@ class TuckerFactors(NamedTuple):
 
 
 def tucker_decompose(weight: Tensor, rank: tuple[int, int]) -> TuckerFactors:
-    """Decompose a kernel (O, I, P), float64, by orthogonal iteration from the leading singular vectors.
+    """Decompose a kernel by orthogonal iteration from the leading singular vectors.
 
-    U has orthonormal columns, and V; the error never rises with either rank. A rank above what the other two dimensions
+    U and V have orthonormal columns. The error never rises with either rank. A rank above what the other two dimensions
     of the kernel can span leaves columns without effect.
+
+    Args:
+        weight: the kernel, float64 of shape (O, I, P).
+        rank: (r1, r2).
     """
     inner, outer = rank
     v = _leading(weight.flatten(1), outer)
@@ -58,16 +60,19 @@ def _leading(matrix: Tensor, count: int) -> Tensor:
 
 
 def fit_output(regression: Regression, start: TuckerFactors, sweeps: int = SWEEPS) -> TuckerFactors:
-    """Return factors with which the outputs of all filters together come nearer to what is wanted, never farther.
+    """Return factors whose output error, summed over the filters, is no larger than that of ``start``.
 
-    Two starts are improved by alternating least squares: the given one, and the decomposition in the metric of the
-    channels alone. Given the others, V and G are solved for; U is improved by conjugate gradients.
+    Two starts are improved by alternating least squares: ``start``, and the decomposition in the metric of the channels
+    alone. Given the others, V and G are solved for; U is improved by conjugate gradients.
+
+    Args:
+        regression: of the O filters, with D = I * P.
+        start: the factors so far.
+        sweeps: alternations from each start.
     """
-    target, metric = regression.solution(), regression.metric
-    inputs = len(start.u)
-    root = torch.linalg.cholesky(over_channels(metric, inputs))
-    mixed = tucker_decompose(root.mT @ target.view(len(target), inputs, -1), (start.u.shape[1], start.v.shape[1]))
-    other = mixed._replace(u=torch.linalg.solve_triangular(root.mT, mixed.u, upper=True))
+    target, metric = regression.solution(), InputMetric(regression.metric, len(start.u))
+    mixed = tucker_decompose(metric.mix_channels(target), (start.u.shape[1], start.v.shape[1]))
+    other = mixed._replace(u=metric.unmix_channels(mixed.u))
 
     def error(factors: TuckerFactors) -> float:
         value = regression.error(factors.reconstruct().flatten(1)).sum().item()
@@ -76,52 +81,46 @@ def fit_output(regression: Regression, start: TuckerFactors, sweeps: int = SWEEP
     return min((start, *(_sweeps(target, metric, begin, sweeps) for begin in (start, other))), key=error)
 
 
-def _sweeps(target: Tensor, metric: Tensor, factors: TuckerFactors, sweeps: int) -> TuckerFactors:
-    u, g, _ = factors.orthonormal()
-    inputs, places = len(u), g.shape[2]
-    blocks = metric.view(inputs, places, inputs, places)
-    channels = torch.linalg.cholesky(over_channels(metric, inputs))
-    around = over_places(metric, inputs)
+def _sweeps(target: Tensor, metric: InputMetric, factors: TuckerFactors, sweeps: int) -> TuckerFactors:
+    factors = factors.orthonormal()
     for _ in range(sweeps):
+        u, g, _ = factors
         filters = torch.einsum("tsp,is->tip", g, u).flatten(1)
-        weighted = filters @ metric
+        weighted = filters @ metric.matrix
         v = torch.linalg.qr(_solve(weighted @ filters.mT, weighted @ target.mT).mT).Q
-        wanted = v.mT @ target @ metric  # V is orthonormal: what is left is a problem of r2 filters
-        half = torch.einsum("ipjq,jt->iptq", blocks, u).flatten(2).flatten(0, 1)
-        small = torch.einsum("is,ipk->spk", u, half.view(inputs, places, -1)).flatten(0, 1)
-        reduced = torch.einsum("tip,is->tsp", wanted.view(-1, inputs, places), u).flatten(1)
-        g = _solve(small, reduced.mT).mT.view(-1, u.shape[1], places)
-        u = _solve_u(metric, wanted.view(-1, inputs, places), u, g, channels, around)
-        u, g, v = TuckerFactors(u, g, v).orthonormal()
-    return TuckerFactors(u, g, v)
+        # V is orthonormal: what is left is a problem of r2 filters with this linear term.
+        linear = (v.mT @ target @ metric.matrix).view(-1, len(u), g.shape[2])
+        g = _solve_g(metric, linear, u)
+        u = _improve_u(metric, linear, u, g)
+        factors = TuckerFactors(u, g, v).orthonormal()
+    return factors
 
 
-def _solve_u(metric: Tensor, wanted: Tensor, u: Tensor, g: Tensor, channels: Tensor, around: Tensor) -> Tensor:
-    """Improve U by conjugate gradients, preconditioned by the metric's Kronecker form."""
-    gram = torch.einsum("tsp,pq,tuq->su", g, around / around.trace(), g)
+def _solve_g(metric: InputMetric, linear: Tensor, u: Tensor) -> Tensor:
+    """Return the best G (r2, r1, P) for a given U."""
+    half = torch.einsum("ipjq,jt->iptq", metric.blocks, u).flatten(2)
+    small = torch.einsum("is,ipk->spk", u, half).flatten(0, 1)
+    reduced = torch.einsum("tip,is->tsp", linear, u).flatten(1)
+    return _solve(small, reduced.mT).mT.view(-1, u.shape[1], linear.shape[2])
+
+
+def _improve_u(metric: InputMetric, linear: Tensor, u: Tensor, g: Tensor) -> Tensor:
+    """Improve U (I, r1) for a given G by conjugate gradients, preconditioned by the metric's Kronecker form."""
+    gram = torch.einsum("tsp,pq,tuq->su", g, metric.positions, g)
 
     def apply(x: Tensor) -> Tensor:
         filters = torch.einsum("tsp,is->tip", g, x)
-        return torch.einsum("tip,tsp->is", (filters.flatten(1) @ metric).view(filters.shape), g)
+        return torch.einsum("tip,tsp->is", (filters.flatten(1) @ metric.matrix).view(filters.shape), g)
 
     def precondition(x: Tensor) -> Tensor:
-        return _solve(gram, torch.cholesky_solve(x, channels).mT).mT
+        return _solve(gram, metric.solve_channels(x).mT).mT
 
-    residual = torch.einsum("tip,tsp->is", wanted, g) - apply(u)
-    z = precondition(residual)
-    direction, size = z, (residual * z).sum()
-    for _ in range(STEPS):
-        product = apply(direction)
-        step = size / (direction * product).sum().clamp(min=_TINY)
-        u, residual = u + step * direction, residual - step * product
-        z = precondition(residual)
-        size, old = (residual * z).sum(), size
-        direction = z + size / old.clamp(min=_TINY) * direction
-    return u
+    right = torch.einsum("tip,tsp->is", linear, g)
+    return conjugate_gradients(apply, right, u, precondition, steps=STEPS, dims=(0, 1))
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Return ``inv(matrix) @ right`` for a positive semi-definite matrix; directions that it lacks stay zero or so."""
+    """Return ``inv(matrix) @ right`` for a positive semi-definite matrix; in its null space the result is near zero."""
     damped = matrix.clone()
     damped.diagonal().add_(1e-10 * matrix.diagonal().mean() + _TINY)
     return torch.cholesky_solve(right, torch.linalg.cholesky_ex(damped).L)

@@ -1,6 +1,7 @@
-"""Which of a layer's equal implementations is the fastest, measured on inputs like those in its network."""
+"""Which of a layer's equal implementations is the fastest, measured on inputs of the shapes in its network."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,29 +17,30 @@ Calls = tuple[Call, ...]
 """One for each time that the layer runs."""
 
 
-def calls_of(net: nn.Module, arguments: tuple[Any, ...], wanted: Callable[[nn.Module], bool]) -> dict[str, Calls]:
-    """Run ``net`` on ``arguments`` and return the calls of each layer that is wanted."""
+def calls_of(net: nn.Module, arguments: tuple[Any, ...], select: Callable[[nn.Module], bool]) -> dict[str, Calls]:
+    """Run ``net`` on ``arguments`` and return the calls of each selected layer, by its name."""
     calls: dict[str, Calls] = {}
-    handles = []
-    for name, module in net.named_modules():
-        if wanted(module):
 
-            def note(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                calls[name] = (*calls.get(name, ()), tree_map(_without_values, (args, kwargs)))
+    def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            calls[name] = (*calls.get(name, ()), tree_map(_without_values, (args, kwargs)))
 
-            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
-    net(*arguments)
-    for handle in handles:
-        handle.remove()
+        return hook
+
+    with ExitStack() as hooks:  # removed also where the network fails
+        for name, module in net.named_modules():
+            if select(module):
+                hooks.enter_context(module.register_forward_pre_hook(record(name), with_kwargs=True))
+        net(*arguments)
     return calls
 
 
 def random_inputs(
-    block: nn.Module, calls: Calls, memory_format: torch.memory_format = torch.contiguous_format
+    layer: nn.Module, calls: Calls, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Calls:
-    """Return arguments of these shapes, where the layer is; feature maps are random and lie in ``memory_format``."""
+    """Return arguments of these shapes on the layer's device; feature maps are random, in ``memory_format``."""
     values = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor) and not leaf.is_meta]
-    device = next((tensor.device for tensor in (*block.parameters(), *values)), None)
+    device = next((tensor.device for tensor in (*layer.parameters(), *values)), None)
 
     def made(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.is_meta:
@@ -52,24 +54,23 @@ def random_inputs(
 def choose_implementations(
     net: nn.Module, calls: Mapping[str, Calls], time_implementations: Callable[[Any, Calls], Mapping[str, float]]
 ) -> list[BlockChoice]:
-    """Return the fastest implementation of every layer; layers alike in all that matters are timed once.
+    """Return the fastest implementation of every layer; layers of the same geometry and inputs are timed once.
 
     Args:
         net: with the layers.
         calls: of each layer, by its name.
         time_implementations: (layer, calls) -> milliseconds of each implementation.
     """
-    known: dict[Any, Mapping[str, float]] = {}
+    timings: dict[Any, Mapping[str, float]] = {}
     choices = []
     for name, inputs in calls.items():
-        block = net.get_submodule(name)
-        dense = block.to_dense() if isinstance(block, Decomposition) else None
-        key = (repr(block), repr(dense), repr(tree_map(_shape, inputs)))
-        if key not in known:
-            known[key] = time_implementations(block, inputs)
-        choices.append(
-            BlockChoice(name, known[key], min(known[key], key=lambda implementation: known[key][implementation]))
-        )
+        layer = net.get_submodule(name)
+        dense = layer.to_dense() if isinstance(layer, Decomposition) else None
+        key = (repr(layer), repr(dense), repr(tree_map(_shape, inputs)))
+        if key not in timings:
+            timings[key] = time_implementations(layer, inputs)
+        milliseconds = timings[key]
+        choices.append(BlockChoice(name, milliseconds, min(milliseconds, key=milliseconds.__getitem__)))
     return choices
 
 

@@ -1,11 +1,11 @@
 """Folding of batch norms into the layers before them, for inference.
 
-Which layer a norm follows is seen by running the network once: a norm is folded where its input is the output of one
-layer, and nothing else looks at that output.
+Running the network once shows which layer each norm follows. A norm is folded where its input is the output of one
+layer and nothing else uses that output.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import singledispatch
 from typing import Any
 
@@ -21,7 +21,7 @@ from norton_det.errors import UsageError
 
 @singledispatch
 def scale_outputs(layer: nn.Module, scale: Tensor, shift: Tensor) -> bool:
-    """Let ``layer`` return ``scale * output + shift`` by changing its parameters; tell whether its type allows that.
+    """Change the parameters of ``layer`` so that it returns ``scale * output + shift``; False if its type cannot.
 
     Args:
         layer: the function is chosen by its type; it gets a bias if it has none.
@@ -74,14 +74,14 @@ def fold_norms(net: nn.Module, arguments: tuple[Any, ...]) -> dict[str, str]:
 
 
 def fold_structure(net: nn.Module, folded: Mapping[str, str]) -> None:
-    """Give ``net`` the layers that it has after :func:`fold_norms`, whatever their values, in place.
+    """Give ``net`` the layers that it has after :func:`fold_norms`, with any values, in place.
 
     Args:
-        net: as it is built.
-        folded: what :func:`fold_norms` returned for one like it.
+        net: the network as it was built.
+        folded: the result of :func:`fold_norms` for a network of the same structure.
 
     Raises:
-        UsageError: a name is that of no norm, or of no layer that can take one.
+        UsageError: a name is not that of a norm, or of a layer into which one can be folded.
     """
     modules = dict(net.named_modules())
     for norm_name, layer_name in folded.items():
@@ -104,7 +104,7 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Uses(TorchFunctionMode):
-    """Counts how often torch's functions get tensors that are watched, outside of norms."""
+    """Counts the calls of torch's functions with watched tensors, outside of norms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Uses(TorchFunctionMode):
 
 
 def _followers(net: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
-    """Yield norm and layer where the norm alone looks at the layer's output, and both run once."""
+    """Yield norm and layer where only the norm uses the layer's output, and both run once."""
     uses = _Uses()
     pairs: list[tuple[str, str]] = []
     calls: dict[str, int] = {}
@@ -148,15 +148,13 @@ def _followers(net: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[str
 
 @contextmanager
 def _hooked(net: nn.Module, uses: _Uses, after_layer: Any, before_norm: Any) -> Iterator[None]:
-    handles = []
-    for name, module in net.named_modules():
-        if isinstance(module, NORMS):
-            handles.append(module.register_forward_pre_hook(lambda m, args, n=name: before_norm(n, args[0])))
-            handles.append(module.register_forward_hook(lambda m, args, out: setattr(uses, "inside_norm", False)))
-        elif scale_outputs.dispatch(type(module)) is not scale_outputs.dispatch(object):
-            handles.append(module.register_forward_hook(lambda m, args, out, n=name: after_layer(n, out)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in net.named_modules():
+            if isinstance(module, NORMS):
+                hooks.enter_context(module.register_forward_pre_hook(lambda m, args, n=name: before_norm(n, args[0])))
+                hooks.enter_context(
+                    module.register_forward_hook(lambda m, args, out: setattr(uses, "inside_norm", False))
+                )
+            elif scale_outputs.dispatch(type(module)) is not scale_outputs.dispatch(object):
+                hooks.enter_context(module.register_forward_hook(lambda m, args, out, n=name: after_layer(n, out)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

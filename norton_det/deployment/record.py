@@ -1,4 +1,4 @@
-"""What was done to a network that is deployed, as data."""
+"""The record of a deployment, as data."""
 
 import json
 from collections.abc import Mapping
@@ -15,15 +15,16 @@ MEMORY_FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
+DEPLOYED = "is deployed, for inference only: batch norms are folded, so it can be neither trained nor compressed"
 
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """The implementation that one layer was given.
+    """The implementation chosen for one layer.
 
     Attributes:
         name: of the layer.
-        milliseconds: median time of each implementation on the inputs that the layer gets.
+        milliseconds: median time of each implementation on inputs of the layer's shapes.
         implementation: the fastest.
     """
 
@@ -34,15 +35,15 @@ class BlockChoice:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What :func:`deploy` did to a network.
+    """What :func:`~norton_det.deployment.deploy.deploy` did to a network.
 
     Attributes:
-        blocks: the layers that have equal implementations, and theirs, in the network's order.
+        blocks: the layers that have equal implementations, with the choices, in the network's order.
         memory_format: of the parameters: "contiguous" or "channels_last".
-        folded: batch norms that are gone, by the layer into which each was folded.
-        milliseconds: median time of the whole on the example, by name: "given" is the network as it came (in evaluation
-            mode), the others are the deployed one in each memory format.
-        state: the tensors of the network with its norms folded and its layers as they were: what a file holds.
+        folded: folded batch norm -> the layer into which it was folded.
+        milliseconds: median time of the whole network on the example, by name: "given" is the original network in
+            evaluation mode, the others are the deployed one in each memory format.
+        state: the tensors of the network with its norms folded and its layers not yet replaced, as in a file.
     """
 
     blocks: tuple[BlockChoice, ...]
@@ -52,19 +53,16 @@ class Deployment:
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
-        """Return a table: milliseconds of each layer's implementations, the choice, and its fraction of the whole."""
+        """Return a table: milliseconds of each layer's implementations, the choice, its fraction of the whole time."""
         whole = self.milliseconds[self.memory_format]
         implementations = sorted({implementation for block in self.blocks for implementation in block.milliseconds})
         rows = []
         for block in self.blocks:
-            taken = block.milliseconds[block.implementation]
-            cells = (
-                f"{block.milliseconds[implementation]:.2f}" if implementation in block.milliseconds else ""
-                for implementation in implementations
-            )
-            rows.append((block.name, *cells, block.implementation, f"{taken / whole:.1%}"))
+            times = (f"{block.milliseconds[i]:.2f}" if i in block.milliseconds else "" for i in implementations)
+            fraction = block.milliseconds[block.implementation] / whole
+            rows.append((block.name, *times, block.implementation, f"{fraction:.1%}"))
         lines = [f"{name}: {value:.2f} ms" for name, value in self.milliseconds.items()]
-        return "\n".join([table(("milliseconds", *implementations, "choice", "share"), rows), "", *lines])
+        return "\n".join([table(("milliseconds", *implementations, "choice", "fraction"), rows), "", *lines])
 
     def to_json(self) -> str:
         """Return all but ``state`` as JSON text."""
@@ -75,19 +73,19 @@ class Deployment:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            DataError: it did not.
+            DataError: the text is not such a record.
         """
         try:
             values = json.loads(text)
             blocks = tuple(_block_choice(block) for block in values["blocks"])
-            done = cls(**{**values, "blocks": blocks})
+            record = cls(**{**values, "blocks": blocks})
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"deployment cannot be read: {type(error).__name__} {error}") from None
-        if done.memory_format not in MEMORY_FORMATS:
+        if record.memory_format not in MEMORY_FORMATS:
             raise DataError(
-                f"deployment has memory_format {done.memory_format!r}; expected one of: {', '.join(MEMORY_FORMATS)}"
+                f"deployment has memory_format {record.memory_format!r}; expected one of: {', '.join(MEMORY_FORMATS)}"
             )
-        return done
+        return record
 
 
 def _block_choice(values: dict[str, Any]) -> BlockChoice:
@@ -97,12 +95,9 @@ def _block_choice(values: dict[str, Any]) -> BlockChoice:
 
 
 def deployment_of(net: object) -> Deployment | None:
-    """Return what :func:`deploy` did to ``net``, None if it is not deployed."""
-    done = getattr(net, "deployment", None)
-    return done if isinstance(done, Deployment) else None
-
-
-DEPLOYED = "is deployed, for inference only: batch norms are folded, so it can be neither trained nor compressed"
+    """Return the record of a deployed network, None if ``net`` is not deployed."""
+    record = getattr(net, "deployment", None)
+    return record if isinstance(record, Deployment) else None
 
 
 def refuse_deployed(net: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A deployed network from its record, without measuring."""
+"""Rebuild a deployed network from its record, without measuring."""
 
 import copy
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from norton_det.deployment.implementations import expand, implementations_of
+from norton_det.deployment.implementations import expand, has_implementations
 from norton_det.deployment.record import MEMORY_FORMATS, BlockChoice, Deployment
 from norton_det.errors import UsageError
 
@@ -19,7 +19,7 @@ def restore(net: nn.Module, deployment: Deployment) -> nn.Module:
         deployment: what was done to it.
 
     Raises:
-        UsageError: a block or implementation that there is not.
+        UsageError: a layer or implementation that does not exist.
     """
     deployed = with_implementations(net.eval().requires_grad_(False), deployment.blocks)
     record = replace(deployment, state=net.state_dict())
@@ -28,14 +28,9 @@ def restore(net: nn.Module, deployment: Deployment) -> nn.Module:
 
 def with_record(net: nn.Module, deployment: Deployment) -> nn.Module:
     """Return ``net`` with the record of what was done to it."""
-    # A plain attribute: neither parameter nor buffer, and nothing that forward looks at.
+    # A plain attribute: neither parameter nor buffer, and not used by forward.
     net.deployment = deployment  # type: ignore[assignment]
     return net
-
-
-def has_implementations(module: nn.Module) -> bool:
-    """Tell whether a layer has equal implementations."""
-    return any(True for _ in implementations_of(module))
 
 
 def with_implementations(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.Module:
@@ -43,8 +38,8 @@ def with_implementations(net: nn.Module, choices: Sequence[BlockChoice]) -> nn.M
     changed = copy.deepcopy(net)
     modules = dict(changed.named_modules())
     for choice in choices:
-        block = modules.get(choice.name)
-        if block is None or not has_implementations(block):
+        layer = modules.get(choice.name)
+        if layer is None or not has_implementations(layer):
             raise UsageError(f"{choice.name!r} is no layer of this network that has implementations; expected one")
-        changed.set_submodule(choice.name, expand(block, choice.implementation))
+        changed.set_submodule(choice.name, expand(layer, choice.implementation))
     return changed

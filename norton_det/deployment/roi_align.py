@@ -1,28 +1,31 @@
 """Equal implementations of RoIAlign: torchvision's own module with the same parameters, computed in another way."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
-from norton_det.deployment.implementations import NO_IMPLEMENTATIONS, implementations_of, itself, with_class
+from norton_det.deployment.implementations import (
+    NO_IMPLEMENTATIONS,
+    Implementations,
+    implementations_of,
+    itself,
+    with_class,
+)
 from norton_det.registry import Registry
 
 
 class GatheredRoIAlign(MultiScaleRoIAlign):
     """RoIAlign (He et al., "Mask R-CNN", arXiv:1703.06870) as sums of weighted rows of a table.
 
-    Each bin is a sum over the neighbours of its sampling points; a feature map that lies channels_last is a table with
-    a row of channels for each place, so that all bins are one ``embedding_bag``, which is vectorised over channels and
-    parallel over bins. The bins come out channels_last.
+    Each bin is a sum over the neighbours of its sampling points. A feature map in channels_last is a table with a row
+    of channels for each spatial position, so that all bins are one ``embedding_bag``, which is vectorised over channels
+    and parallel over bins. The bins are returned in channels_last.
     """
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Pool: feature maps (N, C, H, W) by name and boxes (K, 4) of each image -> (sum K, C, h, w)."""
-        if self.scales is None or self.map_levels is None:  # torchvision sets them on the way
+        """Pool feature maps (N, C, H, W) by name and boxes (K, 4) of each image -> (sum K, C, h, w)."""
+        if self.scales is None or self.map_levels is None:  # torchvision sets them in its forward
             super().forward(x, [box[:0] for box in boxes], image_shapes)
         assert self.scales is not None
         maps = [feature for name, feature in x.items() if name in self.featmap_names]
@@ -48,24 +51,24 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         rows, by_row = self._neighbours(top, bottom, self.output_size[0], height)
         columns, by_column = self._neighbours(left, right, self.output_size[1], width)
         first = (images * (height * width)).view(-1, 1, 1, 1, 1)
-        places = first + width * rows[:, :, None, :, None] + columns[:, None, :, None, :]
+        positions = first + width * rows[:, :, None, :, None] + columns[:, None, :, None, :]
         weights = by_row[:, :, None, :, None] * by_column[:, None, :, None, :]
         table = features.permute(0, 2, 3, 1).reshape(-1, channels).to(exact)
-        places, weights = (bins.flatten(3).flatten(0, 2) for bins in (places, weights))
-        bags = F.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+        positions, weights = (bins.flatten(3).flatten(0, 2) for bins in (positions, weights))
+        bags = F.embedding_bag(positions, table, per_sample_weights=weights, mode="sum")
         return bags.to(features.dtype).view(len(boxes), *self.output_size, channels).permute(0, 3, 1, 2)
 
     def _neighbours(self, start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return what the sampling points of each bin look at along one axis.
+        """Return the neighbours of the sampling points of each bin along one axis.
 
         Args:
-            start: of the boxes (K,), in places of the feature map.
+            start: of the boxes (K,), in pixels of the feature map.
             end: likewise.
-            bins: b, of a box.
-            size: of the feature map.
+            bins: b, number of bins of a box.
+            size: of the feature map, in pixels.
 
         Returns:
-            Places (K, b, 2 s), int64, and their weights, for s sampling points: two neighbours of each.
+            Positions (K, b, 2 s), int64, and their weights, for s sampling points: two neighbours of each.
         """
         points = self.sampling_ratio
         step = ((end - start).clamp(min=1) / bins)[:, None, None]
@@ -75,18 +78,18 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         inside = (at >= -1) & (at <= size)
         at = at.clamp(0, size - 1)
         low = at.floor()
-        share = at - low
-        places = torch.stack([low, (low + 1).clamp(max=size - 1)], -1).long()
-        weights = torch.stack([1 - share, share], -1) * (inside / points)[..., None]
-        return places.flatten(2), weights.flatten(2)
+        fraction = at - low
+        positions = torch.stack([low, (low + 1).clamp(max=size - 1)], -1).long()
+        weights = torch.stack([1 - fraction, fraction], -1) * (inside / points)[..., None]
+        return positions.flatten(2), weights.flatten(2)
 
 
-ROI_ALIGN: Registry[Callable[[Any], nn.Module]] = Registry("implementation")
+ROI_ALIGN: Implementations = Registry("implementation")
 ROI_ALIGN.register("roi_align", itself)
 ROI_ALIGN.register("gathered", with_class(GatheredRoIAlign))
 
 
 @implementations_of.register
-def _(layer: MultiScaleRoIAlign) -> Registry[Callable[[Any], nn.Module]]:
-    # Without a number of sampling points each box has its own.
+def _(layer: MultiScaleRoIAlign) -> Implementations:
+    # Without a fixed number of sampling points, it depends on the box.
     return ROI_ALIGN if type(layer) is MultiScaleRoIAlign and layer.sampling_ratio > 0 else NO_IMPLEMENTATIONS

@@ -6,7 +6,7 @@ from torch import Tensor
 from norton_det.linalg.batched import contract
 
 _PRECISION = 1e-15
-_MOST_STEPS = 60  # where two of many roots are equal, a step leaves about 0.3 of the distance
+_MAX_STEPS = 60  # where two of many roots are equal, a step leaves about 0.3 of the distance
 _TINY = 1e-18
 
 
@@ -18,29 +18,35 @@ def smallest_eigenvalue(matrices: Tensor) -> Tensor:
     Algebraic Eigenvalue Problem", 1965, chapter 7).
 
     Args:
-        matrices: positive semi-definite, no eigenvalue much above 1, float64 of shape (R, R, N); used up.
+        matrices: positive semi-definite, no eigenvalue much above 1, float64 of shape (R, R, N), R at least 2;
+            overwritten.
 
     Returns:
-        Of shape (N,).
+        Eigenvalues of shape (N,).
+
+    Example:
+        >>> matrices = torch.eye(2, dtype=torch.float64).unsqueeze(2).repeat(1, 1, 3)
+        >>> smallest_eigenvalue(matrices * torch.tensor([0.25, 0.5, 1.0])).round(decimals=6)
+        tensor([0.2500, 0.5000, 1.0000], dtype=torch.float64)
     """
     size = len(matrices)
     diagonal, squared = _tridiagonal(matrices)
     value = torch.full_like(diagonal[0], -_PRECISION)
     result, active, before = value.clone(), torch.arange(len(value)), torch.full_like(value, _PRECISION)
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         trace, trace_of_square = _traces_of_inverse([d - value for d in diagonal], squared)
         root = trace_of_square.mul_(size).addcmul_(trace, trace, value=-1).mul_(size - 1).clamp_(min=0).sqrt_()
         step = (size / trace.add_(root)).nan_to_num_(0.0, 0.0)  # no step at a root
         value += step
-        left = step * (step / before).pow_(3)  # cubic convergence: from the last two errors the next one
+        error = step * (step / before).pow_(3)  # cubic convergence: estimated from the last two steps
         before = step.clamp_(min=_PRECISION)
-        unfinished = left > _PRECISION
+        unfinished = error > _PRECISION
         count = int(unfinished.count_nonzero())
-        if count < len(active) / 2:  # to take the others out costs about as much as a step
+        if count < len(active) / 2:  # compaction costs about as much as a step
             result.scatter_(0, active, value)
-            going = unfinished.nonzero().flatten()
-            active, value, before = (t.index_select(0, going) for t in (active, value, before))
-            diagonal, squared = ([t.index_select(0, going) for t in ts] for ts in (diagonal, squared))
+            rest = unfinished.nonzero().flatten()
+            active, value, before = (t.index_select(0, rest) for t in (active, value, before))
+            diagonal, squared = ([t.index_select(0, rest) for t in ts] for ts in (diagonal, squared))
         if not count:
             break
     else:
@@ -49,7 +55,7 @@ def smallest_eigenvalue(matrices: Tensor) -> Tensor:
 
 
 def _tridiagonal(matrices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the diagonal, R times (N,), and squared off-diagonal of similar tridiagonal matrices (Householder's)."""
+    """Return diagonal and squared off-diagonal, lists of (N,), of similar tridiagonal matrices (Householder)."""
     diagonal, squared = [], []
     rest = matrices
     while len(rest) > 2:

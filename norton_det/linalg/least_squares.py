@@ -1,4 +1,4 @@
-"""The least-squares problem behind every fit of a layer to what it is to put out."""
+"""The least-squares problem of fitting a layer to target outputs."""
 
 from dataclasses import dataclass, replace
 
@@ -6,22 +6,31 @@ import torch
 from torch import Tensor
 
 RIDGES = (1e2, 1.0, 1e-2, 1e-4)
-"""Ridges to choose from, of the mean diagonal of the second moment; the first hardly leaves the prior."""
+"""Candidates, in units of the mean diagonal of the second moment; the first nearly returns the prior."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """Find W that minimises ``E|W x - y|^2 + ridge |W - prior|^2``, row by row; all in float64.
+    """The W that minimises ``E|W x - y|^2 + ridge |W - prior|^2``, row by row; all in float64.
 
-    Where ``y = prior x`` the solution is the prior itself, however few the samples and however singular their second
-    moment. Up to a constant the objective is ``|(W - solution) metric^1/2|^2``.
+    Where ``y = prior x`` the solution is the prior, for any number of samples and any rank of their second moment. Up
+    to a constant the objective is ``|(W - solution) metric^1/2|^2``.
 
     Attributes:
-        prior: the weights that would be taken without data, of shape (O, D).
+        prior: the solution without data, of shape (O, D).
         second: ``E x x^T``, of shape (D, D).
         cross: ``E y x^T``, of shape (O, D).
         power: ``E y^2`` of each output, of shape (O,).
         ridge: in units of the mean diagonal of ``second``.
+
+    Example:
+        >>> x = torch.randn(100, 3, dtype=torch.float64)
+        >>> weight = torch.ones(2, 3, dtype=torch.float64)
+        >>> y = x @ weight.mT
+        >>> moments = (x.mT @ x / 100, y.mT @ x / 100, y.square().mean(0))
+        >>> fit = Regression(torch.zeros(2, 3, dtype=torch.float64), *moments)
+        >>> bool((fit.solution() - weight).abs().max() < 1e-2)
+        True
     """
 
     prior: Tensor
@@ -39,7 +48,7 @@ class Regression:
 
     def solution(self) -> Tensor:
         """Return the best W, of shape (O, D)."""
-        # Written as a correction of the prior: rounding cannot touch what needs none.
+        # A correction of the prior: where none is needed, rounding changes nothing.
         residual = self.cross - self.prior @ self.second
         return self.prior + torch.cholesky_solve(residual.mT, torch.linalg.cholesky(self.metric)).mT
 
@@ -49,9 +58,13 @@ class Regression:
 
 
 def best_ridge(fit: Regression, check: Regression) -> float:
-    """Return the ridge of :data:`RIDGES` whose solution of ``fit`` errs least on ``check``: samples of other images.
+    """Return the ridge of :data:`RIDGES` whose solution of ``fit`` has the smallest error on ``check``.
 
-    Where ``check`` cannot tell, the largest, which changes least.
+    Of equal errors the largest ridge is taken, which changes least.
+
+    Args:
+        fit: from some samples.
+        check: from samples of other images.
     """
     errors = [check.error(replace(fit, ridge=ridge).solution()).sum().item() for ridge in RIDGES]
     return RIDGES[errors.index(min(errors))]

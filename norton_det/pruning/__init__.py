@@ -1,4 +1,4 @@
-"""Which channels are kept: pruning criteria, one file and one registration line each."""
+"""Pruning criteria, which choose the channels to keep: a file and a registration line each."""
 
 import norton_det.pruning.csa
 import norton_det.pruning.norm

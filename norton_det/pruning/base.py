@@ -1,4 +1,4 @@
-"""What a pruning criterion is given, and what it returns."""
+"""The interface of a pruning criterion."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,19 @@ Select = Callable[[Sequence[Filters], int, Generator], Tensor]
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to choose the filters that stay.
+    """A rule that chooses the filters to keep.
 
     Attributes:
         select: ``(writers, keep, generator)`` -> kept channels, int64 of shape (keep,), ascending. ``writers`` are all
-            the layers that write the group, each with the same number of filters; ``generator`` is for chance alone.
-        needs_factors: it can judge decomposed layers only.
+            the layers that write the group, each with the same number of filters; ``generator`` is for random choices.
+        needs_factors: it applies to decomposed layers only.
+
+    Example:
+        >>> import torch
+        >>> import norton_det.pruning  # registers the criteria
+        >>> weight = torch.tensor([[3.0], [1.0], [2.0]])
+        >>> CRITERIA["norm"].select([Filters(weight)], 2, Generator())
+        tensor([0, 2])
     """
 
     select: Select
@@ -40,6 +47,7 @@ class Criterion:
 
 
 CRITERIA: Registry[Criterion] = Registry("criterion")
+"""By name."""
 
 
 def register_distance(name: str, distance: Callable[[tuple[Tensor, ...]], Tensor]) -> None:
@@ -47,8 +55,8 @@ def register_distance(name: str, distance: Callable[[tuple[Tensor, ...]], Tensor
 
     Args:
         name: of the criterion.
-        distance: factor matrices of shapes (O, n_mode, R) -> distances of shape (O, O), small where filters are alike.
-            Those of all writers of a group are added up before the elimination.
+        distance: factor matrices of shapes (O, n_mode, R) -> distances of shape (O, O), small between similar filters.
+            The distances of all writers of a group are added before the elimination.
     """
 
     def select(writers: Sequence[Filters], keep: int, generator: Generator) -> Tensor:
@@ -60,7 +68,7 @@ def register_distance(name: str, distance: Callable[[tuple[Tensor, ...]], Tensor
 
 
 def register_score(name: str, score: Callable[[Sequence[Filters], Generator], Tensor]) -> None:
-    """Register a criterion by a score of each filter, of shape (O,); the highest stay, the first of equal ones."""
+    """Register a criterion by a score of each filter, of shape (O,); the highest are kept, the first of equal ones."""
 
     def select(writers: Sequence[Filters], keep: int, generator: Generator) -> Tensor:
         order = score(writers, generator).argsort(descending=True, stable=True)

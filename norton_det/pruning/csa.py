@@ -11,6 +11,14 @@ def csa_similarity(factors: tuple[Tensor, ...]) -> Tensor:
 
     Args:
         factors: each filter's factor matrix of each mode, of shapes (O, n_mode, R); the first is used.
+
+    Example:
+        >>> import torch
+        >>> lines = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).unsqueeze(2)  # three filters of rank 1
+        >>> csa_similarity((lines,)).round(decimals=3)
+        tensor([[1.0000, 0.0000, 0.5000],
+                [0.0000, 1.0000, 0.5000],
+                [0.5000, 0.5000, 1.0000]], dtype=torch.float64)
     """
     return largest_principal_cosine(factors[0]).square()
 

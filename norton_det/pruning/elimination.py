@@ -1,4 +1,4 @@
-"""The greedy elimination that all pairwise criteria share."""
+"""The greedy elimination of all pairwise criteria."""
 
 import numpy as np
 import torch
@@ -7,22 +7,28 @@ from torch import Tensor
 
 
 def eliminate(distance: Tensor, keep: int) -> Tensor:
-    """Remove filters until ``keep`` are left: of the closest pair, the one that is closer to all the remaining.
+    """Remove filters until ``keep`` remain: of the closest pair, the one that is closer to all remaining filters.
 
     NORTON's elimination: take the pair at the smallest distance, drop the one whose distances to all remaining filters
-    sum to less, repeat. Equal distances are taken in the order of the filters; of two with equal sums the later goes.
+    have the smaller sum, repeat. Equal distances are taken in the order of the filters; of two equal sums the later
+    filter is dropped.
 
     Args:
-        distance: symmetric, of shape (N, N); the diagonal is not looked at.
-        keep: number of filters to leave, 1 <= keep <= N.
+        distance: symmetric, of shape (N, N); the diagonal is ignored.
+        keep: number of remaining filters, 1 <= keep <= N.
 
     Returns:
         The remaining filters, int64 of shape (keep,), ascending.
+
+    Example:
+        >>> points = torch.tensor([0.0, 0.1, 1.0, 3.0])
+        >>> eliminate((points[:, None] - points[None, :]).abs(), 2)
+        tensor([0, 3])
     """
     d = distance.detach().to("cpu", torch.float64).numpy().copy()
     np.fill_diagonal(d, np.inf)
     alive = np.ones(len(d), dtype=bool)
-    # The nearest neighbour of each filter is kept up to date, so that a step costs O(N) rather than O(N^2).
+    # The nearest neighbour of each filter is updated, so that a step costs O(N) instead of O(N^2).
     nearest = d.argmin(1)
     nearest_distance = d.min(1)
     for _ in range(len(d) - keep):

@@ -15,6 +15,13 @@ def pabs_distance(factors: tuple[Tensor, ...]) -> Tensor:
 
     Returns:
         Angles in radians, float64 of shape (O, O), 0 (identical spaces) to modes * pi / 2 (orthogonal ones).
+
+    Example:
+        >>> lines = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).unsqueeze(2)  # three filters of rank 1
+        >>> pabs_distance((lines,)).rad2deg().round(decimals=3)
+        tensor([[ 0., 90., 45.],
+                [90.,  0., 45.],
+                [45., 45.,  0.]], dtype=torch.float64)
     """
     total = torch.zeros(len(factors[0]), len(factors[0]), dtype=torch.float64)
     for factor in factors:

@@ -1,4 +1,4 @@
-"""Which channels of a group stay: a criterion's choice among the filters that write it."""
+"""The channels of a group that are kept: a criterion's choice among the filters that write it."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from norton_det.pruning import CRITERIA, Filters
 
 
 def filters_of(module: nn.Module) -> Filters | None:
-    """Return the filters of a layer as criteria take them, None for a layer without weights."""
+    """Return the filters of a layer for a criterion, None for a layer without weights."""
     if isinstance(module, ChannelMap):
         return None
     if isinstance(module, Decomposition):
@@ -22,19 +22,19 @@ def filters_of(module: nn.Module) -> Filters | None:
 def select_channels(
     writers: Sequence[nn.Module], keep: int, criterion: str, generator: Generator
 ) -> tuple[Tensor, str]:
-    """Choose the channels of a group that stay.
+    """Choose the channels of a group that are kept.
 
     Args:
         writers: the layers that write it.
-        keep: how many stay.
-        criterion: registered name. Where it needs factors, and a writer has none of its own for each filter (a dense
-            layer, a Tucker-2 block), it is ``norm``.
-        generator: for chance alone.
+        keep: number of kept channels.
+        criterion: registered name. Where it needs factors and a writer has none for each filter (a dense layer, a
+            Tucker-2 block), ``norm`` is used instead.
+        generator: for random choices.
 
     Returns:
-        The channels, int64 of shape (keep,), ascending; and the criterion by which they were chosen.
+        The channels, int64 of shape (keep,), ascending; and the criterion that was used.
     """
-    filters = [found for writer in writers if (found := filters_of(writer)) is not None]
-    fits = not CRITERIA[criterion].needs_factors or all(own.factors is not None for own in filters)
-    used = criterion if fits else "norm"
+    filters = [writer for writer in map(filters_of, writers) if writer is not None]
+    applies = not CRITERIA[criterion].needs_factors or all(writer.factors is not None for writer in filters)
+    used = criterion if applies else "norm"
     return CRITERIA[used].select(filters, keep, generator), used

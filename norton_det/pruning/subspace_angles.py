@@ -6,8 +6,8 @@ from torch import Tensor
 from norton_det.linalg.batched import contract
 from norton_det.linalg.eigenvalues import smallest_eigenvalue
 
-_CLEARLY = 1e-6  # above zero
-_PAIRS = 2**14  # that are looked at together
+_FULL_RANK = 1e-6  # smallest diagonal of R in QR, of the largest, that means full rank
+_PAIRS = 2**14  # in one block
 
 
 def largest_principal_cosine(factors: Tensor) -> Tensor:
@@ -22,6 +22,12 @@ def largest_principal_cosine(factors: Tensor) -> Tensor:
 
     Returns:
         Cosines between 0 and 1, float64 of shape (N, N), symmetric, 1 on the diagonal.
+
+    Example:
+        >>> lines = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).unsqueeze(2)
+        >>> largest_principal_cosine(lines).square().round(decimals=3)
+        tensor([[1.0000, 0.5000],
+                [0.5000, 1.0000]], dtype=torch.float64)
     """
     bases, dimensions = orthonormal_bases(factors)
     n, k, r = bases.shape
@@ -52,7 +58,7 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
     f = factors.detach().to("cpu", torch.float64)
     q, triangle = torch.linalg.qr(f)
     diagonal = triangle.diagonal(dim1=1, dim2=2).abs()
-    if bool((diagonal.amin(1) > _CLEARLY * diagonal.amax(1)).all()):  # no singular value is much below the diagonal
+    if bool((diagonal.amin(1) > _FULL_RANK * diagonal.amax(1)).all()):  # no singular value is much below the diagonal
         return q, torch.full((len(q),), q.shape[2])
     u, s, _ = torch.linalg.svd(triangle, full_matrices=False)
     tolerance = torch.finfo(torch.float64).eps * max(f.shape[1:]) * s[:, :1]
@@ -67,9 +73,9 @@ def _kth_singular_value(matrices: Tensor, k: Tensor) -> Tensor:
         value = matrices[0, 0].abs()
     else:
         squares = contract(matrices.unsqueeze(2), matrices.unsqueeze(1))
-        few = (k < r).nonzero().flatten()  # zeros that stand for missing dimensions are not meant
-        ascending = torch.linalg.eigvalsh(squares[..., few].movedim(2, 0))
+        deficient = (k < r).nonzero().flatten()  # their smallest eigenvalues stand for missing dimensions
+        ascending = torch.linalg.eigvalsh(squares[..., deficient].movedim(2, 0))
         value = smallest_eigenvalue(squares)
-        value[few] = ascending.gather(1, (r - k[few]).clamp(max=r - 1).unsqueeze(1)).squeeze(1)
+        value[deficient] = ascending.gather(1, (r - k[deficient]).clamp(max=r - 1).unsqueeze(1)).squeeze(1)
         value = value.clamp(min=0).sqrt()
     return torch.where(k == 0, 1.0, value.clamp(max=1))

@@ -13,6 +13,13 @@ def vbd_distance(factors: tuple[Tensor, ...]) -> Tensor:
 
     Args:
         factors: each filter's factor matrix of each mode, of shapes (O, n_mode, R); the first is used.
+
+    Example:
+        >>> factor = torch.tensor([[1.0, 2.0], [2.0, 4.0], [2.0, 1.0]]).unsqueeze(2)  # three filters of rank 1
+        >>> vbd_distance((factor,))
+        tensor([[0.0000, 0.2000, 2.0000],
+                [0.2000, 0.0000, 1.8000],
+                [2.0000, 1.8000, 0.0000]], dtype=torch.float64)
     """
     x = factors[0].detach().to("cpu", torch.float64).flatten(1)
     centred = x - x.mean(1, keepdim=True)

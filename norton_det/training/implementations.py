@@ -15,6 +15,7 @@ from norton_det.deployment.autotune import Calls, calls_of, choose_implementatio
 from norton_det.deployment.record import BlockChoice
 from norton_det.errors import UsageError, expect_choice
 from norton_det.models.weights import read_file
+from norton_det.runtime.modes import evaluating
 from norton_det.runtime.timing import time_contenders
 from norton_det.training.batch_norm import WideBatchNorm2d
 
@@ -127,13 +128,11 @@ def set_fastest_implementations(
         The layers, the milliseconds of their implementations and the choices, which are set.
     """
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    wanted = (Decomposition, nn.BatchNorm2d) if memory_format == torch.channels_last else Decomposition
-    training = net.training
-    with torch.no_grad():
+    kinds = (Decomposition, nn.BatchNorm2d) if memory_format == torch.channels_last else Decomposition
+    with evaluating(net), torch.no_grad():
         calls = calls_of(
-            net.eval(), arguments, lambda layer: isinstance(layer, wanted) and bool(training_implementations_of(layer))
+            net, arguments, lambda layer: isinstance(layer, kinds) and bool(training_implementations_of(layer))
         )
-    net.train(training)
     measure = partial(_time_steps, memory_format=memory_format, amp=amp, repeats=repeats)
     choices = choose_implementations(net, calls, measure)
     set_implementations(net, {choice.name: choice.implementation for choice in choices})

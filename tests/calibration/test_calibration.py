@@ -16,7 +16,8 @@ from norton_det.calibration.layerwise import calibrate, own_norms
 from norton_det.calibration.lockstep import observed, visit
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import narrow_network
-from norton_det.decompositions.cp_als import CPFactors, cp_decompose
+from norton_det.decompositions.cp_als import cp_decompose
+from norton_det.decompositions.cp_factors import CPFactors
 from norton_det.decompositions.cp_output_fit import fit_output
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import RIDGES, Regression, best_ridge

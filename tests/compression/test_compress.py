@@ -164,7 +164,7 @@ def test_decompose_lists_what_it_leaves() -> None:
     assert step["skipped"]["conv1"] == "the stem stays dense, as published"
     assert step["skipped"]["layer1.0.downsample.0"] == "1x1"
     assert len(step["layers"]) + len(step["skipped"]) == 53
-    assert all(0 < fit["nmse"] < 1 and fit["cancellation"] > 0 for fit in step["layers"].values())
+    assert all(0 < fit["nmse"] < 1 and fit["degeneracy"] > 0 for fit in step["layers"].values())
 
 
 def test_ranks_by_layer_and_in_steps() -> None:

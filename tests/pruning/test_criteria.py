@@ -133,7 +133,7 @@ def test_elimination_on_ties_is_deterministic_and_exact() -> None:
 
 
 @pytest.mark.parametrize("name", list(CRITERIA))
-def test_every_criterion_keeps_the_wanted_number(name: str) -> None:
+def test_every_criterion_keeps_the_given_number(name: str) -> None:
     writers = [Filters(torch.randn(20, 8, 3, 3), random_factors(20, 2)) for _ in range(2)]
     for keep in (1, 7, 20):
         kept = CRITERIA[name].select(writers, keep, Generator().manual_seed(0))
@@ -158,6 +158,10 @@ def test_norm_keeps_the_largest_over_all_writers() -> None:
     assert kept.tolist() == [1, 3]
 
 
-def test_unknown_criterion_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"unknown criterion 'l3'; expected one of: csa, norm, pabs, random, vbd"):
-        _ = CRITERIA["l3"]
+def test_an_unknown_criterion() -> None:
+    message = "unknown criterion 'l3'; expected one of: csa, norm, pabs, random, vbd"
+    with pytest.raises(UsageError, match=message):
+        CRITERIA.check("l3")
+    with pytest.raises(UsageError, match=message):
+        CRITERIA["l3"].select([], 1, Generator())
+    CRITERIA.check("pabs")

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def implementations_of(net: nn.Module) -> dict[str, str]:
     return {name: block.implementation for name, block in net.named_modules() if isinstance(block, CPConv2d)}
 
 
-def test_the_fastest_form_of_each_block_is_set(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_fastest_implementation_of_each_block_is_set(caplog: pytest.LogCaptureFixture) -> None:
     net = nd.build(spec_of_setting("vgg16_bn_cifar", 1, "[0.9]*13")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with caplog.at_level(logging.INFO, logger="norton_det"):  # other tests lower it
@@ -35,6 +36,27 @@ def test_the_fastest_form_of_each_block_is_set(caplog: pytest.LogCaptureFixture)
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_network_is_as_before_but_for_the_choices(failing: bool) -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if failing:
+                raise RuntimeError("out of memory")
+            return x
+
+    net = nn.Sequential(
+        CPConv2d(3, 4, 3, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Dropout(), CPConv2d(4, 4, 3, 1)), Last()
+    )
+    net[1].eval()  # the mode of a part is its own
+    modes = [module.training for module in net.modules()]
+    images = torch.randn(2, 3, 8, 8)
+    with pytest.raises(RuntimeError, match="out of memory") if failing else nullcontext():
+        set_fastest_implementations(net, images, repeats=1)
+    assert [module.training for module in net.modules()] == modes
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in net.modules())
+    assert not failing or set(implementations_of(net).values()) == {"factored"}
 
 
 def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
@@ -119,7 +141,7 @@ def test_a_wide_batch_norm_leaves_the_rest_to_torch() -> None:
     assert torch.equal(wide.eval()(x), known.eval()(x))
 
 
-def test_batch_norms_have_forms_in_channels_last_only() -> None:
+def test_batch_norms_have_implementations_in_channels_last_only() -> None:
     net = nd.build(spec_of_setting("resnet56_cifar", 1, "[0.9]*30")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     images = torch.randn(2, 3, 32, 32)

@@ -1,0 +1,27 @@
+"""Evaluation mode for a while."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[nn.Module]:
+    """Put ``net`` into evaluation mode inside the context; restore the mode of each of its modules afterwards.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval())
+        >>> with evaluating(net):
+        ...     print(net.training, net[0].training)
+        False False
+        >>> net.training, net[0].training, net[1].training
+        (True, True, False)
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield net
+    finally:
+        for module, training in modes:
+            module.training = training
