@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import norton_det as nd
-from norton_det.builders import load_detector, make_detector
+from norton_det.builders import make_detector
+from norton_det.builders.load_detector import load_detector
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import KEYPOINTS
 from norton_det.errors import DataError, UsageError
