@@ -88,6 +88,7 @@ def test_complexity_of_configs_and_search(capsys: pytest.CaptureFixture[str], tm
     words = ["--arch", "resnet56_cifar", "--target-macs", "14.47e6", "--rank", "1", "--json"]
     assert tool("search").main(words) == 0
     rows = json.loads(capsys.readouterr().out)
+    assert rows
     assert all({"rank", "rates", "macs", "params"} <= row.keys() for row in rows)
     assert all(0.99 * 14.47e6 <= row["macs"] <= 14.47e6 for row in rows)
     assert tool("search").main(words[:-1]) == 0

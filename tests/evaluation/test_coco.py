@@ -263,7 +263,7 @@ def test_masks_are_pasted_one_by_one(shapes: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(transform, "paste_masks_in_image", refuse)
     assert predict(net, batches, torch.device("cpu")) == whole
-    assert {row["segmentation"]["counts"] for row in whole}
+    assert len({row["segmentation"]["counts"] for row in whole}) > 1
     monkeypatch.undo()
     assert "masks" in net(batches[0][0])[0]  # the model is as it was
 
