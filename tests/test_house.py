@@ -1,10 +1,15 @@
-"""Files and functions are short."""
+"""Files and functions are short; and what many tests rely on is checked itself."""
 
 import statistics
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Refused, fill
 from source import lengths
+
+from norton_det.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("norton_det", "tools", "benchmarks", "scripts")
@@ -40,3 +45,39 @@ def test_lengths_are_counted_without_the_docstring(tmp_path: Path) -> None:
     assert lengths(path) == (7, {f"{path}:2 f": 2})
     path.write_text("@decorator\ndef f(\n    x,\n):\n    1 + 1\n\n    def g(): return x\n    return g\n")
     assert lengths(path) == (8, {f"{path}:2 f": 7, f"{path}:7 g": 1})
+
+
+def returning(code: int, error: str = "error: no such file", out: str = "") -> Callable[[], int]:
+    def main() -> int:
+        sys.stdout.write(out)
+        sys.stderr.write(f"INFO\n{error}\n")
+        return code
+
+    return main
+
+
+def raising() -> None:
+    raise DataError("x.json: no such file")
+
+
+def test_refusals_are_told_apart(tmp_path: Path, refused: Refused) -> None:
+    refused(returning(3), 3, "no such", "file", unwritten=tmp_path)
+    refused(raising, 3, "no such file")
+    (tmp_path / "x").touch()
+    for run, message, unwritten in (
+        (returning(0), "no such file", None),
+        (returning(2), "no such file", None),
+        (returning(3), "another message", None),
+        (returning(3, error="no such file"), "no such file", None),
+        (returning(3, out="done"), "no such file", None),
+        (returning(3), "no such file", tmp_path),
+        (raising, "another message", None),
+        (list, "", None),
+    ):
+        with pytest.raises((AssertionError, IndexError)):
+            refused(run, 3, message, unwritten=unwritten)
+
+
+def test_names_of_places_are_filled_in() -> None:
+    words = fill(["--output", "OUT/x.json", "OUT", "OUTER", "a/OUT"], {"OUT": Path("/there")})
+    assert words == ["--output", "/there/x.json", "/there", "OUTER", "a/OUT"]

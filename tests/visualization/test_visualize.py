@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, tool
+from conftest import TINY, Refused, fill, tool
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
@@ -247,17 +247,26 @@ def test_visualize_compares_on_a_video(
     assert frames[0].shape == (3, 38, 62)  # a title above, both beside each other
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--input IN --output IN", 2, "holds the input"),
+        ("--input OUT --output OUT", 3, "out: no such file"),
+        ("--checkpoint x.pth --input IN --output OUT", 3, "x.pth: no such file"),
+        ("--compare NET --input IN --output OUT", 2, "--compare"),
+        ("--input IN --output OUT --device tpu", 2, "device tpu: not"),
+    ],
+)
 def test_visualize_refuses(
-    detectors: dict[str, Path], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str,
+    code: int,
+    message: str,
+    detectors: dict[str, Path],
+    shapes: Path,
+    tmp_path: Path,
+    refused: Refused,
 ) -> None:
-    checkpoint, pictures, out = str(detectors["mask"]), str(shapes / "val2017"), str(tmp_path / "out")
-    for words, code, message in (
-        (["--checkpoint", checkpoint, "--input", pictures, "--output", pictures], 2, "holds the input"),
-        (["--checkpoint", checkpoint, "--input", out, "--output", out], 3, "out: no such file"),
-        (["--checkpoint", "x.pth", "--input", pictures, "--output", out], 3, "x.pth: no such file"),
-        (["--checkpoint", checkpoint, "--compare", checkpoint, "--input", pictures, "--output", out], 2, "--compare"),
-        (["--checkpoint", checkpoint, "--input", pictures, "--output", out, "--device", "tpu"], 2, "device tpu: not"),
-    ):
-        assert tool("visualize").main(words) == code
-        assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    places = {"NET": detectors["mask"], "IN": shapes / "val2017", "OUT": out}
+    filled = fill(["--checkpoint", "NET", *words.split()], places)
+    refused(lambda: tool("visualize").main(filled), code, message, unwritten=out)
