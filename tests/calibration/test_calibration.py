@@ -5,6 +5,7 @@ import json
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,8 +190,15 @@ def test_detector_on_images_of_different_sizes() -> None:
     fits = after.provenance["calibrate"]["layers"]
     assert fits[name]["fitted"] < fits[name]["plain"]
     assert "backbone.fpn.inner_blocks.0.0" in fits
+    plain, _ = nd.decompose(dense, spec, {name: 1})
     with torch.no_grad():
-        assert len(net(pictures)) == 2
+        wanted, calibrated, other = (features(model, pictures) for model in (dense, net, plain))
+    for level, maps in wanted.items():
+        assert (calibrated[level] - maps).norm() < (other[level] - maps).norm(), level
+
+
+def features(detector: Any, images: list[Tensor]) -> dict[str, Tensor]:
+    return detector.backbone(detector.transform(images)[0].tensors)
 
 
 def test_no_image_is_refused() -> None:

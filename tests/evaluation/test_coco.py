@@ -92,18 +92,22 @@ def reference(content: dict[str, Any], results: list[dict[str, Any]], kind: str)
     return [None if v == -1 else float(v) for v in evaluation.stats]
 
 
-def test_figures_are_those_of_pycocotools() -> None:
-    for seed in range(5):
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 200), marks=pytest.mark.slow)])
+def test_figures_are_those_of_pycocotools(seeds: range) -> None:
+    figures = []
+    for seed in seeds:
         content, results = random_data(seed)
         metrics = evaluate_results(indexed(content), results, KINDS)
         for kind in KINDS:
             assert list(metrics[kind].values()) == reference(content, results, kind)
-            assert 0 < metrics[kind]["AP"] < 1
+            figures.append(metrics[kind]["AP"])
+    assert sum(figure is not None and 0 < figure < 1 for figure in figures) > 0.9 * len(figures)
 
 
-def test_faster_coco_eval_agrees() -> None:
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)])
+def test_faster_coco_eval_agrees(seeds: range) -> None:
     pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
-    for seed in range(50):
+    for seed in seeds:
         content, results = random_data(seed)
         slow, fast = (
             evaluate_results(indexed(content), results, KINDS, backend=backend, per_class=True)
