@@ -1,8 +1,15 @@
 # Two commands do all the set-up: "make demo" and "make test". Both first make a virtual environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that share the tests, one thread in each: sums depend on the number of threads.
+WORKERS ?= 2
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
+# What runs with the lowest versions that pyproject.toml allows.
+LOWEST_TESTS := $(addprefix tests/,builders compression decompositions deployment evaluation reporting structure visualization)
 
-.PHONY: venv demo test lint clean
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: venv demo test test-all test-lowest lint clean
 
 venv: .venv/ready
 
@@ -16,7 +23,21 @@ demo: venv
 	$(BIN)/python tools/demo.py --output demo
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST) -m "not slow"
+
+# Everything: first the tests of "make test", then the others.
+test-all: test
+	$(BIN)/python $(PYTEST) -m slow
+
+# Warnings of old versions are theirs.
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python $(PYTEST) -m "not slow" -W default $(LOWEST_TESTS)
+
+.venv-lowest/ready: pyproject.toml scripts/lowest_versions.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python scripts/lowest_versions.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[dev]"
+	touch $@
 
 lint: venv
 	$(BIN)/ruff check .
@@ -24,4 +45,4 @@ lint: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from norton_det.data import make_shapes
+from norton_det.errors import DataError, UsageError
 
 TOOLS = Path(__file__).parent.parent / "tools"
 # Settings with which a detector runs in a test's time: tiny images, few proposals.
@@ -61,6 +63,42 @@ class AtLine(logging.Handler):
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def fill(words: list[str], places: dict[str, Path]) -> list[str]:
+    """Put paths in the place of their names: OUT/x.json and OUT, where OUT is one of ``places``."""
+    parts = [word.partition("/") for word in words]
+    return [f"{places[head]}{slash}{tail}" if head in places else head + slash + tail for head, slash, tail in parts]
+
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Return the check that wrong input is refused: refused(run, code, *parts, unwritten=folder).
+
+    A command returns the code and prints one line of error; a function raises the error that a command would return
+    the code for. The message contains all parts, and the folder is left empty or not there at all.
+    """
+
+    def check(run: Callable[[], object], code: int, *parts: str, unwritten: Path | None = None) -> None:
+        capsys.readouterr()
+        try:
+            returned = run()
+        except (UsageError, DataError) as error:
+            returned, message = 2 if isinstance(error, UsageError) else 3, str(error)
+        else:
+            shown = capsys.readouterr()
+            assert shown.out == ""
+            message = shown.err.strip().splitlines()[-1]
+            assert message.startswith("error: ")
+        assert returned == code, message
+        for part in parts:
+            assert part in message
+        assert unwritten is None or not unwritten.exists() or not list(unwritten.iterdir()), "nothing is written"
+
+    return check
 
 
 @pytest.fixture(scope="session")

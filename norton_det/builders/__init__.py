@@ -7,13 +7,11 @@ from norton_det.builders.detectors import (
     make_detector,
     maskrcnn_cpresnet50_fpn,
 )
-from norton_det.builders.load_detector import load_detector
 
 __all__ = [
     "fasterrcnn_cpresnet50_fpn",
     "freeze_backbone",
     "keypointrcnn_cpresnet50_fpn",
-    "load_detector",
     "make_detector",
     "maskrcnn_cpresnet50_fpn",
 ]

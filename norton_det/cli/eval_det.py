@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from norton_det.builders import load_detector
+from norton_det.builders.load_detector import load_detector
 from norton_det.cli.common import Parser, command
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
 from norton_det.data.coco.checks.results import FIELD

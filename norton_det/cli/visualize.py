@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from norton_det.builders import load_detector
+from norton_det.builders.load_detector import load_detector
 from norton_det.cli.common import Parser, command
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect

@@ -1,6 +1,7 @@
 """The detectors: torchvision's habits on a compressed backbone."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,8 +136,9 @@ def test_a_trained_detector_is_compressed_whole(tmp_path: Path) -> None:
     nd.save(narrow, spec, tmp_path / "det.safetensors")
     loaded, _ = nd.load(tmp_path / "det.safetensors")
     narrow.eval()
-    for a, b in zip(narrow(image), loaded(image), strict=True):
-        assert all(torch.equal(a[name], b[name]) for name in a)
+    (a,), (b,) = narrow(image), loaded(image)
+    assert len(a["boxes"]) > 0
+    assert all(torch.equal(a[name], b[name]) for name in a)
     again = get_model("fasterrcnn_cpresnet50_fpn", weights=tmp_path / "det.safetensors", norm_layer=nn.BatchNorm2d)
     assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in narrow.parameters())
     with pytest.raises(UsageError, match=r"det\.safetensors: is a fasterrcnn_cpresnet50_fpn; expected a maskrcnn"):
@@ -145,14 +147,15 @@ def test_a_trained_detector_is_compressed_whole(tmp_path: Path) -> None:
 
 def test_frozen_norms_survive_a_file(backbone: Path, tmp_path: Path) -> None:
     net, spec = make_detector("keypointrcnn_cpresnet50_fpn", weights_backbone=backbone, num_keypoints=5, **TINY)
-    assert spec == describe(net, "keypointrcnn_cpresnet50_fpn") or spec.kept
+    assert replace(describe(net, "keypointrcnn_cpresnet50_fpn"), kept=spec.kept) == spec
     assert spec.options["norm_layer"] == "FrozenBatchNorm2d"
     nd.save(net, spec, tmp_path / "kp.safetensors")
     loaded, again = nd.load(tmp_path / "kp.safetensors")
     assert norms(loaded) == {FrozenBatchNorm2d}
     assert again.options == spec.options
     image = [torch.rand(3, 64, 64)]
-    a, b = net.eval()(image)[0], loaded(image)[0]
+    (a,), (b,) = net.eval()(image), loaded(image)
+    assert len(a["keypoints"]) > 0
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 

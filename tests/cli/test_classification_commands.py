@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tool
+from conftest import Refused, fill, tool
 
 import norton_det as nd
 
@@ -14,7 +14,7 @@ TRAIN = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "-b", "8", "--e
 
 
 def run(name: str, words: list[str], **places: Path) -> int:
-    return tool(name).main([str(places.get(word, word)) for word in words])
+    return tool(name).main(fill(words, places))
 
 
 def test_a_compressed_file_is_fine_tuned_and_evaluated(
@@ -69,7 +69,7 @@ def test_a_dense_network_and_a_config(classes: Path, tmp_path: Path) -> None:
     assert run("eval_cls", [*words, "--device", "cpu", "-j", "0"], CLASSES=classes) == 0
 
 
-EVAL = ["--data-path", "CLASSES", "--device", "cpu", "--checkpoint"]
+EVAL = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--checkpoint"]
 
 
 @pytest.mark.parametrize(
@@ -110,28 +110,23 @@ def test_bad_input(
     classes: Path,
     small_net: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     spec = nd.Spec("resnet56_cifar", 10)
     nd.save(nd.build(spec), spec, tmp_path / "ten.safetensors")
     places = {"CLASSES": classes, "NET": small_net, "OUT": tmp_path / "out"}
     places |= {"TEN": tmp_path / "ten.safetensors", "NONE": tmp_path / "none.pth"}
-    assert run(name, words, **places) == code
-    captured = capsys.readouterr()
-    assert captured.err.strip().splitlines()[-1].startswith("error: ")
-    assert message in captured.err
-    assert captured.out == ""
-    assert not (tmp_path / "out").exists()
+    refused(lambda: run(name, words, **places), code, message, unwritten=places["OUT"])
 
 
 def test_tensorboard_that_lacks(
     classes: Path,
     small_net: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    places = {"CLASSES": classes, "NET": small_net, "OUT": tmp_path}
     words = [*TRAIN, "--weights", "NET", "--tensorboard"]
-    assert run("train_cls", words, CLASSES=classes, NET=small_net, OUT=tmp_path) == 2
-    assert "pip install norton-det[tensorboard]" in capsys.readouterr().err
+    refused(lambda: run("train_cls", words, **places), 2, "pip install norton-det[tensorboard]")

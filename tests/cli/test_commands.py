@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, TOOLS, tool
+from conftest import TINY, TOOLS, Refused, fill, tool
 
 import norton_det as nd
 
@@ -88,6 +88,7 @@ def test_complexity_of_configs_and_search(capsys: pytest.CaptureFixture[str], tm
     words = ["--arch", "resnet56_cifar", "--target-macs", "14.47e6", "--rank", "1", "--json"]
     assert tool("search").main(words) == 0
     rows = json.loads(capsys.readouterr().out)
+    assert rows
     assert all({"rank", "rates", "macs", "params"} <= row.keys() for row in rows)
     assert all(0.99 * 14.47e6 <= row["macs"] <= 14.47e6 for row in rows)
     assert tool("search").main(words[:-1]) == 0
@@ -171,7 +172,7 @@ def test_bad_input(
     compressed: Path,
     shapes: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -179,17 +180,7 @@ def test_bad_input(
     (tmp_path / "cut.safetensors").write_bytes(compressed.read_bytes()[:100_000])
     places = {"OUT": out, "SHAPES": shapes, "TEXT": tmp_path / "text.pth", "CUT": tmp_path / "cut.safetensors"}
     places["R50"] = compressed
-    filled = []
-    for word in words:
-        head, slash, tail = word.partition("/")
-        filled.append(f"{places[head]}{slash}{tail}" if head in places else word)
-    assert tool(name).main(filled) == code
-    captured = capsys.readouterr()
-    last = captured.err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-    assert captured.out == ""
-    assert not list(out.iterdir()), "nothing is written"
+    refused(lambda: tool(name).main(fill(words, places)), code, message, unwritten=out)
 
 
 def test_the_page_of_results(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, TOOLS, AtLine, tool
+from conftest import TINY, TOOLS, AtLine, Refused, tool
 
 import norton_det as nd
 from norton_det.cli.common import EXIT_TERMINATED, parse_with_config
@@ -193,35 +193,28 @@ def test_a_compressed_file_is_not_compressed_again(
         ("--config NONE", 3, "NONE: no such file; expected a config"),
     ],
 )
-def test_bad_input(
-    words: str, code: int, message: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input(words: str, code: int, message: str, shapes: Path, tmp_path: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     common = words_of(shapes, out, "fasterrcnn_cpresnet50_fpn")
-    assert tool("train_det").main([*common, *shlex.split(words)]) == code
-    captured = capsys.readouterr()
-    last = captured.err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-    assert captured.out == ""
-    assert not out.exists(), "nothing is written"
+    refused(lambda: tool("train_det").main([*common, *shlex.split(words)]), code, message, unwritten=out)
 
 
-def test_bad_annotations_are_refused_before_the_training(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for split, fault, message in (
+@pytest.mark.parametrize(
+    ("split", "fault", "message"),
+    [
         ("train", {"category_id": 9}, "unknown categories: annotation 1: category_id 9"),
         ("train", {"segmentation": []}, "objects without mask: annotation 1"),
         ("val", {"area": None}, "wrong areas: annotation 1"),
-    ):
-        folder = tmp_path / f"{split}{next(iter(fault))}"
-        shutil.copytree(shapes, folder)
-        path = folder / "annotations" / f"instances_{split}2017.json"
-        content = json.loads(path.read_text())
-        content["annotations"][0] |= fault
-        path.write_text(json.dumps(content))
-        words = words_of(folder, tmp_path / "out", "maskrcnn_cpresnet50_fpn")
-        assert tool("train_det").main(words) == 3
-        assert f"{path}: {message}" in capsys.readouterr().err.strip().splitlines()[-1]
-        assert not (tmp_path / "out").exists()
+    ],
+)
+def test_bad_annotations_are_refused_before_the_training(
+    split: str, fault: dict[str, Any], message: str, shapes: Path, tmp_path: Path, refused: Refused
+) -> None:
+    folder, out = tmp_path / "shapes", tmp_path / "out"
+    shutil.copytree(shapes, folder)
+    path = folder / "annotations" / f"instances_{split}2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= fault
+    path.write_text(json.dumps(content))
+    words = words_of(folder, out, "maskrcnn_cpresnet50_fpn")
+    refused(lambda: tool("train_det").main(words), 3, f"{path}: {message}", unwritten=out)

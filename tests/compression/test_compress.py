@@ -72,11 +72,12 @@ def run_of(arch: str) -> Callable[[nn.Module], list[Tensor]]:
     return run
 
 
+@pytest.mark.parametrize("draws", [4, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("arch", [*CLASSIFIERS, DETECTORS[0]])
-def test_pruned_equals_masked(arch: str, rank: int | None) -> None:
+def test_pruned_equals_masked(arch: str, rank: int | None, draws: int) -> None:
     """Every channel plan, with random widths of every group."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(draws)
     full = Spec(arch, 7)
     net = build(full)
     if rank:
@@ -87,7 +88,7 @@ def test_pruned_equals_masked(arch: str, rank: int | None) -> None:
     net.eval()
     randomise_norms(net)
     run = run_of(arch)
-    for _ in range(5 if arch in DETECTORS else 20):
+    for _ in range(draws):
         kept = random_kept(arch, generator)
         masked, pruned = copy.deepcopy(net), copy.deepcopy(net)
         mask(masked, arch, kept)
@@ -112,7 +113,7 @@ def test_compress_save_load(arch: str, tmp_path: Path) -> None:
     loaded, again = nd.load(tmp_path / "net.safetensors")
     assert again == spec
     assert again.provenance["prune"]["rates"] == GENTLE[arch]
-    assert {len(again.kept[g]) for g in again.widths} == set(again.widths.values())
+    assert {group: len(kept) for group, kept in again.kept.items()} == again.widths
     run = run_of(arch)
     assert all(torch.equal(a, b) for a, b in zip(run(net), run(loaded), strict=True))
     assert not loaded.training

@@ -27,8 +27,9 @@ def test_shapes_are_reproducible_and_consistent(shapes: Path, tmp_path: Path) ->
 
 def test_boxes_masks_and_keypoints_agree(shapes: Path) -> None:
     data = CocoDataset(shapes, "train", "coco_kp", train=True, masks=True)
-    assert (data.num_classes, data.keypoint_names) == (4, list(KEYPOINTS))
+    assert (len(data), data.num_classes, data.keypoint_names) == (6, 4, list(KEYPOINTS))
     for image, target in data:
+        assert len(target["boxes"]) > 0
         assert image.shape == (3, 64, 64)
         assert 0 <= image.min() <= image.max() <= 1
         for box, mask, points in zip(target["boxes"], target["masks"], target["keypoints"], strict=True):
@@ -130,6 +131,8 @@ def test_person_keypoints_change_sides() -> None:
 @pytest.mark.parametrize("preset", ["lsj", "multiscale", "ssd", "ssdlite"])
 def test_presets_keep_targets_together(preset: str, shapes: Path) -> None:
     data = CocoDataset(shapes, "train", train=True, masks=True, transform=Augment(preset))
+    assert len(data) == 6
+    left = 0
     for image, target in data:
         height, width = image.shape[-2:]
         count = len(target["boxes"])
@@ -139,6 +142,8 @@ def test_presets_keep_targets_together(preset: str, shapes: Path) -> None:
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert (boxes[:, 2] <= width).all()
         assert (boxes[:, 3] <= height).all()
+        left += count
+    assert left > 0
 
 
 def test_presets_that_do_not_know_keypoints() -> None:

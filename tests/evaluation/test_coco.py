@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, tool
+from conftest import TINY, Refused, fill, tool
 from numpy.random import Generator
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -92,18 +92,22 @@ def reference(content: dict[str, Any], results: list[dict[str, Any]], kind: str)
     return [None if v == -1 else float(v) for v in evaluation.stats]
 
 
-def test_figures_are_those_of_pycocotools() -> None:
-    for seed in range(5):
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 200), marks=pytest.mark.slow)])
+def test_figures_are_those_of_pycocotools(seeds: range) -> None:
+    figures = []
+    for seed in seeds:
         content, results = random_data(seed)
         metrics = evaluate_results(indexed(content), results, KINDS)
         for kind in KINDS:
             assert list(metrics[kind].values()) == reference(content, results, kind)
-            assert 0 < metrics[kind]["AP"] < 1
+            figures.append(metrics[kind]["AP"])
+    assert sum(figure is not None and 0 < figure < 1 for figure in figures) > 0.9 * len(figures)
 
 
-def test_faster_coco_eval_agrees() -> None:
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)])
+def test_faster_coco_eval_agrees(seeds: range) -> None:
     pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
-    for seed in range(50):
+    for seed in seeds:
         content, results = random_data(seed)
         slow, fast = (
             evaluate_results(indexed(content), results, KINDS, backend=backend, per_class=True)
@@ -263,7 +267,7 @@ def test_masks_are_pasted_one_by_one(shapes: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(transform, "paste_masks_in_image", refuse)
     assert predict(net, batches, torch.device("cpu")) == whole
-    assert {row["segmentation"]["counts"] for row in whole}
+    assert len({row["segmentation"]["counts"] for row in whole}) > 1
     monkeypatch.undo()
     assert "masks" in net(batches[0][0])[0]  # the model is as it was
 
@@ -293,28 +297,30 @@ def test_eval_det_takes_any_results(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out).keys() == {"bbox"}
 
 
-def test_eval_det_refuses_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--annotations TRUTH --results SPOILT", 3, "spoilt.json: results of unknown images: result 0: image_id 99"),
+        ("--annotations TRUTH --results WRAPPED", 3, "holds a dict; expected a list of COCO results"),
+        ("--annotations TRUTH --results none", 3, "none: no such file"),
+        ("--annotations TRUTH", 2, "one of the arguments --checkpoint --results is required"),
+        ("--results EMPTY", 2, "--annotations or --data-path is needed"),
+        ("--annotations TRUTH --results EMPTY --kinds box", 2, "unknown kind 'box'"),
+        ("--annotations TRUTH --results EMPTY --backend x", 2, "unknown backend 'x'"),
+        ("--annotations TRUTH --checkpoint x.pth", 2, "--images or --data-path is needed"),
+    ],
+)
+def test_eval_det_refuses_what_does_not_fit(
+    words: str, code: int, message: str, tmp_path: Path, refused: Refused
+) -> None:
     content, results = random_data(0)
-    truth = write(tmp_path / "truth.json", content)
     results[0]["image_id"] = 99
-    spoilt, empty, wrapped = (
-        write(tmp_path / f"{i}.json", c) for i, c in enumerate((results, [], {"annotations": results}))
-    )
-    for words, code, message in (
-        (
-            ["--annotations", truth, "--results", spoilt],
-            3,
-            f"{spoilt}: results of unknown images: result 0: image_id 99",
-        ),
-        (["--annotations", truth, "--results", wrapped], 3, "holds a dict; expected a list of COCO results"),
-        (["--annotations", truth, "--results", str(tmp_path / "none")], 3, "none: no such file"),
-        (["--annotations", truth], 2, "one of the arguments --checkpoint --results is required"),
-        (["--results", empty], 2, "--annotations or --data-path is needed"),
-        (["--annotations", truth, "--results", empty, "--kinds", "box"], 2, "unknown kind 'box'"),
-        (["--annotations", truth, "--results", empty, "--backend", "x"], 2, "unknown backend 'x'"),
-        (["--annotations", truth, "--checkpoint", "x.pth"], 2, "--images or --data-path is needed"),
-    ):
-        assert tool("eval_det").main(words) == code
-        assert message in capsys.readouterr().err
+    files = {"TRUTH": content, "SPOILT": results, "EMPTY": [], "WRAPPED": {"annotations": results}}
+    places = {name: Path(write(tmp_path / f"{name.lower()}.json", data)) for name, data in files.items()}
+    refused(lambda: tool("eval_det").main(fill(words.split(), places)), code, message)
+
+
+def test_eval_det_of_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, empty = write(tmp_path / "truth.json", random_data(0)[0]), write(tmp_path / "empty.json", [])
     assert tool("eval_det").main(["--annotations", truth, "--results", empty, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bbox"]["AP"] == 0

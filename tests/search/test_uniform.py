@@ -33,7 +33,7 @@ def test_candidates_meet_both_targets_and_are_sorted() -> None:
 @pytest.mark.parametrize("targets", [{"target_macs": 30e6}, {"target_params": 0.2e6}])
 def test_one_target(targets: dict[str, float]) -> None:
     found = search("resnet56_cifar", rank=2, **targets, convention="published", limit=3)
-    assert len(found) <= 3
+    assert 1 <= len(found) <= 3
     for candidate in found:
         assert candidate.rank == 2
         cost = {"target_macs": candidate.macs_published, "target_params": candidate.params}
@@ -94,6 +94,7 @@ def test_search_by_latency(timed: list[Any], capsys: pytest.CaptureFixture[str])
     dense = dense_network("resnet56_cifar", device="cpu")
     model = latency.LatencyModel(CostModel(dense.architecture), dense, ranks=(1,))
     found = search("resnet56_cifar", target_speedup=2.4, rank=1, latency=model, limit=3)
+    assert 1 <= len(found) <= 3
     for candidate in found:
         assert 0.99 * model.dense / 2.4 <= candidate.latency_ms <= model.dense / 2.4
     words = ["--arch", "resnet56_cifar", "--rank", "1", "--top", "1", "--target-latency-ms", "83"]
