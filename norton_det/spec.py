@@ -24,7 +24,13 @@ _RANK = re.compile(r"(\d+)(?:x(\d+))?")
 
 
 class DecomposedLayer(NamedTuple):
-    """How one layer is decomposed: the registered name of the method, and the rank."""
+    """How one layer is decomposed: the registered name of the method, and the rank.
+
+    Example:
+        >>> from norton_det import DecomposedLayer
+        >>> DecomposedLayer("tucker2", (8, 12)).rank
+        (8, 12)
+    """
 
     method: str
     rank: Rank
@@ -45,6 +51,7 @@ class Spec:
         provenance: where the weights came from and what was done to them. It is for people: nothing reads it.
 
     Example:
+        >>> from norton_det import DecomposedLayer, Spec
         >>> spec = Spec("resnet56_cifar", 10, {"conv1": DecomposedLayer("cp", 2)}, {"layer1": 12})
         >>> spec.ranks
         {'conv1': 2}

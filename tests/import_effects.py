@@ -31,7 +31,8 @@ def culprit(folder: str) -> str | None:
         if file.startswith("<frozen importlib"):
             return None
         if frame.f_code.co_name == "<module>":
-            return file.removeprefix(folder) if file.startswith(folder) else None
+            ours = file.startswith(folder) and "site-packages" not in file
+            return file.removeprefix(folder) if ours else None
         frame = frame.f_back
     return None
 

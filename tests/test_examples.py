@@ -1,70 +1,62 @@
-"""Each public name has an example in its docstring, and the examples run."""
+"""Each public name has an example in its docstring, and the examples of all modules run."""
 
 import doctest
+import importlib
+import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import norton_det as nd
+from norton_det.models import ARCHITECTURES
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+PUBLIC = [name for name in nd.__all__ if callable(getattr(nd, name))]
+MODULES = [module.name for module in pkgutil.walk_packages(nd.__path__, "norton_det.") if "__main__" not in module.name]
 
 
-def examples(thing: object, name: str) -> tuple[int, str]:
-    """Run the examples of a docstring and of those below it; return how many it has itself, and what went wrong."""
-    runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
+def examples(thing: object, name: str) -> list[doctest.DocTest]:
+    """Return the examples of a docstring and of those below it."""
+    found = doctest.DocTestFinder().find(thing, name)
+    return [test for test in found if test.examples]
+
+
+def failures(tests: list[doctest.DocTest]) -> str:
+    """Run examples and return what went wrong."""
     report: list[str] = []
-    own = 0
-    for test in doctest.DocTestFinder().find(thing, name, module=False, globs={}):
-        own += len(test.examples) if test.name == name else 0
+    runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
+    for test in tests:
         runner.run(test, out=report.append)
-    return own, "".join(report)
+    return "".join(report)
 
 
-@pytest.mark.parametrize("name", nd.__all__)
-def test_the_example_of_a_public_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # files that an example writes
-    own, report = examples(getattr(nd, name), name)
-    assert own > 0, f"the docstring of norton_det.{name} has no example"
-    assert report == ""
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_has_an_example(name: str) -> None:
+    assert any(test.name == name for test in examples(getattr(nd, name), name))
 
 
-def test_examples_that_lack_or_fail_are_found() -> None:
-    def none() -> None:
-        """Do nothing."""
+def test_most_names_are_public_callables() -> None:
+    assert set(nd.__all__) - set(PUBLIC) == {"__version__"}
 
-    def right() -> None:
-        """Add.
 
-        Example:
-            >>> import math
-            >>> math.pi
-            3.14...
-        """
+WITH_EXAMPLES = [name for name in MODULES if examples(importlib.import_module(name), name)]
 
-    def wrong() -> None:
-        """Add.
 
-        >>> 1 + 1
-        3
-        """
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for files that an example writes
+    monkeypatch.setattr(ARCHITECTURES, "_items", dict(ARCHITECTURES._items))
+    assert failures(examples(importlib.import_module(name), name)) == ""
 
-    class Own:
-        """A class without an example of its own.
 
-        Its method has one.
-        """
+def test_there_are_examples() -> None:
+    assert len(WITH_EXAMPLES) > 20
 
-        def method(self) -> None:
-            """Add.
 
-            >>> 1 + 1
-            3
-            """
-
-    assert examples(none, "none") == (0, "")
-    assert examples(right, "right") == (2, "")
-    assert examples(wrong, "wrong")[0] == 1
-    assert "Expected:\n    3\nGot:\n    2" in examples(wrong, "wrong")[1]
-    assert examples(Own, "Own")[0] == 0
-    assert "Got:\n    2" in examples(Own, "Own")[1]
+def test_examples_that_fail_are_found() -> None:
+    module = ModuleType("module", "Add.\n\n>>> 1 + 1\n3\n")
+    assert "Expected:" in failures(examples(module, "module"))
+    module.__doc__ = "Add.\n\n>>> 1 + 1\n2\n"
+    assert failures(examples(module, "module")) == ""
+    assert len(examples(module, "module")) == 1

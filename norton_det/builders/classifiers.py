@@ -42,6 +42,11 @@ def cpresnet50(
     Raises:
         UsageError: the file holds another architecture or number of classes.
         DataError: the file is missing, damaged or does not fit.
+
+    Example:
+        >>> import norton_det as nd
+        >>> nd.cpresnet50(weights=None, num_classes=5).fc.out_features
+        5
     """
     return _classifier("resnet50", weights, num_classes, progress)
 
@@ -63,6 +68,12 @@ def _cifar_builder(arch: str, title: str) -> Callable[..., nn.Module]:
     Raises:
         UsageError: the file holds another architecture or number of classes.
         DataError: the file is missing, damaged or does not fit.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> nd.{arch}(weights=None, num_classes=5).eval()(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
     return torchvision_builder(builder)
 

@@ -18,6 +18,13 @@ class Layer:
             changes (the image).
         writes: the group of its output channels. None: they never change (a classifier), unless ``in_place``.
         in_place: the layer's output channels are its input channels (a batch norm); it writes no group of its own.
+
+    Example:
+        >>> from norton_det import Layer
+        >>> Layer("conv2", ("stem",), "inner").writes
+        'inner'
+        >>> Layer.norm("bn2", ("inner",)).in_place
+        True
     """
 
     name: str
@@ -38,6 +45,12 @@ class ChannelPlan:
     Attributes:
         widths: full number of channels of each group.
         layers: the layers, in the order of computation.
+
+    Example:
+        >>> from norton_det import ChannelPlan, Layer
+        >>> plan = ChannelPlan({"hidden": 8}, (Layer("conv", (), "hidden"), Layer("fc", ("hidden",))))
+        >>> plan.writers("hidden")
+        ['conv']
     """
 
     widths: Mapping[str, int]

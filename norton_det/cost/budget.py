@@ -16,6 +16,11 @@ class Budget:
         macs: limit of the multiply-accumulates; None: no limit.
         params: limit of the parameters; None: no limit.
         convention: how MACs are counted: "plain" (convolutions and linear layers) or "published" (and batch norms).
+
+    Example:
+        >>> from norton_det import Budget
+        >>> Budget(macs=40.9e6, convention="published").targets()
+        {'macs_published': 40900000.0}
     """
 
     macs: float | None = None

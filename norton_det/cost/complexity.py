@@ -73,6 +73,12 @@ def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] 
 
     Raises:
         UsageError: no image size is given for a network that is no detector.
+
+    Example:
+        >>> import norton_det as nd
+        >>> dense = nd.count_complexity(nd.Spec("resnet56_cifar", 10))
+        >>> dense.params, dense.macs
+        (853018, 125485696)
     """
     if isinstance(model, Spec):
         architecture = ARCHITECTURES[model.arch]

@@ -47,8 +47,10 @@ class CPConv2d(CPLayer, Decomposition):
         UsageError: rank below 1.
 
     Example:
-        >>> conv = nn.Conv2d(64, 128, 3, stride=2, padding=1)
-        >>> block = CPConv2d.from_conv(conv, rank=2)
+        >>> import torch
+        >>> import norton_det as nd
+        >>> conv = torch.nn.Conv2d(64, 128, 3, stride=2, padding=1)
+        >>> block = nd.CPConv2d.from_conv(conv, rank=2)
         >>> block(torch.randn(1, 64, 32, 32)).shape
         torch.Size([1, 128, 16, 16])
         >>> sum(p.numel() for p in block.parameters()), sum(p.numel() for p in conv.parameters())

@@ -45,7 +45,9 @@ class TuckerConv2d(Decomposition):
         UsageError: ``conv`` is grouped, or a rank below 1.
 
     Example:
-        >>> block = TuckerConv2d.from_conv(nn.Conv2d(64, 128, 3, padding=1), (16, 24))
+        >>> import torch
+        >>> import norton_det as nd
+        >>> block = nd.TuckerConv2d.from_conv(torch.nn.Conv2d(64, 128, 3, padding=1), (16, 24))
         >>> block(torch.randn(1, 64, 32, 32)).shape
         torch.Size([1, 128, 32, 32])
     """

@@ -50,9 +50,12 @@ def deploy(
         UsageError: repeats below 1.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import norton_det as nd
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
         >>> images = torch.randn(2, 3, 16, 16)
-        >>> fast = deploy(net, images, repeats=1)
+        >>> fast = nd.deploy(net, images, repeats=1)
         >>> fast.deployment.folded
         {'1': '0'}
         >>> torch.allclose(fast(images), net(images), atol=1e-5)

@@ -13,7 +13,13 @@ from norton_det.registry import Registry
 
 
 class RateEntry(NamedTuple):
-    """One entry of an architecture's list of pruning rates: its name, and the channel groups that it narrows."""
+    """One entry of an architecture's list of pruning rates: its name, and the channel groups that it narrows.
+
+    Example:
+        >>> from norton_det import RateEntry
+        >>> RateEntry("layer1.0", ("layer1.0.conv1", "layer1.0.conv2")).name
+        'layer1.0'
+    """
 
     name: str
     groups: tuple[str, ...]
@@ -40,21 +46,14 @@ class Architecture:
         options_of: network -> the ``options`` that rebuild it, where the builder has any.
 
     Example:
-        A network of one's own takes part in everything once it is registered:
-
         >>> import norton_det as nd
-        >>> from torch import nn
-        >>> class Small(nn.Sequential):
-        ...     def __init__(self, num_classes):
-        ...         layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        ...         super().__init__(*layers, nn.Linear(8, num_classes))
         >>> plan = nd.ChannelPlan({"hidden": 8}, (nd.Layer("0", (), "hidden"), nd.Layer("4", ("hidden",))))
-        >>> small = nd.Architecture("small", Small, plan, (nd.RateEntry("hidden", ("hidden",)),), num_classes=10,
-        ...                         image_size=32, classifier="4", dataset="cifar10")
-        >>> _ = nd.register_architecture(small)
-        >>> net, spec = nd.compress(Small(10), arch="small", rank=1, rates=[0.5])
-        >>> net(torch.rand(1, 3, 32, 32)).shape
-        torch.Size([1, 10])
+        >>> rates = (nd.RateEntry("hidden", ("hidden",)),)
+        >>> small = nd.Architecture("small", lambda num_classes: None, plan, rates, 10, 32, "4", dataset="cifar10")
+        >>> small.task.name
+        'classification'
+
+        :func:`register_architecture` shows the rest.
     """
 
     name: str
@@ -84,6 +83,22 @@ def register_architecture(architecture: Architecture) -> Architecture:
 
     Raises:
         ValueError: the name is taken.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> from torch import nn
+        >>> class Small(nn.Sequential):
+        ...     def __init__(self, num_classes):
+        ...         layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        ...         super().__init__(*layers, nn.Linear(8, num_classes))
+        >>> plan = nd.ChannelPlan({"hidden": 8}, (nd.Layer("0", (), "hidden"), nd.Layer("4", ("hidden",))))
+        >>> rates = (nd.RateEntry("hidden", ("hidden",)),)
+        >>> architecture = nd.Architecture("small", Small, plan, rates, 10, 32, classifier="4", dataset="cifar10")
+        >>> _ = nd.register_architecture(architecture)
+        >>> net, spec = nd.compress(Small(10), arch="small", rank=1, rates=[0.5])
+        >>> net(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     return ARCHITECTURES.register(architecture.name, architecture)
 
