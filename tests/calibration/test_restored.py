@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import norton_det as nd
 from norton_det.calibration.layerwise import calibrate
 from norton_det.calibration.lockstep import observed, visit
-from norton_det.structure.settings import current_plan
+from norton_det.models import ARCHITECTURES
+from norton_det.structure.describe import described
 
 
 class FailingError(Exception):
@@ -53,7 +54,7 @@ def test_networks_are_as_before_after_a_calibration(failing: str | None, monkeyp
         {"compressed": net, "dense": dense}[failing].layer3[1].failing = True
     threads = threading.active_count()
     with pytest.raises(FailingError) if failing else nullcontext():
-        calibrate(net, dense, current_plan(spec), {}, images(2))
+        calibrate(net, dense, described(dense, ARCHITECTURES[spec.arch], spec).plan, {}, images(2))
     assert [state_of(net), state_of(dense)] == before
     assert threading.active_count() == threads
 
