@@ -90,6 +90,8 @@ def entry(words: list[str]) -> tuple[Any, list[str]]:
         assert all(word.startswith("--") for word in words[1:script])
         words = ["python", *words[script:]]
     match words:
+        case ["python", "-m", module, *arguments] if module.startswith(("benchmarks.", "scripts.")):
+            return importlib.import_module(module).main, arguments
         case ["norton-det", *arguments] | ["python", "-m", "norton_det", *arguments]:
             return importlib.import_module("norton_det.cli.main").main, arguments
         case ["python", file, *arguments] if (path := Path(file)).parts[0] == "tools":

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode within a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,11 @@ from torch import nn
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[nn.Module]:
-    """Put ``net`` into evaluation mode inside the context; restore the mode of each of its modules afterwards.
+    """Put a network into evaluation mode within the block, and restore the mode of each of its modules afterwards.
 
     Example:
+        >>> from torch import nn
+        >>> from norton_det.runtime.modes import evaluating
         >>> net = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval())
         >>> with evaluating(net):
         ...     print(net.training, net[0].training)
