@@ -17,8 +17,8 @@ PACKAGE = ROOT / "norton_det"
 # From the ground up. A folder imports from itself and from lower floors: from none beside it and none above.
 FLOORS = [
     {"errors", "version", "formatting", "linalg"},
-    {"files", "registry", "spec", "runtime", "channels", "reporting"},
-    {"models", "decompositions", "visualization"},
+    {"files", "registry", "spec", "runtime", "channels"},
+    {"models", "decompositions", "visualization", "reporting"},
     {"pruning", "structure", "deployment", "data"},
     {"calibration", "cost", "evaluation", "checkpoint", "config"},
     {"search", "builders"},
