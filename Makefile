@@ -5,7 +5,8 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 # What runs with the lowest versions that pyproject.toml allows.
-LOWEST_TESTS := $(addprefix tests/,builders compression decompositions deployment evaluation reporting structure visualization)
+LOWEST_TESTS := $(addprefix tests/,builders compression decompositions deployment evaluation reporting structure \
+	test_checkpoint.py visualization)
 
 export OMP_NUM_THREADS ?= 1
 

@@ -99,6 +99,8 @@ def entry(words: list[str]) -> tuple[Any, list[str]]:
             return tool(path.stem).main, arguments
         case ["python", file, *arguments] if Path(file).suffix == ".py":
             return importlib.import_module(file.removesuffix(".py").replace("/", ".")).main, arguments
+        case ["python", "-m", module, *arguments] if module.startswith(("benchmarks.", "scripts.")):
+            return importlib.import_module(module).main, arguments
     return None, words
 
 
@@ -250,6 +252,7 @@ def test_commands_end_where_the_shell_ends_them() -> None:
         "OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 tools/train_det.py --epochs many",
         "python tools/compress.py --config configs/none.yaml --output x.safetensors",
         "python tools/none.py",
+        "python -m benchmarks.run none",
         "norton-det none",
         "make nothing",
         'pip install "norton-det[none]"',
