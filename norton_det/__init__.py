@@ -24,8 +24,6 @@ from norton_det.structure.build import build
 from norton_det.training.reconstruction import reconstruct
 from norton_det.version import __version__
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Architecture",
     "Budget",
