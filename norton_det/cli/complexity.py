@@ -15,6 +15,7 @@ from norton_det.checkpoint import read_spec
 from norton_det.cli.common import Parser
 from norton_det.config import names_config, read_config
 from norton_det.cost.complexity import Complexity, count_complexity
+from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
 
 
@@ -29,16 +30,19 @@ class _Counted(NamedTuple):
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="compressed file, training checkpoint, config or published row"
-    )
-    parser.add_argument("--image-size", type=int, metavar="S", help="side of the image (default: the architecture's)")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, one object for each file")
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="compressed file, training checkpoint, config or published row")
+    add("--config", nargs="+", default=[], dest="configs", metavar="NAME|FILE", help="the same, as in other commands")
+    add("--image-size", type=int, metavar="S", help="side of the image (default: the architecture's)")
+    add("--json", action="store_true", help="print a JSON list, one object for each file")
 
 
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
-    bar = tqdm(args.files, unit="file", disable=None, leave=False)
+    files = args.files + args.configs
+    if not files:
+        raise UsageError("no file is given; expected compressed files, training checkpoints, configs or published rows")
+    bar = tqdm(files, unit="file", disable=None, leave=False)
     counted = [_count(file, args.image_size) for file in bar]
     if args.json:
         print(json.dumps([_json(one) for one in counted], indent=1))

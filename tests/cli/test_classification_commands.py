@@ -82,6 +82,8 @@ def test_a_checkpoint_is_read_once(classes: Path, small_net: Path, tmp_path: Pat
     assert reads == {checkpoint: 1}
     args = torch.load(checkpoint, weights_only=True)["args"]
     assert args["implementations"] == chosen, "what was chosen is kept"
+    file = str(tmp_path / "last.safetensors")
+    assert run("train_cls", [*TRAIN, "--resume", file, "--test-only"], **places) == 0
     # The first version called them forms.
     content["args"]["forms"], content["args"]["form"] = content["args"].pop("implementations"), "auto"
     torch.save(content, checkpoint)

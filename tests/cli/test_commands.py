@@ -78,8 +78,9 @@ def test_train_and_evaluate(
 
 def test_complexity_of_configs_and_search(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = TOOLS.parent / "configs" / "cifar10" / "resnet56_14m.yaml"
-    assert tool("complexity").main([str(config), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    assert tool("complexity").main([str(config), "--config", config.stem, "--json"]) == 0
+    row, by_name = json.loads(capsys.readouterr().out)
+    assert {**by_name, "file": str(config)} == row
     assert row["published"] == {"top1": 91.62, "macs": "14.47M", "params": "0.08M"}
     assert row["params"] == 87_633
     assert tool("compress").main(["--config", str(config), "--output", str(tmp_path / "x.safetensors")]) == 0
@@ -145,6 +146,7 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
             2,
             "nearest reachable: rank 1",
         ),
+        ("complexity", [], 2, "no file is given"),
         ("complexity", ["TEXT"], 3, "text.pth: damaged, or no weights file"),
         ("complexity", ["CUT"], 3, "cut.safetensors: damaged"),
         ("train_det", [*TRAIN, "--model", "yolo"], 2, "--model: 'yolo' is unknown"),
