@@ -50,8 +50,11 @@ def test_a_file_that_is_deployed_is_timed_as_it_is(
     assert report["file_is_deployed"]
 
 
+DECOMPOSED = {"backbone.body.layer1.0.conv2": nd.DecomposedLayer("cp", 1)}
+
+
 def test_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = nd.Spec("maskrcnn_cpresnet50_fpn", 2, ranks={"backbone.body.layer1.0.conv2": 1}, options=TINY)
+    spec = nd.Spec("maskrcnn_cpresnet50_fpn", 2, decompositions=DECOMPOSED, options=TINY)
     nd.save(nd.build(spec), spec, tmp_path / "mask.safetensors")
     assert main(["benchmark", str(tmp_path / "mask.safetensors"), "--image-size", "64", "--repeats", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
