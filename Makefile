@@ -14,14 +14,14 @@ export OMP_NUM_THREADS ?= 1
 
 venv: .venv/ready
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 demo: venv
-	$(BIN)/python tools/demo.py --output demo
+	$(BIN)/norton-det demo --output demo
 
 test: venv
 	$(BIN)/python $(PYTEST) -m "not slow"

@@ -16,9 +16,11 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import BENCHMARKS, Row, Settings, compare_sides, read_rows
-from norton_det.cli.common import Parser, check_counts, check_device, command
+from norton_det.cli.common import Parser, command
+from norton_det.cli.options import check_minimum
 from norton_det.files import write_json
 from norton_det.formatting import table
+from norton_det.runtime.device import check_device
 from norton_det.runtime.timing import describe_machine
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     add("--json", action="store_true", help="print a JSON list of rows")
     add("--output", metavar="FILE", help="also write the rows to this JSON file, and keep the other rows in it")
     args = parser.parse_args(argv)
-    check_counts(args, repeats=1, train_batch=1)
+    check_minimum(args, repeats=1, train_batch=1)
     check_device(args.device)
     written = {(row.benchmark, row.name): row for row in (read_rows(Path(args.output)) if args.output else [])}
     rows = []

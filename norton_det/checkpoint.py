@@ -130,12 +130,15 @@ def load(
     return net, spec
 
 
-def read_network(path: str | Path, *, deployed: bool = False) -> tuple[Spec, Mapping[str, Tensor]]:
+def read_network(
+    path: str | Path, *, deployed: bool = False, content: Mapping[str, Any] | None = None
+) -> tuple[Spec, Mapping[str, Tensor]]:
     """Read the spec and the tensors of a file, each once, and check the tensors' SHA-256.
 
     Args:
         path: a file of :func:`save` or a training checkpoint.
         deployed: whether the file of a deployed network is accepted as well.
+        content: what :func:`norton_det.models.weights.read_file` returned for the file; None reads it.
 
     Raises:
         DataError: as of :func:`load`.
@@ -143,7 +146,7 @@ def read_network(path: str | Path, *, deployed: bool = False) -> tuple[Spec, Map
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
     header = _read_header(path)
-    content = read_file(path)
+    content = read_file(path) if content is None else content
     spec = _parse_spec(path, header.get(SPEC_KEY, content.get("spec")), header, deployed)
     tensors = content["model"] if isinstance(content.get("model"), Mapping) else content
     expected = header.get(SHA256_KEY)

@@ -1,29 +1,34 @@
 """Configs: one YAML file per published row, read into a frozen dataclass.
 
-A config is data: which network, how it is compressed, the recipe of its fine-tuning as flags of the training tools, and
-what was published.
+A config is data: which network, how it is compressed, the recipe of its fine-tuning as flags of the training commands,
+and what was published.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from norton_det.data.coco.dataset import KINDS
+from norton_det.data.image_datasets import DATASETS
+from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import DataError, UsageError, expect
 from norton_det.files import write_text
+from norton_det.pruning import CRITERIA
 from norton_det.spec import Spec
 from norton_det.structure.settings import spec_of_setting
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "arch": (str,),
-    "dataset": (str,),
-    "rank": (int, str),
-    "rates": (str,),
-    "criterion": (str,),
-    "decomposition": (str,),
-    "reconstructed": (str,),
-    "recipe": (Mapping, str),
-    "published": (Mapping,),
+SUFFIXES = (".yaml", ".yml")
+_FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "arch": ((str,), "the name of an architecture"),
+    "dataset": ((str,), "the name of a data set"),
+    "rank": ((int, str), "a whole number, or one for each layer as [2]*9+[3]*18"),
+    "rates": ((str,), "pruning rates as [0.]+[0.1]*2"),
+    "criterion": ((str,), "the name of a criterion"),
+    "decomposition": ((str,), "the name of a decomposition"),
+    "reconstructed": ((str,), "a text"),
+    "recipe": ((Mapping, str), "flags with their values, or the file that has them"),
+    "published": ((Mapping,), "metrics with their values"),
 }
 _REQUIRED = ("arch", "dataset")
 
@@ -34,15 +39,22 @@ class Config:
 
     Attributes:
         arch: registered name of the architecture.
-        dataset: name of the data set that the row is about: cifar10, imagenet, coco or coco_kp.
+        dataset: name of the data set of the row: cifar10, imagenet, coco or coco_kp.
         rank: of every k x k convolution, or of each as text ("[2]*9+[3]*18"); None decomposes nothing.
-        rates: what share of the filters goes, in the publication's notation; None prunes nothing.
-        criterion: which filters stay.
+        rates: the fraction of the filters that is removed, in the publication's notation; None prunes nothing.
+        criterion: which filters are kept.
         decomposition: registered name.
-        recipe: the fine-tuning: values of the training tool's flags, by their names with underscores. In the file it
+        recipe: the fine-tuning: values of the training command's flags, by their names with underscores. In the file it
             may be the name of another one, relative to it, that holds them: rows share a recipe.
         published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
         reconstructed: where rank and rates come from if not from matching the published row exactly.
+        recipe_file: the file from which the recipe was read, for messages.
+
+    Example:
+        >>> from norton_det.config import read_config
+        >>> config = read_config("resnet56_73m")
+        >>> config.arch, config.rank, config.published["top1"]
+        ('resnet56_cifar', 7, 94.0)
     """
 
     arch: str
@@ -54,6 +66,7 @@ class Config:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Any] = field(default_factory=dict)
     reconstructed: str | None = None
+    recipe_file: Path | None = field(default=None, repr=False, compare=False)
 
     def spec(self) -> Spec:
         """Return the spec of the config's network, without its weights.
@@ -64,26 +77,63 @@ class Config:
         return spec_of_setting(self.arch, self.rank, self.rates, decomposition=self.decomposition)
 
 
-def read_config(path: str | Path) -> Config:
-    """Read a config.
+def config_files() -> dict[str, Path]:
+    """Return the files of the published rows, by the names that ``--config`` takes: those of the files without suffix.
+
+    They are in the installed package, or in a checkout in the folder ``configs/`` beside it.
+    """
+    package = Path(__file__).parent
+    installed = package / "configs"
+    folder = installed if installed.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
+
+
+def names_config(text: str) -> bool:
+    """Return whether a command's argument is a config: a YAML file, or the name of a published row."""
+    return Path(text).suffix in SUFFIXES or text in config_files()
+
+
+def find_config(name: str | Path) -> Path:
+    """Return the file of a config: ``name`` itself if it is a path, or that of a published row.
 
     Raises:
+        UsageError: an unknown name; the message lists the known ones.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix in SUFFIXES or path.name != str(name):
+        return path
+    files = config_files()
+    if str(name) not in files:
+        raise UsageError(f"unknown config {str(name)!r}; expected a .yaml file or one of: {', '.join(files)}")
+    return files[str(name)]
+
+
+def read_config(name: str | Path) -> Config:
+    """Read a config.
+
+    Args:
+        name: its file, or the name of a published row ("resnet56_73m").
+
+    Raises:
+        UsageError: an unknown name.
         DataError: the file is missing, no YAML, or a field is unknown, missing or wrong; the message names it.
     """
-    path = Path(path)
+    path = find_config(name)
     values = _read_mapping(path, "a config")
-    known = [f.name for f in fields(Config)]
-    for name, value in values.items():
-        if name not in known:
-            raise DataError(f"{path}: unknown field {name!r}; expected one of: {', '.join(known)}")
-        fits = isinstance(value, _TYPES[name]) and not isinstance(value, bool)
-        expect(fits, f"{path}: {name}", value, f"a {_TYPES[name][0].__name__}")
-    for name in _REQUIRED:
-        if name not in values:
-            raise DataError(f"{path}: lacks the field {name}")
+    for key, value in values.items():
+        if key not in _FIELDS:
+            raise DataError(f"{path}: unknown field {key!r}; expected one of: {', '.join(_FIELDS)}")
+        types, expected = _FIELDS[key]
+        expect(isinstance(value, types) and not isinstance(value, bool), f"{path}: {key}", value, expected)
+    for key in _REQUIRED:
+        if key not in values:
+            raise DataError(f"{path}: lacks the field {key}")
+    recipe_file = path
     if isinstance(values.get("recipe"), str):
-        values["recipe"] = _read_mapping(path.parent / values["recipe"], "the recipe")
-    config = Config(**values)
+        recipe_file = path.parent / values["recipe"]
+        values["recipe"] = _read_mapping(recipe_file, "the recipe")
+    config = Config(**values, recipe_file=recipe_file)
+    _check_names(config, path)
     try:
         config.spec()
     except UsageError as error:
@@ -91,25 +141,32 @@ def read_config(path: str | Path) -> Config:
     return config
 
 
+def _check_names(config: Config, path: Path) -> None:
+    names: dict[str, Iterable[str]] = {"criterion": CRITERIA, "decomposition": DECOMPOSITIONS}
+    for key, choices in {**names, "dataset": (*DATASETS, *KINDS)}.items():
+        value = getattr(config, key)
+        expect(value in list(choices), f"{path}: {key}", value, f"one of: {', '.join(choices)}")
+
+
 def write_config(config: Config, path: str | Path) -> None:
     """Write a config as :func:`read_config` reads it, without the fields that have their default."""
     import yaml
 
     empty = Config(config.arch, config.dataset)
-    values = {f.name: getattr(config, f.name) for f in fields(Config)}
-    own = {name: value for name, value in values.items() if name in _REQUIRED or value != getattr(empty, name)}
-    write_text(path, yaml.safe_dump(own, sort_keys=False, width=1000))
+    values = {key: getattr(config, key) for key in _FIELDS}
+    values = {key: value for key, value in values.items() if key in _REQUIRED or value != getattr(empty, key)}
+    write_text(path, yaml.safe_dump(values, sort_keys=False, width=1000))
 
 
-def _read_mapping(path: Path, what: str) -> dict[str, Any]:
+def _read_mapping(path: Path, expected: str) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected {what}")
+        raise DataError(f"{path}: no such file; expected {expected}")
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise DataError(f"{path}: holds a {type(values).__name__}; expected {what}: fields with values")
+        raise DataError(f"{path}: holds a {type(values).__name__}; expected {expected}: fields with values")
     return values

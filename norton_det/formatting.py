@@ -33,12 +33,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Litera
     return "\n".join(line.rstrip() for line in lines)
 
 
-def human(count: float) -> str:
+def format_count(count: float) -> str:
     """Return a count with a unit and two digits after the point.
 
     Example:
-        >>> from norton_det.formatting import human
-        >>> human(4_089_284_608)
+        >>> from norton_det.formatting import format_count
+        >>> format_count(4_089_284_608)
         '4.09G'
     """
     for unit, size in _UNITS.items():

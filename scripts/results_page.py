@@ -14,7 +14,7 @@ from norton_det.cost.complexity import count_complexity
 from norton_det.errors import DataError
 from norton_det.evaluation.coco import MAIN_LINES
 from norton_det.files import read_json, write_text
-from norton_det.formatting import human, parse_count, table
+from norton_det.formatting import format_count, parse_count, table
 from norton_det.reporting.measured import MeasuredRow, baseline, read_measured
 from norton_det.reporting.published import DENSE
 
@@ -87,8 +87,8 @@ def _config_row(file: Path) -> list[str]:
         f"`{config.rates}`" if config.rates else "none",
         f"{cost.params:,}",
         params,
-        human(cost.macs),
-        human(cost.macs_published),
+        format_count(cost.macs),
+        format_count(cost.macs_published),
         macs,
         f"{100 * (parse_count(macs) / cost.macs_published - 1):+.2f} %",
     ]
@@ -103,7 +103,7 @@ def _measured_row(row: MeasuredRow, rows: Sequence[MeasuredRow]) -> list[str]:
         row.label,
         "" if row.top1 is None else f"{row.top1:.2f}",
         "" if difference is None else f"{difference:+.2f}",
-        human(row.macs_published),
+        format_count(row.macs_published),
         f"{row.params:,}",
         *("" if value is None else f"{value:g}" for value in (row.epochs, row.minutes)),
         row.note,
@@ -127,7 +127,7 @@ def _report(report: Mapping[str, Any]) -> str:
         parts.append(table((kind, *lines), cells, "markdown"))
     minutes = [sum(step["seconds"] for step in row["steps"]) / 60 for row in rows]
     costs = [
-        [_name(row), human(row["macs"]), f"{row['params']:,}", f"{duration:.1f}"]
+        [_name(row), format_count(row["macs"]), f"{row['params']:,}", f"{duration:.1f}"]
         for row, duration in zip(rows, minutes, strict=True)
     ]
     parts.append(table(("configuration", "MACs", "parameters", "minutes"), costs, "markdown"))

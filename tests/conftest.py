@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from norton_det.cli.main import main
 from norton_det.data import make_shapes
 from norton_det.errors import DataError, UsageError
 
@@ -29,10 +32,12 @@ TINY = {
 }
 
 
-def tool(name: str) -> ModuleType:
-    """Import the module of a command."""
+def tool(name: str) -> Any:
+    """Return what the shim ``tools/NAME.py`` runs: its ``main`` takes the arguments and returns the exit code."""
     outside = {"benchmark": "benchmarks.run", "speed": "benchmarks.report", "results": "scripts.results_page"}
-    return importlib.import_module(outside.get(name, f"norton_det.cli.{name}"))
+    if name in outside:
+        return importlib.import_module(outside[name])
+    return SimpleNamespace(main=lambda words: main([name.replace("_", "-"), *words]))
 
 
 ENVIRONMENT = {
@@ -58,6 +63,19 @@ class AtLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage().startswith(self.line):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file of ``torch.save`` is read from now on, by its path."""
+    counts, load = Counter[str](), torch.load
+
+    def counted(file: Any, *args: Any, **kwargs: Any) -> Any:
+        counts[str(file)] += 1
+        return load(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", counted)
+    return counts
 
 
 @pytest.fixture(autouse=True)

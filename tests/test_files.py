@@ -9,7 +9,7 @@ import pytest
 
 from norton_det.errors import DataError, UsageError, expect, expect_choice
 from norton_det.files import make_record, new_folder, read_json, write_atomically, write_json, write_text
-from norton_det.formatting import human, parse_count, table
+from norton_det.formatting import format_count, parse_count, table
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_cells_are_printed_as_given() -> None:
 @pytest.mark.parametrize("count", [120, 10_000, 126_490_000, 920_000_000, 4_090_000_000])
 def test_counts_with_a_unit_are_read_back(count: int) -> None:
     if count >= 1000:
-        assert parse_count(human(count)) == count
+        assert parse_count(format_count(count)) == count
     else:
-        assert human(count) == str(count)
+        assert format_count(count) == str(count)
 
 
 @pytest.mark.parametrize("text", ["", "M", "12", "1.2.3M", "12x", "-1M", "1e3M"])

@@ -1,5 +1,4 @@
-"""Run ``norton_det.cli.train_cls``."""
+from norton_det.cli.main import main_of
 
-import runpy
-
-runpy.run_module("norton_det.cli.train_cls", run_name="__main__")
+if __name__ == "__main__":
+    raise SystemExit(main_of("train-cls"))

@@ -10,6 +10,7 @@ from norton_det.checkpoint import load
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
+from norton_det.runtime.device import check_device
 from norton_det.spec import Spec
 
 
@@ -35,10 +36,7 @@ def load_detector(
         DataError: the file is missing or damaged.
         UsageError: it holds no detector, or there is no such device.
     """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"device {device}: not available here; expected cpu") from None
+    check_device(device)
     model: Any
     model, spec = load(path, device)
     if ARCHITECTURES[spec.arch].task.name != Detection.name:

@@ -1,109 +1,111 @@
-"""Accuracy of compressed classifiers without labels: as they are, calibrated, and with --reconstruct trained.
+r"""Measure classifiers that are compressed without labels: plain, calibrated and reconstructed.
 
-A setting is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing). There may be a
-rank for each layer: [0]*19+[5]*36:[0.]*30. Or it is a config, for its rank, rates, criterion and decomposition.
+A configuration is a rank, or a rank and pruning rates: 2 or 7:[0.]+[0.18]*29 (rank 0 decomposes nothing). A rank may be
+given for each layer: [0]*19+[5]*36:[0.]*30. A config stands for its rank, rates, criterion and decomposition.
 
 Example:
-  --arch resnet56_cifar --weights resnet56.pt --data-path cifar10 --settings 1 2 3 "7:[0.]+[0.18]*29" --json rows.json
+  norton-det accuracy --arch resnet56_cifar --weights resnet56.pt --data-path cifar10 \
+      --configurations 1 2 3 "7:[0.]+[0.18]*29" resnet56_41m --json rows.json
 """
 
 import argparse
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 import norton_det as nd
-from norton_det.cli.common import Parser, check_counts, command, parse_setting
+from norton_det.cli.common import Parser
+from norton_det.cli.options import CONFIGURATION, check_minimum, parse_configuration
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_calibration_set
-from norton_det.data.image_datasets import read_images
+from norton_det.data.image_datasets import ImageSet, read_images
 from norton_det.decompositions import in_implementation
-from norton_det.errors import UsageError
 from norton_det.evaluation.accuracy import evaluate
 from norton_det.files import write_json
 from norton_det.formatting import table
-from norton_det.models import ARCHITECTURES, CLASSIFIERS
+from norton_det.models import ARCHITECTURES, classifiers
 from norton_det.models.tasks import Images
 from norton_det.models.weights import initial_network
 
-WAYS = ("plain", "calibrated", "reconstructed")
+STAGES = ("plain", "calibrated", "reconstructed")
+_BATCH = 250  # of the evaluation
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--arch", required=True, help=f"one of: {', '.join(CLASSIFIERS)}")
-    add("--weights", required=True, help="state-dict file, or the name of torchvision's weights")
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add = parser.add_argument_group("model").add_argument
+    add("--arch", required=True, choices=classifiers(), metavar="NAME", help="architecture")
+    add("--weights", required=True, metavar="FILE|NAME", help="state-dict file, or the name of torchvision's weights")
+    add("--seed", default=0, type=int, metavar="K", help="of random starts and of the choice of images")
+    add = parser.add_argument_group("data").add_argument
     add("--data-path", required=True, metavar="DIR", help="folder with the splits; calibration is on train/")
-    add("--settings", required=True, nargs="+", metavar="RANK[:RATES]|FILE")
-    add("--calibration-images", default=1024, type=int, help="(default: 1024)")
-    add("--reconstruct", default=0, type=int, metavar="EPOCHS", help="as in compress.py (default: 0, not done)")
-    add("--reconstruct-images", default=1024, type=int, help="(default: 1024)")
-    add("--batch-size", default=128, type=int, help="images an update of --reconstruct (default: 128)")
-    add("--lr", default=1e-3, type=float, help="learning rate of --reconstruct at first (default: 0.001)")
-    add("--amp", action="store_true", help="mixed precision in --reconstruct")
     add("--holdout", default=0, type=int, metavar="N", help="evaluate on N training images that are left out")
-    add("--seed", default=0, type=int, help="(default: 0)")
+    add = parser.add_argument_group("compression").add_argument
+    flags = ("--configurations", "--settings")
+    add(*flags, required=True, nargs="+", metavar=CONFIGURATION, help="compression configurations to measure")
+    add("--calibration-images", default=1024, type=int, metavar="N", help="images of the calibration")
+    add("--reconstruct", default=0, type=int, metavar="EPOCHS", help="as in norton-det compress")
+    add("--reconstruct-images", default=1024, type=int, metavar="N", help="images of --reconstruct")
+    add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
+    add("--lr", default=1e-3, type=float, help="initial learning rate of --reconstruct")
+    add("--amp", action="store_true", help="mixed precision in --reconstruct")
+    add = parser.add_argument_group("output").add_argument
     add("--json", metavar="FILE", help="file to write the rows to")
-    return parser
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, compress and evaluate each setting in each way, print the table."""
-    args = _parser().parse_args(argv)
-    check_counts(args, calibration_images=1, holdout=0, reconstruct=0, reconstruct_images=1, batch_size=1)
-    if args.arch not in CLASSIFIERS:
-        raise UsageError(f"--arch {args.arch}: expected one of: {', '.join(CLASSIFIERS)}")
-    settings = [parse_setting(text, args.arch) for text in args.settings]
+def run(args: argparse.Namespace) -> None:
+    """Compress and evaluate each configuration in each way, print the table."""
+    check_minimum(args, calibration_images=1, holdout=0, reconstruct=0, reconstruct_images=1, batch_size=1)
+    configurations = {text: parse_configuration(text, args.arch) for text in args.configurations}
     dense, _ = initial_network(ARCHITECTURES[args.arch], args.weights)
-    dataset = ARCHITECTURES[args.arch].dataset
-    images = read_images(dataset, args.data_path, "train" if args.holdout else "val")
-    images = images.subset(hold_out(len(images), args.holdout)[1]) if args.holdout else images
+    images = _evaluation_images(args)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
-    unlabelled = read_calibration_set(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
-
-    def top1(net: nn.Module) -> float:
-        with in_implementation(net, "dense"):
-            return evaluate(net, images.evaluation(Batching(250)), torch.device("cpu")).top1
-
-    rows: list[dict[str, Any]] = [{"setting": "dense", "plain": top1(dense)}]
+    calibration = read_calibration_set(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
+    rows: list[dict[str, Any]] = [{"setting": "dense", "plain": _top1(dense, images)}]
     print(f"dense: {rows[0]['plain']:.2f}", flush=True)
-    for text, setting in zip(args.settings, settings, strict=True):
+    for text, configuration in configurations.items():
         rows.append({"setting": text})
-        for way, seconds, net in _ways(args, dense, setting, unlabelled):
-            rows[-1] |= {way: top1(net), f"{way}_seconds": seconds}
-            print(f"{text}: {way} {rows[-1][way]:.2f} ({seconds:.0f} s)", flush=True)
-    ways = [way for way in WAYS if way in rows[-1]]
-    shown = [[row["setting"], *(f"{row[way]:.2f}" if way in row else "" for way in ways)] for row in rows]
-    print(table(("top-1 in percent", *ways), shown))
+        for stage, seconds, net in _stages(args, dense, configuration, calibration):
+            rows[-1] |= {stage: _top1(net, images), f"{stage}_seconds": seconds}
+            print(f"{text}: {stage} {rows[-1][stage]:.2f} ({seconds:.0f} s)", flush=True)
+    stages = [stage for stage in STAGES if stage in rows[-1]]
+    cells = [[row["setting"], *(f"{row[stage]:.2f}" if stage in row else "" for stage in stages)] for row in rows]
+    print(table(("top-1 in percent", *stages), cells))
     if args.json:
-        figures = {"images": len(images), "unlabelled": len(unlabelled), "arguments": vars(args), "rows": rows}
-        write_json(args.json, figures)
+        report = {"images": len(images), "unlabelled": len(calibration), "arguments": vars(args), "rows": rows}
+        write_json(args.json, report)
 
 
-def _ways(
-    args: argparse.Namespace, dense: nn.Module, setting: Mapping[str, Any], unlabelled: Images
+def _evaluation_images(args: argparse.Namespace) -> ImageSet:
+    dataset = ARCHITECTURES[args.arch].dataset
+    if not args.holdout:
+        return read_images(dataset, args.data_path, "val")
+    images = read_images(dataset, args.data_path, "train")
+    return images.subset(hold_out(len(images), args.holdout)[1])
+
+
+def _top1(net: nn.Module, images: ImageSet) -> float:
+    with in_implementation(net, "dense"):
+        return evaluate(net, images.evaluation(Batching(_BATCH)), torch.device("cpu")).top1
+
+
+def _stages(
+    args: argparse.Namespace, dense: nn.Module, configuration: Mapping[str, Any], calibration: Images
 ) -> Iterator[tuple[str, float, nn.Module]]:
-    """Yield the networks of a setting by :data:`WAYS`, and the seconds that its last step took."""
-    options: dict[str, Any] = {"arch": args.arch, "seed": args.seed, **setting}
+    """Yield the networks of a configuration by :data:`STAGES`, and the seconds that the last step took."""
+    options: dict[str, Any] = {"arch": args.arch, "seed": args.seed, **configuration}
     begin = time.perf_counter()
     net, _ = nd.compress(dense, **options)
-    yield WAYS[0], time.perf_counter() - begin, net
+    yield STAGES[0], time.perf_counter() - begin, net
     begin = time.perf_counter()
-    net, spec = nd.compress(dense, **options, calibration=unlabelled[: args.calibration_images])
-    yield WAYS[1], time.perf_counter() - begin, net
+    net, spec = nd.compress(dense, **options, calibration=calibration[: args.calibration_images])
+    yield STAGES[1], time.perf_counter() - begin, net
     if args.reconstruct:
         begin = time.perf_counter()
         training = {"epochs": args.reconstruct, "batch_size": args.batch_size, "lr": args.lr, "amp": args.amp}
-        images = unlabelled[: args.reconstruct_images]
+        images = calibration[: args.reconstruct_images]
         net, _ = nd.reconstruct(net, spec, dense, images, **training, seed=args.seed)
-        yield WAYS[2], time.perf_counter() - begin, net
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        yield STAGES[2], time.perf_counter() - begin, net

@@ -1,76 +1,84 @@
-"""Tell everything in a COCO folder that would spoil training or give an AP of 0; exit code 3 if something would.
+"""Report everything in a COCO folder that would spoil training or give an AP of 0.
 
-Errors make training or evaluation wrong, warnings may, notes are good to know.
+Errors make training or evaluation wrong, warnings may do so, notes are for information. Exit code 3: errors.
+
+Examples:
+  norton-det check-data --data-path coco
+  norton-det check-data --data-path coco --splits val --results results.json --json
 """
 
+import argparse
 import json
-import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from norton_det.cli.common import Parser, command
+from norton_det.cli.common import Parser
+from norton_det.cli.options import check_minimum
 from norton_det.data import annotation_file
 from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results
-from norton_det.errors import DataError, UsageError
+from norton_det.data.coco.dataset import KINDS
+from norton_det.errors import DataError
 from norton_det.files import read_json
 from norton_det.formatting import table
 
+Report = Mapping[str, list[Finding]]
+"""The findings in each split, and in the results."""
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add = parser.add_argument_group("data").add_argument
     add("--data-path", required=True, metavar="DIR", help="COCO folder: train2017/ val2017/ annotations/")
-    add("--dataset", default="coco", help="coco (instances) or coco_kp (person keypoints)")
-    add("--splits", default=["train", "val"], nargs="+", help="(default: train val)")
-    add("--num-classes", type=int, help="outputs of the detector that will be trained, background included")
-    add("--masks", action="store_true", help="each object needs a mask, as for Mask R-CNN")
-    add("--annotations-only", action="store_true", help="read no image")
+    add("--dataset", default="coco", choices=[*KINDS], metavar="NAME", help="instances or person keypoints")
+    add("--splits", default=["train", "val"], nargs="+", metavar="SPLIT", help="splits to check")
     add("--results", metavar="FILE", help="results in COCO's format, for the last of the splits")
-    add("--examples", default=100, type=int, metavar="N", help="cases of each kind to tell (default: 100)")
+    add("--annotations-only", action="store_true", help="read no image")
+    add = parser.add_argument_group("model").add_argument
+    add("--num-classes", type=int, metavar="N", help="outputs of the detector to be trained, background included")
+    add("--masks", action="store_true", help="each object needs a mask, as for Mask R-CNN")
+    add = parser.add_argument_group("output").add_argument
+    add("--examples", default=100, type=int, metavar="N", help="cases of each kind to print")
     add("--json", action="store_true", help="print all as JSON")
-    return parser
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, check and print."""
-    args = _parser().parse_args(argv)
-    if args.examples < 0:
-        raise UsageError(f"--examples is {args.examples}; expected at least 0")
-    found: dict[str, list[Finding]] = {}
-    for split in args.splits:
-        path = annotation_file(args.data_path, split, args.dataset)
-        content = read_json(path, dict, "COCO annotations")
-        try:
-            found[split] = check_annotations(content, num_classes=args.num_classes, masks=args.masks)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        if not args.annotations_only:
-            found[split] += check_images(content, Path(args.data_path) / f"{split}2017")
-    if args.results:
-        found["results"] = check_results(content, read_json(args.results, list, "a list of COCO results"))
+def run(args: argparse.Namespace) -> None:
+    """Check and print."""
+    check_minimum(args, examples=0)
+    report = _check(args)
     if args.json:
-        print(json.dumps({part: [asdict(finding) for finding in findings] for part, findings in found.items()}))
+        print(json.dumps({part: [asdict(finding) for finding in findings] for part, findings in report.items()}))
     else:
-        _print(found, args.examples)
-    errors = [(part, f) for part, findings in found.items() for f in findings if f.severity == "error"]
+        _print(report, args.examples)
+    errors = [(part, f) for part, findings in report.items() for f in findings if f.severity == "error"]
     if errors:
         raise DataError(f"{args.data_path}: {len(errors)} kinds of errors, the first in {errors[0][0]}: {errors[0][1]}")
 
 
-def _print(found: dict[str, list[Finding]], examples: int) -> None:
-    """Print what was found in each part, with the first cases, and a table of all."""
-    for part, findings in found.items():
+def _check(args: argparse.Namespace) -> Report:
+    report: dict[str, list[Finding]] = {}
+    for split in args.splits:
+        path = annotation_file(args.data_path, split, args.dataset)
+        content = read_json(path, dict, "COCO annotations")
+        try:
+            report[split] = check_annotations(content, num_classes=args.num_classes, masks=args.masks)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        if not args.annotations_only:
+            report[split] += check_images(content, Path(args.data_path) / f"{split}2017")
+    if args.results:
+        report["results"] = check_results(content, read_json(args.results, list, "a list of COCO results"))
+    return report
+
+
+def _print(report: Report, examples: int) -> None:
+    """Print the findings of each part, with the first cases, and a table of all."""
+    for part, findings in report.items():
         for finding in findings:
-            told = finding.examples[:examples]
-            more = f" ... and {finding.count - len(told)} more" if finding.count > len(told) else ""
+            shown = finding.examples[:examples]
+            more = f" ... and {finding.count - len(shown)} more" if finding.count > len(shown) else ""
             print(f"{part}: {finding.severity}: {finding.check} ({finding.message})")
-            print(textwrap.fill(", ".join(told) + more, 120, initial_indent="  ", subsequent_indent="  "), end="\n\n")
-    rows = [(f.check, part, f.severity, f.count) for part, findings in found.items() for f in findings]
+            print(textwrap.fill(", ".join(shown) + more, 120, initial_indent="  ", subsequent_indent="  "), end="\n\n")
+    rows = [(f.check, part, f.severity, f.count) for part, findings in report.items() for f in findings]
     print(table(("found", "in", "severity", "count"), rows) if rows else "nothing found")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

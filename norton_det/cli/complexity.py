@@ -1,59 +1,83 @@
-"""Print MACs and parameters of compressed files or configs, per layer and in all."""
+"""Print multiply-accumulates (MACs) and parameters of files or configs, per layer and in total.
 
+Examples:
+  norton-det complexity r50.safetensors
+  norton-det complexity resnet56_73m configs/coco/fasterrcnn_93g.yaml --json
+"""
+
+import argparse
 import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.checkpoint import read_spec
-from norton_det.cli.common import Parser, command
-from norton_det.config import read_config
+from norton_det.cli.common import Parser
+from norton_det.config import names_config, read_config
 from norton_det.cost.complexity import Complexity, count_complexity
-from norton_det.formatting import human, table
+from norton_det.errors import UsageError
+from norton_det.formatting import format_count, table
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, count and print."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="compressed file, training checkpoint or config")
-    parser.add_argument("--image-size", type=int, metavar="S", help="side of the image (default: the architecture's)")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, one object a file")
-    args = parser.parse_args(argv)
-    rows: list[tuple[str, str, Complexity, dict[str, Any]]] = []
-    for file in tqdm(args.files, unit="file", disable=None, leave=False):
-        config = read_config(file) if Path(file).suffix in (".yaml", ".yml") else None
-        spec = read_spec(file, deployed=True) if config is None else config.spec()
-        extra: dict[str, Any] = {}
-        if config is not None:
-            extra = {"published": dict(config.published), "reconstructed": config.reconstructed}
-        rows.append((file, spec.arch, count_complexity(spec, args.image_size), extra))
+class _Counted(NamedTuple):
+    file: str
+    arch: str
+    complexity: Complexity
+    published: dict[str, Any] | None = None
+    """Of a config."""
+    reconstructed: str | None = None
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="compressed file, training checkpoint, config or published row")
+    add("--config", nargs="+", default=[], dest="configs", metavar="NAME|FILE", help="the same, as in other commands")
+    add("--image-size", type=int, metavar="S", help="side of the image (default: the architecture's)")
+    add("--json", action="store_true", help="print a JSON list, one object for each file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count and print."""
+    files = args.files + args.configs
+    if not files:
+        raise UsageError("no file is given; expected compressed files, training checkpoints, configs or published rows")
+    bar = tqdm(files, unit="file", disable=None, leave=False)
+    counted = [_count(file, args.image_size) for file in bar]
     if args.json:
-        print(
-            json.dumps([{"file": f, "arch": a, **counts.to_dict(), **extra} for f, a, counts, extra in rows], indent=1)
-        )
+        print(json.dumps([_json(one) for one in counted], indent=1))
         return
-    for file, arch, counts, extra in rows:
-        published = "".join(f"{name} {value}  " for name, value in extra.get("published", {}).items())
-        print(f"{file} ({arch})\n{_table(counts)}\n{published and f'published: {published.rstrip()}'}\n")
+    for one in counted:
+        published = "  ".join(f"{name} {value}" for name, value in (one.published or {}).items())
+        print(f"{one.file} ({one.arch})\n{_table(one.complexity)}\n{published and f'published: {published}'}\n")
 
 
-def _table(counts: Complexity) -> str:
-    rows = [(layer.name, layer.kind, human(layer.macs), human(layer.params)) for layer in counts.layers]
-    size = "x".join(map(str, counts.image_size))
+def _count(file: str, image_size: int | None) -> _Counted:
+    if not names_config(file):
+        spec = read_spec(file, deployed=True)
+        return _Counted(file, spec.arch, count_complexity(spec, image_size))
+    config = read_config(file)
+    complexity = count_complexity(config.spec(), image_size)
+    return _Counted(file, config.arch, complexity, dict(config.published), config.reconstructed)
+
+
+def _json(counted: _Counted) -> dict[str, Any]:
+    values = {"file": counted.file, "arch": counted.arch, **counted.complexity.to_dict()}
+    if counted.published is not None:
+        values |= {"published": counted.published, "reconstructed": counted.reconstructed}
+    return values
+
+
+def _table(complexity: Complexity) -> str:
+    rows = [
+        (layer.name, layer.kind, format_count(layer.macs), format_count(layer.params)) for layer in complexity.layers
+    ]
+    size = "x".join(map(str, complexity.image_size))
     rows += [
         ("", "", "", ""),
-        (f"total at {size}", "conv + linear", human(counts.macs), human(counts.params)),
-        ("", "published convention", human(counts.macs_published), ""),
+        (f"total at {size}", "conv + linear", format_count(complexity.macs), format_count(complexity.params)),
+        ("", "published convention", format_count(complexity.macs_published), ""),
     ]
-    if counts.macs_per_detection:
-        rows.append(("", "and for each detected object", human(counts.macs_per_detection), ""))
+    if complexity.macs_per_detection:
+        rows.append(("", "for each detected object", format_count(complexity.macs_per_detection), ""))
     return table(("layer", "kind", "MACs", "params"), rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

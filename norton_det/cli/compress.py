@@ -1,13 +1,13 @@
-"""Compress a network: CP-decompose its convolutions, prune whole filters, write one file that loads anywhere.
+r"""Compress a network: decompose its convolutions, prune whole filters, write one file.
 
 Examples:
-  --arch resnet50 --weights IMAGENET1K_V2 --rank 1 --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
-  --config configs/cifar10/resnet56_73m.yaml --weights resnet56.pth --output r56.safetensors
+  norton-det compress --arch resnet50 --weights IMAGENET1K_V2 --rank 1 \
+      --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
+  norton-det compress --config resnet56_73m --weights resnet56.pth --output r56.safetensors
 """
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +15,55 @@ from torch import nn
 
 import norton_det as nd
 from norton_det.checkpoint import has_spec
-from norton_det.cli.common import Parser, check_counts, command, parse_with_config, rank_or_ranks
+from norton_det.cli.common import Parser
+from norton_det.cli.config_defaults import add_config
+from norton_det.cli.options import add_compression, check_minimum, check_output
 from norton_det.cost.complexity import Complexity
 from norton_det.data.calibration_set import read_calibration_set
-from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
-from norton_det.formatting import human, table
+from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.models.weights import initial_network
-from norton_det.pruning import CRITERIA
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", help=f"one of: {', '.join(ARCHITECTURES)}")
-    parser.add_argument(
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add_config(parser)
+    add = parser.add_argument_group("model").add_argument
+    add("--arch", choices=[*ARCHITECTURES], metavar="NAME", help="architecture")
+    add(
         "--weights",
-        help="state-dict file, training checkpoint, compressed file, or the name of "
-        "torchvision's weights (default: seeded random)",
+        metavar="FILE|NAME",
+        help="state-dict file, training checkpoint, compressed file, or name of torchvision's weights "
+        "(default: random, by --seed)",
     )
-    parser.add_argument(
-        "--rank",
-        type=rank_or_ranks,
-        help='of the k x k convolutions, or of each as "[0]+[2]*9+[3]*18", 0: dense (default: they are not decomposed)',
-    )
-    parser.add_argument("--rates", help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)')
-    parser.add_argument("--criterion", default="pabs", help=f"one of: {', '.join(CRITERIA)} (default: pabs)")
-    parser.add_argument("--decomposition", default="cp", help=f"one of: {', '.join(DECOMPOSITIONS)} (default: cp)")
-    parser.add_argument("--num-classes", type=int, help="(default: those of the weights)")
-    parser.add_argument(
+    add("--num-classes", type=int, metavar="N", help="number of classes (default: those of the weights)")
+    add("--seed", default=0, type=int, metavar="K", help="of random weights and of random starts")
+    add_compression(parser)
+    add = parser.add_argument_group("calibration").add_argument
+    add(
         "--calibrate",
         metavar="DIR",
         help="class folders or a COCO folder: refit what is left to the network's outputs on training images",
     )
-    parser.add_argument("--calibration-images", default=1024, type=int, help="how many of them (default: 1024)")
-    parser.add_argument(
+    add("--calibration-images", default=1024, type=int, metavar="N", help="number of them")
+    add(
         "--reconstruct",
         default=0,
         type=int,
         metavar="EPOCHS",
-        help="then train to imitate the network's outputs, without labels, on images of --calibrate (default: 0)",
+        help="then train without labels to imitate the network's outputs on images of --calibrate",
     )
-    parser.add_argument(
-        "--reconstruct-images", default=1024, type=int, help="how many of them, all in memory (default: 1024)"
-    )
-    parser.add_argument("--batch-size", default=128, type=int, help="images an update of --reconstruct (default: 128)")
-    parser.add_argument("--amp", action="store_true", help="mixed precision in --reconstruct")
-    parser.add_argument("--seed", default=0, type=int, help="(default: 0)")
-    parser.add_argument("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
-    return parser
+    add("--reconstruct-images", default=1024, type=int, metavar="N", help="number of them, all in memory")
+    add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
+    add("--amp", action="store_true", help="mixed precision in --reconstruct")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, compress, write the file and print what it cost and saved."""
-    args, _ = parse_with_config(_parser(), argv)
-    if args.arch is None:
-        raise UsageError("neither --arch nor --config is given; expected one")
-    if Path(args.output).suffix != ".safetensors":
-        raise UsageError(f"--output {args.output}: expected a name that ends with .safetensors")
-    if not Path(args.output).parent.is_dir():
-        raise UsageError(f"--output {args.output}: folder {Path(args.output).parent} does not exist")
-    check_counts(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
-    if args.reconstruct and not args.calibrate:
-        raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
-    ARCHITECTURES.check(args.arch)
+def run(args: argparse.Namespace) -> None:
+    """Compress, write the file and print costs before and after."""
+    _check(args)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
     images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed)
     model, arch = _source(args)
@@ -104,6 +88,16 @@ def main(argv: Sequence[str]) -> None:
     print(f"written: {args.output} ({Path(args.output).stat().st_size / 1e6:.2f} MB)")
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse at once what would fail late."""
+    if args.arch is None:
+        raise UsageError("neither --arch nor --config is given; expected one")
+    check_output(args.output, ".safetensors")
+    check_minimum(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
+    if args.reconstruct and not args.calibrate:
+        raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
+
+
 def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.Spec]:
     """Return what to compress, and its architecture or spec."""
     if args.weights is None or not has_spec(args.weights):
@@ -122,9 +116,10 @@ def _dense(args: argparse.Namespace) -> nn.Module:
     return initial_network(ARCHITECTURES[args.arch], model, num_classes=args.num_classes, seed=args.seed)[0]
 
 
-def _report(before: Complexity, after: Complexity, provenance: Any) -> str:
-    fits = provenance.get("decompose", {}).get("layers", {})
-    skipped = provenance.get("decompose", {}).get("skipped", {})
+def _report(before: Complexity, after: Complexity, provenance: Mapping[str, Any]) -> str:
+    """Return a table of the layers, with the errors of the fit, and one of the totals."""
+    decomposed = provenance.get("decompose", {})
+    fits, skipped = decomposed.get("layers", {}), decomposed.get("skipped", {})
     outputs = provenance.get("calibrate", {}).get("layers", {})
     rows = []
     for old, new in zip(before.layers, after.layers, strict=True):
@@ -136,7 +131,8 @@ def _report(before: Complexity, after: Complexity, provenance: Any) -> str:
         if outputs:
             errors = outputs.get(new.name)
             error += [f"{errors[key]:.4f}" if errors else "" for key in ("plain", "fitted")]
-        rows.append((new.name, *error, human(old.macs), human(new.macs), human(old.params), human(new.params), note))
+        costs = [format_count(count) for count in (old.macs, new.macs, old.params, new.params)]
+        rows.append((new.name, *error, *costs, note))
     fitted = ("output error", "-> output error") if outputs else ()
     header = ("layer", "NMSE", "degeneracy", *fitted, "MACs", "-> MACs", "params", "-> params", "")
     size = "x".join(map(str, after.image_size))
@@ -150,7 +146,3 @@ def _report(before: Complexity, after: Complexity, provenance: Any) -> str:
 
 def _total(name: str, old: int, new: int) -> tuple[str, str, str, str]:
     return name, f"{old:,}", f"{new:,}", f"{100 * (1 - new / old):.1f} %"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,12 @@
-"""The main job on generated data: train a detector, compress it, fine-tune it, compare them.
+r"""Do the main job on generated data: train a detector, compress it, fine-tune it, compare the two.
 
-Every step is a command that can be run by itself; it is printed before it runs. A setting is a rank, a rank and
-pruning rates, or a config: 4, 1:[0.]+[0.1]*2 (rank 0 decomposes nothing) or configs/coco/fasterrcnn_111g.yaml.
+Every step is a command that can be run by itself; it is printed before it runs. A configuration is a rank, a rank and
+pruning rates, or a config: 4, 1:[0.]+[0.1]*2 (rank 0 decomposes nothing) or fasterrcnn_111g.
 
-Example:
-  --output masks --model maskrcnn_cpresnet50_fpn --epochs 5 --settings 4 "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
+Examples:
+  norton-det demo --output demo
+  norton-det demo --output masks --model maskrcnn_cpresnet50_fpn --epochs 5 \
+      --configurations 4 "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
 """
 
 import argparse
@@ -13,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,14 +26,17 @@ from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
 import norton_det as nd
-from norton_det.cli.common import Parser, check_counts, command, parse_setting
+from norton_det.cli.common import Parser
+from norton_det.cli.options import CONFIGURATION, check_minimum, parse_configuration
+from norton_det.cli.train_det import MODELS
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import CLASSES
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import MAIN_LINES
 from norton_det.evaluation.predict import detect
 from norton_det.files import write_atomically, write_json
-from norton_det.formatting import human, table
+from norton_det.formatting import format_count, table
+from norton_det.runtime.device import check_device
 from norton_det.runtime.timing import time_alternating
 from norton_det.visualization.draw import Legend, draw_detections, side_by_side
 
@@ -41,71 +46,83 @@ SMALL_IMAGES = {
     **{f"rpn_{when}_nms_top_n_{mode}": 100 for when in ("pre", "post") for mode in ("train", "test")},
     "box_batch_size_per_image": 64,
 }
-SHOWN = 8
+DRAWN = 8
 REPEATS = 10
-SETTING = "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
+PUBLISHED = "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
+Row = dict[str, Any]
+"""The report on one detector; ``setting`` is its compression configuration."""
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--output", required=True, metavar="DIR", help="folder to make for data, checkpoints and the picture")
-    add("--model", default="fasterrcnn_cpresnet50_fpn", help="(default: fasterrcnn_cpresnet50_fpn)")
-    add("--train", default=400, type=int, help="training images (default: 400)")
-    add("--val", default=100, type=int, help="held-out images (default: 100)")
-    add("--epochs", default=3, type=int, help="of training the dense detector (default: 3)")
-    add("--finetune-epochs", default=2, type=int, help="of fine-tuning a compressed one (default: 2)")
-    add(
-        "--settings", default=[SETTING], nargs="+", metavar="RANK[:RATES]|FILE", help=f"(default: {SETTING}, published)"
-    )
-    add("--size", default=128, type=int, help="side of the images in pixels (default: 128)")
-    add("--batch-size", default=4, type=int, help="(default: 4)")
-    add("--device", default="cpu", help="(default: cpu)")
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add = parser.add_argument_group("model").add_argument
+    models = list(dict.fromkeys(MODELS.values()))
+    add("--model", default="fasterrcnn_cpresnet50_fpn", choices=models, metavar="NAME", help="detector")
+    flags = ("--configurations", "--settings")
+    add(*flags, default=[PUBLISHED], nargs="+", metavar=CONFIGURATION, help="compression configurations to compare")
+    add = parser.add_argument_group("data").add_argument
+    add("--train", default=400, type=int, metavar="N", help="training images")
+    add("--val", default=100, type=int, metavar="N", help="held-out images")
+    add("--size", default=128, type=int, metavar="S", help="side of the images in pixels")
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", default=3, type=int, metavar="N", help="of training the dense detector")
+    add("--finetune-epochs", default=2, type=int, metavar="N", help="of fine-tuning a compressed one")
+    add("--batch-size", default=4, type=int, metavar="N", help="images in a batch")
+    add("--device", default="cpu", help="cpu or cuda")
     add("--amp", action="store_true", help="train in mixed precision")
-    return parser
+    add = parser.add_argument_group("output").add_argument
+    add("--output", required=True, metavar="DIR", help="folder to make for data, checkpoints, report and image")
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, run the steps, print and write the comparison."""
-    args = _parser().parse_args(argv)
-    check_counts(args, train=1, val=1, epochs=1, finetune_epochs=1, batch_size=1)
-    settings = [parse_setting(text, args.model) for text in args.settings]
+def run(args: argparse.Namespace) -> None:
+    """Run the steps, print and write the comparison."""
+    check_minimum(args, train=1, val=1, size=1, epochs=1, finetune_epochs=1, batch_size=1)
+    check_device(args.device)
+    configurations = {text: parse_configuration(text, args.model) for text in args.configurations}
     out = Path(args.output)
     if out.exists():
         raise UsageError(f"--output {out}: exists already; expected a new folder")
     out.mkdir(parents=True)
     data = out / "shapes"
-    made = _run("make_shapes", output=data, train=args.train, val=args.val, size=args.size)
-    rows = [_detector("dense", out / "dense", data, args)]
-    rows[0]["steps"].insert(0, made)
-    for text, setting in zip(args.settings, settings, strict=True):
-        folder = out / f"setting{len(rows)}"
-        compressed = f"{folder}.safetensors"
-        flags = {**setting, "output": compressed}
-        weights = out / "dense" / "checkpoint.pth"
-        step = _run("compress", arch=args.model, weights=weights, **flags)
-        rows.append(_detector(text, folder, data, args, compressed))
-        rows[-1]["steps"].insert(0, step)
-    models = {row["setting"]: nd.load(row["folder"] / "checkpoint.pth")[0] for row in rows}
-    images = [CocoDataset(data, "val")[i][0].to(args.device) for i in range(min(SHOWN, args.val))]
-    _time({name: net.to(args.device) for name, net in models.items()}, images[:1], rows)
+    step = _run("make-shapes", output=data, train=args.train, val=args.val, size=args.size)
+    rows = [_dense(args, data, out / "dense")]
+    rows[0]["steps"].insert(0, step)
+    for number, (text, configuration) in enumerate(configurations.items(), start=1):
+        rows.append(_compressed(args, data, out / f"setting{number}", text, configuration))
+    models = {row["setting"]: nd.load(row["folder"] / "checkpoint.pth", args.device)[0] for row in rows}
+    images = [CocoDataset(data, "val")[i][0].to(args.device) for i in range(min(DRAWN, args.val))]
+    _time(models, images[:1], rows)
     _report(rows, args, out / "report.json")
     _draw(models, images, out / "detections.png")
 
 
-def _detector(
-    setting: str, folder: Path, data: Path, args: argparse.Namespace, compressed: str | None = None
-) -> dict[str, Any]:
-    """Train, or fine-tune what is compressed, and evaluate; return what the report says of it."""
-    epochs = args.finetune_epochs if compressed else args.epochs
-    kind = {"data_path": data, "dataset": "coco_kp" if args.model.startswith("keypoint") else "coco"}
-    flags = {
-        **kind,
-        "model": args.model,
+def _dense(args: argparse.Namespace, data: Path, folder: Path) -> Row:
+    """Train the dense detector and return its row."""
+    return _detector(args, data, folder, "dense", args.epochs)
+
+
+def _compressed(args: argparse.Namespace, data: Path, folder: Path, text: str, configuration: Mapping[str, Any]) -> Row:
+    """Compress the dense detector, fine-tune it and return its row."""
+    file = folder.with_suffix(".safetensors")
+    weights = folder.parent / "dense" / "checkpoint.pth"
+    step = _run("compress", arch=args.model, weights=weights, **configuration, output=file)
+    start = {"weights": file, "norm_layer": "BatchNorm2d", "trainable_backbone_layers": 5}
+    row = _detector(args, data, folder, text, args.finetune_epochs, **start)
+    row["steps"].insert(0, step)
+    return row
+
+
+def _detector(args: argparse.Namespace, data: Path, folder: Path, setting: str, epochs: int, **start: Any) -> Row:
+    """Train a detector from where ``start`` says, evaluate it and return its row."""
+    common = {
+        "data_path": data,
+        "dataset": "coco_kp" if args.model.startswith("keypoint") else "coco",
         "device": args.device,
-        "batch_size": args.batch_size,
         "workers": 2,
+    }
+    training = {
+        "model": args.model,
+        "batch_size": args.batch_size,
         "min_size": args.size,
         "max_size": args.size,
         "model_kwargs": json.dumps(SMALL_IMAGES),
@@ -117,45 +134,43 @@ def _detector(
         "eval_every": epochs,
         "amp": args.amp,
     }
-    if compressed:
-        flags |= {"weights": compressed, "norm_layer": "BatchNorm2d", "trainable_backbone_layers": 5}
     checkpoint = folder / "checkpoint.pth"
     steps = [
-        _run("train_det", **flags, output_dir=folder),
-        _run("eval_det", checkpoint=checkpoint, **kind, device=args.device, workers=2, output_dir=folder),
+        _run("train-det", **common, **training, **start, output_dir=folder),
+        _run("eval-det", **common, checkpoint=checkpoint, output_dir=folder),
     ]
     net, spec = nd.load(checkpoint)
     file = folder / "detector.safetensors"
     nd.save(net, spec, file)
-    cost = nd.count_complexity(spec)
+    complexity = nd.count_complexity(spec)
     return {
         "setting": setting,
         "folder": folder,
         "metrics": json.loads((folder / "metrics.json").read_text()),
-        "macs": cost.macs,
-        "params": cost.params,
+        "macs": complexity.macs,
+        "params": complexity.params,
         "megabytes": file.stat().st_size / 1e6,
         "steps": steps,
     }
 
 
-def _run(tool: str, **flags: Any) -> dict[str, Any]:
-    """Run a tool and return its command and the seconds that it took."""
-    words = [f"tools/{tool}.py"]
+def _run(command: str, **flags: Any) -> dict[str, Any]:
+    """Run a command in a process of its own; return its words and the seconds that it took."""
+    words = [command]
     for name, value in flags.items():
         if value is not None and value is not False:
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    line = f"python {shlex.join(words)}"
+    line = shlex.join(["norton-det", *words])
     print(f"\n$ {line}", flush=True)
-    start = time.time()
-    subprocess.run([sys.executable, "-m", f"norton_det.cli.{tool}", *words[1:]], check=True)
-    seconds = time.time() - start
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "norton_det", *words], check=True)
+    seconds = time.perf_counter() - start
     print(f"({seconds:.0f} s)", flush=True)
     return {"command": line, "seconds": seconds}
 
 
-def _time(models: dict[str, nn.Module], images: list[Tensor], rows: list[dict[str, Any]]) -> None:
-    """Add the times of one image to the rows: as trained, deployed, and the dense one's over it, both deployed."""
+def _time(models: Mapping[str, nn.Module], images: list[Tensor], rows: list[Row]) -> None:
+    """Add the times of one image to the rows: as trained, deployed, and the ratio to the dense one, both deployed."""
     runs = {name: _forward(net, images) for name, net in models.items()}
     runs |= {f"{name}, deployed": _forward(nd.deploy(net, images), images) for name, net in models.items()}
     seconds = time_alternating(runs, repeats=REPEATS, warmup=2)
@@ -169,50 +184,42 @@ def _time(models: dict[str, nn.Module], images: list[Tensor], rows: list[dict[st
         }
 
 
-def _report(rows: list[dict[str, Any]], args: argparse.Namespace, path: Path) -> None:
+def _forward(net: nn.Module, images: list[Tensor]) -> Callable[[], object]:
+    def forward() -> object:
+        with torch.inference_mode():
+            return net(images)
+
+    return forward
+
+
+def _report(rows: list[Row], args: argparse.Namespace, path: Path) -> None:
     """Print the tables, and write all of it."""
     for kind in rows[0]["metrics"]:
         lines = MAIN_LINES[kind]
         cells = [(row["setting"], *(f"{row['metrics'][kind][line]:.3f}" for line in lines)) for row in rows]
         print(f"\n{table((kind, *lines), cells)}")
-    costs = [
-        (
-            row["setting"],
-            human(row["macs"]),
-            human(row["params"]),
-            *(f"{row[name]:.1f}" for name in ("megabytes", "milliseconds", "milliseconds_deployed")),
-            f"{sum(step['seconds'] for step in row['steps']) / 60:.1f}",
-        )
-        for row in rows
-    ]
     size = f"{args.size}x{args.size}"
     header = ("cost", "MACs at 800x800", "parameters", "file, MB", f"ms at {size}", "ms, deployed", "minutes")
-    print(f"\n{table(header, costs)}")
+    print(f"\n{table(header, [_costs(row) for row in rows])}")
     for row in rows[1:]:
         print(f"\nDense takes {row['speedup']:.2f} times as long as {row['setting']} ({REPEATS} pairs, both deployed).")
     kept = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
     title = f"{args.model}: {args.train} generated images of {size}, {args.val} held-out ones"
     write_json(path, {"title": title, "rows": kept})
-    print(f"{path}: the figures and commands")
+    print(f"{path}: metrics, costs and commands")
 
 
-def _forward(net: nn.Module, images: list[Tensor]) -> Any:
-    def run() -> object:
-        with torch.inference_mode():
-            return net(images)
-
-    return run
+def _costs(row: Row) -> list[str]:
+    numbers = [f"{row[name]:.1f}" for name in ("megabytes", "milliseconds", "milliseconds_deployed")]
+    minutes = sum(step["seconds"] for step in row["steps"]) / 60
+    return [row["setting"], format_count(row["macs"]), format_count(row["params"]), *numbers, f"{minutes:.1f}"]
 
 
-def _draw(models: dict[str, nn.Module], images: list[Tensor], path: Path) -> None:
+def _draw(models: Mapping[str, nn.Module], images: list[Tensor], path: Path) -> None:
     legend = Legend(dict(enumerate(CLASSES, start=1)))
-    pairs = [
+    drawn = [
         side_by_side({name: draw_detections(image, detect(net, image), legend) for name, net in models.items()})
         for image in images
     ]
-    write_atomically(path, to_pil_image(make_grid(pairs, nrow=2 if len(models) == 2 else 1)).save)
+    write_atomically(path, to_pil_image(make_grid(drawn, nrow=2 if len(models) == 2 else 1)).save)
     print(f"{path}: detections with a score above 0.5, {' and '.join(models)} side by side")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

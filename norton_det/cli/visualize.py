@@ -1,22 +1,27 @@
-"""Draw what a detector finds on images, a folder or a video; two detectors side by side; and how fast they are.
+r"""Draw detections on images or a video, of two detectors side by side if wanted, and measure their speeds.
 
-The detector's time is that of a picture on its way from memory to boxes, masks and keypoints in memory, one picture at
-a time; the whole time is everything: reading, all detectors, drawing and writing.
+The detector's time is that of an image on its way from memory to boxes, masks and keypoints in memory, one image at a
+time. The total time is everything: reading, all detectors, drawing and writing.
+
+Example:
+  norton-det visualize --checkpoint dense.pth --compare compressed.pth --input street.mp4 --output drawn \
+      --annotations coco/annotations/instances_val2017.json
 """
 
+import argparse
 import json
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.builders.load_detector import load_detector
-from norton_det.cli.common import Parser, command
+from norton_det.cli.common import Parser
+from norton_det.cli.options import add_device, add_image_size
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
 from norton_det.formatting import table
@@ -25,80 +30,80 @@ from norton_det.visualization.draw import Legend, draw_detections, side_by_side
 from norton_det.visualization.media import Images, Video, open_images
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--checkpoint", required=True, metavar="FILE", help="training checkpoint, or file of compress.py")
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--checkpoint", required=True, metavar="FILE", help="training checkpoint, or file of norton-det compress")
     add("--compare", metavar="FILE", help="another one, drawn beside it")
+    add_image_size(group)
+    add("--score-thresh", default=0.5, type=float, metavar="P", help="minimum score of what is drawn")
+    add_device(group)
+    add = parser.add_argument_group("data").add_argument
     add("--input", required=True, nargs="+", metavar="PATH", help="images, folders of images, or one video")
-    add("--output", required=True, metavar="DIR", help="folder for the pictures, or for the video as MP4")
     add("--annotations", metavar="FILE", help="COCO annotations, for the names of the classes and the skeleton")
-    add("--score-thresh", default=0.5, type=float, help="least score of what is drawn (default: 0.5)")
-    add("--min-size", type=int, help="length to which an image's shorter side is scaled (default: as trained)")
-    add("--max-size", type=int, help="bound on the longer side (default: as trained)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", required=True, metavar="DIR", help="folder for the images, or for the video as MP4")
     add("--json", action="store_true", help="print the speeds as JSON")
-    return parser
 
 
-@command
-def main(argv: Sequence[str]) -> None:
-    """Parse the arguments, draw and print the speeds."""
-    args = _parser().parse_args(argv)
+@dataclass(frozen=True)
+class _Detector:
+    """A detector, where it runs, the minimum score of its detections, and its time."""
+
+    net: nn.Module
+    device: str
+    threshold: float
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def detect(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the detections on an image (3, H, W), uint8."""
+        with self.watch:
+            return detect(self.net, TF.to_dtype(image.to(self.device), scale=True), threshold=self.threshold)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and print the speeds."""
     if args.compare is not None and Path(args.compare) == Path(args.checkpoint):
         raise UsageError(f"--compare {args.compare}: is --checkpoint; expected another file")
-    files = [args.checkpoint] if args.compare is None else [args.checkpoint, args.compare]
     source = open_images(args.input)
     legend = Legend.read(args.annotations) if args.annotations else Legend()
-    models = {
-        file: load_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)[0] for file in files
-    }
-    watches = {file: Stopwatch() for file in models}
-    _warm_up(models, source, args.device)
+    detectors = {file: _load(file, args) for file in (args.checkpoint, args.compare) if file is not None}
+    _warm_up(detectors, source)
     start = time.perf_counter()
-    output = source.write(args.output, _drawn(source, models, watches, legend, args.score_thresh, args.device))
-    whole = time.perf_counter() - start
-    pictures = watches[args.checkpoint].count
-    if args.json:
-        speeds = {file: watch.count / watch.seconds for file, watch in watches.items()}
-        print(json.dumps({"pictures": pictures, "fps": speeds, "fps_whole": pictures / whole, "output": str(output)}))
-        return
-    rows = [
-        (file, f"{1e3 * watch.seconds / watch.count:.1f}", f"{watch.count / watch.seconds:.2f}")
-        for file, watch in watches.items()
-    ]
-    rows.append(
-        ("whole: reading, detecting, drawing, writing", f"{1e3 * whole / pictures:.1f}", f"{pictures / whole:.2f}")
-    )
-    print(f"{output}: {pictures} pictures\n\n{table(('detector', 'ms a picture', 'pictures a second'), rows)}")
+    output = source.write(args.output, _drawn(source, detectors, legend))
+    _report(detectors, time.perf_counter() - start, output, as_json=args.json)
 
 
-def _warm_up(models: dict[str, nn.Module], source: Images | Video, device: str) -> None:
+def _load(file: str, args: argparse.Namespace) -> _Detector:
+    net, _ = load_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
+    return _Detector(net, args.device, args.score_thresh)
+
+
+def _warm_up(detectors: dict[str, _Detector], source: Images | Video) -> None:
     """Run each detector once, uncounted: the first run allocates memory and chooses algorithms."""
     first = next(iter(source), None)
     if first is None:
         raise DataError("the video has no frame")
-    for model in models.values():
-        detect(model, TF.to_dtype(first, scale=True).to(device))
+    for detector in detectors.values():
+        detect(detector.net, TF.to_dtype(first, scale=True).to(detector.device))
 
 
-def _drawn(
-    source: Images | Video,
-    models: dict[str, nn.Module],
-    watches: dict[str, Stopwatch],
-    legend: Legend,
-    threshold: float,
-    device: str,
-) -> Iterator[Tensor]:
-    """Yield each picture with what the detectors found in it, (3, H, W), uint8."""
-    for picture in tqdm(source, desc="pictures", disable=None, leave=False):
-        drawn = {}
-        for file, model in models.items():
-            with watches[file]:
-                found = detect(model, TF.to_dtype(picture.to(device), scale=True), threshold=threshold)
-            drawn[file] = draw_detections(picture, found, legend)
-        yield side_by_side(drawn) if len(drawn) > 1 else drawn[next(iter(models))]
+def _drawn(source: Images | Video, detectors: dict[str, _Detector], legend: Legend) -> Iterator[Tensor]:
+    """Yield each image with the detections of each detector drawn in it, (3, H, W), uint8."""
+    for image in tqdm(source, desc="images", disable=None, leave=False):
+        drawn = {file: draw_detections(image, detector.detect(image), legend) for file, detector in detectors.items()}
+        yield side_by_side(drawn) if len(drawn) > 1 else next(iter(drawn.values()))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _report(detectors: dict[str, _Detector], total: float, output: Path, *, as_json: bool) -> None:
+    """Print the speeds; ``total`` are the seconds of everything."""
+    seconds = {file: detector.watch.seconds for file, detector in detectors.items()}
+    images = next(iter(detectors.values())).watch.count
+    if as_json:
+        speeds = {file: images / value for file, value in seconds.items()}
+        print(json.dumps({"pictures": images, "fps": speeds, "fps_whole": images / total, "output": str(output)}))
+        return
+    timed = {**seconds, "total: reading, detecting, drawing, writing": total}
+    rows = [(name, f"{1e3 * value / images:.1f}", f"{images / value:.2f}") for name, value in timed.items()]
+    print(f"{output}: {images} images\n\n{table(('detector', 'ms per image', 'images per second'), rows)}")

@@ -14,7 +14,6 @@ from norton_det.decompositions import Decomposition, set_implementation
 from norton_det.deployment.autotune import Calls, calls_of, choose_implementations, random_inputs
 from norton_det.deployment.record import BlockChoice
 from norton_det.errors import UsageError, expect_choice
-from norton_det.models.weights import read_file
 from norton_det.runtime.modes import evaluating
 from norton_det.runtime.timing import time_contenders
 from norton_det.training.batch_norm import WideBatchNorm2d
@@ -74,7 +73,7 @@ def use_implementation(
     implementation: str,
     example_inputs: Callable[[], Any],
     *,
-    resume: str = "",
+    kept: Mapping[str, str] | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
     amp: bool = False,
 ) -> dict[str, str]:
@@ -84,8 +83,8 @@ def use_implementation(
         net: as for :func:`set_fastest_implementations`.
         implementation: of :data:`~norton_det.decompositions.base.IMPLEMENTATIONS`, or "auto".
         example_inputs: returns what they are measured on.
-        resume: checkpoint of a training that goes on: what "auto" chose for it, ``forms`` in its arguments, is set
-            again, since rounding differs by implementation.
+        kept: what "auto" chose before, by the layers' names, if a training is resumed: it is set again, since rounding
+            differs by implementation.
         memory_format: as for :func:`set_fastest_implementations`.
         amp: likewise.
 
@@ -98,7 +97,7 @@ def use_implementation(
     if implementation != AUTO:
         set_implementation(net, implementation)
         return {}
-    if resume and (kept := read_file(resume).get("args", {}).get("forms")):
+    if kept:
         set_implementations(net, kept)
         return dict(kept)
     choices = set_fastest_implementations(net, example_inputs(), memory_format=memory_format, amp=amp)

@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import (
 
 from norton_det.errors import UsageError, expect_choice
 
-_OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
-_SCHEDULES = ("multisteplr", "steplr", "exponentiallr", "cosineannealinglr")
-_WARM_UPS = ("linear", "constant")
+OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
+SCHEDULES = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
+WARM_UPS = ("constant", "linear")
 _WARM_UP_FACTOR = 1e-3
 _WARM_UP_UPDATES = 1000
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -57,7 +57,7 @@ def make_optimizer(
         >>> optimizer.defaults["momentum"]
         0.9
     """
-    expect_choice("optimizer", name, _OPTIMIZERS)
+    expect_choice("optimizer", name, OPTIMIZERS)
     groups = _groups(model, weight_decay, norm_weight_decay, bias_weight_decay)
     if name in ("sgd", "sgd_nesterov"):
         return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=name == "sgd_nesterov")
@@ -123,8 +123,8 @@ def make_schedule(
         >>> schedule.get_last_lr()
         [0.1]
     """
-    expect_choice("lr_scheduler", name, _SCHEDULES)
-    expect_choice("lr_warmup_method", warmup_method, _WARM_UPS)
+    expect_choice("lr_scheduler", name, SCHEDULES)
+    expect_choice("lr_warmup_method", warmup_method, WARM_UPS)
     if not 0 <= warmup_epochs < epochs:
         raise UsageError(f"lr_warmup_epochs is {warmup_epochs}; expected at least 0 and less than epochs ({epochs})")
     main: LRScheduler

@@ -13,11 +13,12 @@ from torchvision.models import get_model
 
 from benchmarks import BENCHMARKS, CASES, Row, Settings, compare_sides, memory
 from benchmarks.compare import Case, Side
-from benchmarks.detector import DETECTIONS, watched
+from benchmarks.detector import watched
 from benchmarks.growth import growth_figure
 from benchmarks.kinds import KINDS, REST
 from benchmarks.memory import peak_memory
-from norton_det.models.rcnn import PROPOSALS
+from norton_det.cost.fixed_work import DETECTIONS
+from norton_det.models.rcnn_counted import PROPOSALS
 
 Run = Callable[..., list[dict]]
 GROWN = list(BENCHMARKS["growth"](Settings(Path())))

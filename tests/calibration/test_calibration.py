@@ -271,6 +271,6 @@ def test_accuracy_tool(classes: Path, tmp_path: Path, refused: Refused) -> None:
     assert [row["setting"] for row in rows] == ["dense", "0:[0.9]*3+[0.9]*27", str(config)]
     assert all(0 <= row[key] <= 100 for row in rows[1:] for key in ("plain", "calibrated"))
     config.write_text("arch: resnet110_cifar\ndataset: cifar10\n")
-    other = "is a setting of resnet110_cifar; expected one of resnet56_cifar"
+    other = "is one of resnet110_cifar; expected one of resnet56_cifar"
     refused(lambda: tool("accuracy").main([*words, str(config)]), 2, other)
-    refused(lambda: tool("accuracy").main([*words, "two"]), 2, "--settings 'two': expected a rank")
+    refused(lambda: tool("accuracy").main([*words, "two"]), 2, "configuration 'two': expected a rank")

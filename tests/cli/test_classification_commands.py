@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,27 @@ def test_a_dense_network_and_a_config(classes: Path, tmp_path: Path) -> None:
     assert run("eval_cls", [*words, "--device", "cpu", "-j", "0"], CLASSES=classes) == 0
 
 
+def test_a_checkpoint_is_read_once(classes: Path, small_net: Path, tmp_path: Path, reads: Counter[str]) -> None:
+    places = {"CLASSES": classes, "OUT": tmp_path, "NET": small_net}
+    assert run("train_cls", [*TRAIN, "--weights", "NET", "--epochs", "1", "--implementation", "auto"], **places) == 0
+    checkpoint = str(tmp_path / "checkpoint.pth")
+    content = torch.load(checkpoint, weights_only=True)
+    chosen = content["args"]["implementations"]
+    assert chosen
+    reads.clear()
+    assert run("train_cls", [*TRAIN, "--resume", checkpoint, "--implementation", "auto"], **places) == 0
+    assert reads == {checkpoint: 1}
+    args = torch.load(checkpoint, weights_only=True)["args"]
+    assert args["implementations"] == chosen, "what was chosen is kept"
+    file = str(tmp_path / "last.safetensors")
+    assert run("train_cls", [*TRAIN, "--resume", file, "--test-only"], **places) == 0
+    # The first version called them forms.
+    content["args"]["forms"], content["args"]["form"] = content["args"].pop("implementations"), "auto"
+    torch.save(content, checkpoint)
+    assert run("train_cls", [*TRAIN, "--resume", checkpoint, "--form", "auto"], **places) == 0
+    assert torch.load(checkpoint, weights_only=True)["args"]["implementations"] == chosen
+
+
 EVAL = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--checkpoint"]
 
 
@@ -76,23 +98,28 @@ EVAL = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--checkpoint"]
     ("name", "words", "code", "message"),
     [
         ("train_cls", TRAIN, 2, "--model is missing"),
-        ("train_cls", [*TRAIN, "--model", "alexnet"], 2, "unknown classifier 'alexnet'; expected one of: densenet40"),
-        ("train_cls", [*TRAIN, "--model", "fasterrcnn_cpresnet50_fpn"], 2, "unknown classifier 'fasterrcnn"),
+        ("train_cls", [*TRAIN, "--model", "alexnet"], 2, "--model: 'alexnet' is unknown; expected one of: densenet40"),
+        (
+            "train_cls",
+            [*TRAIN, "--model", "fasterrcnn_cpresnet50_fpn"],
+            2,
+            "--model: 'fasterrcnn_",
+        ),
         ("train_cls", [*TRAIN, "--model", "resnet50", "--weights", "NET"], 2, "is a resnet56_cifar; --model is resnet"),
         ("train_cls", [*TRAIN, "--model", "resnet56_cifar", "--weights", "OUT"], 3, "out: no such file"),
         ("train_cls", [*TRAIN, "--weights", "TEN"], 2, "has 10 classes; "),
         ("train_cls", [*TRAIN, "--weights", "NET", "--data-path", "OUT"], 3, "out: no such folder"),
-        ("train_cls", [*TRAIN, "--weights", "NET", "--dataset", "mnist"], 2, "unknown dataset 'mnist'"),
-        ("train_cls", [*TRAIN, "--weights", "NET", "--opt", "lion"], 2, "unknown optimizer 'lion'"),
-        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-scheduler", "x"], 2, "unknown lr_scheduler 'x'"),
-        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-schedule-by", "x"], 2, "unknown lr_schedule_by 'x'"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--dataset", "mnist"], 2, "--dataset: 'mnist' is unknown"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--opt", "lion"], 2, "--opt: 'lion' is unknown"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-scheduler", "x"], 2, "--lr-scheduler: 'x' is unknown"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--lr-schedule-by", "x"], 2, "--lr-schedule-by: 'x' is unknown"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--lr-warmup-epochs", "2"], 2, "lr_warmup_epochs is 2"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--auto-augment", "ra"], 2, "only with --dataset imagenet"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--holdout", "24"], 2, "holdout is 24; expected between 1 and 23"),
         ("train_cls", [*TRAIN, "--weights", "NET", "-b", "25"], 2, "batch_size is 25 in 1 processes"),
         ("train_cls", [*TRAIN, "--weights", "NET", "-b", "0"], 2, "--batch-size is 0; expected at least 1"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--sync-bn"], 2, "--sync-bn with --device cpu"),
-        ("train_cls", [*TRAIN, "--weights", "NET", "--device", "tpu"], 2, "--device tpu: not available"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--device", "tpu"], 2, "device tpu: not available"),
         ("train_cls", [*TRAIN, "--resume", "NONE"], 3, "none.pth: no such file"),
         ("train_cls", [*TRAIN, "--resume", "NET"], 3, "lacks model, optimizer"),
         ("eval_cls", [*EVAL, "NONE"], 2, "none.pth: holds no spec; expected --model"),

@@ -78,8 +78,9 @@ def test_train_and_evaluate(
 
 def test_complexity_of_configs_and_search(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = TOOLS.parent / "configs" / "cifar10" / "resnet56_14m.yaml"
-    assert tool("complexity").main([str(config), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    assert tool("complexity").main([str(config), "--config", config.stem, "--json"]) == 0
+    row, by_name = json.loads(capsys.readouterr().out)
+    assert {**by_name, "file": str(config)} == row
     assert row["published"] == {"top1": 91.62, "macs": "14.47M", "params": "0.08M"}
     assert row["params"] == 87_633
     assert tool("compress").main(["--config", str(config), "--output", str(tmp_path / "x.safetensors")]) == 0
@@ -119,11 +120,16 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
 @pytest.mark.parametrize(
     ("name", "words", "code", "message"),
     [
-        ("compress", ["--arch", "vgg", "--output", "OUT/x.safetensors"], 2, "unknown architecture 'vgg'"),
-        ("compress", [*COMPRESS, "--criterion", "x", "--rates", "[0.1]*30"], 2, "unknown criterion 'x'"),
-        ("compress", [*COMPRESS, "--decomposition", "x", "--rank", "1"], 2, "unknown decomposition 'x'"),
+        (
+            "compress",
+            ["--arch", "vgg", "--output", "OUT/x.safetensors"],
+            2,
+            "--arch: 'vgg' is unknown; expected",
+        ),
+        ("compress", [*COMPRESS, "--criterion", "x", "--rates", "[0.1]*30"], 2, "--criterion: 'x' is unknown"),
+        ("compress", [*COMPRESS, "--decomposition", "x", "--rank", "1"], 2, "--decomposition: 'x' is unknown"),
         ("compress", [*COMPRESS, "--rank", "0"], 2, "rank is 0"),
-        ("compress", [*COMPRESS, "--rank", "two"], 2, "argument --rank: 'two' is no rank; expected a number"),
+        ("compress", [*COMPRESS, "--rank", "two"], 2, "argument -dr/--rank: 'two' is no rank; expected a number"),
         ("compress", [*COMPRESS, "--rates", "[0.1*3"], 2, "expected a term"),
         ("compress", [*COMPRESS, "--rates", "[0.1]*3"], 2, "rates has 3 values; resnet56_cifar takes 30"),
         ("compress", [*COMPRESS, "--rates", "[0.99]*30"], 2, "leaves none of its 16 filters"),
@@ -140,15 +146,16 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
             2,
             "nearest reachable: rank 1",
         ),
+        ("complexity", [], 2, "no file is given"),
         ("complexity", ["TEXT"], 3, "text.pth: damaged, or no weights file"),
         ("complexity", ["CUT"], 3, "cut.safetensors: damaged"),
-        ("train_det", [*TRAIN, "--model", "yolo"], 2, "--model yolo: unknown"),
-        ("train_det", [*TRAIN, "--opt", "lion"], 2, "unknown optimizer 'lion'"),
-        ("train_det", [*TRAIN, "--lr-scheduler", "x"], 2, "unknown lr_scheduler 'x'"),
-        ("train_det", [*TRAIN, "--data-augmentation", "x"], 2, "unknown data_augmentation 'x'"),
-        ("train_det", [*TRAIN, "--dataset", "voc"], 2, "unknown dataset 'voc'"),
+        ("train_det", [*TRAIN, "--model", "yolo"], 2, "--model: 'yolo' is unknown"),
+        ("train_det", [*TRAIN, "--opt", "lion"], 2, "--opt: 'lion' is unknown"),
+        ("train_det", [*TRAIN, "--lr-scheduler", "x"], 2, "--lr-scheduler: 'x' is unknown"),
+        ("train_det", [*TRAIN, "--data-augmentation", "x"], 2, "--data-augmentation: 'x' is unknown"),
+        ("train_det", [*TRAIN, "--dataset", "voc"], 2, "--dataset: 'voc' is unknown"),
         ("train_det", [*TRAIN, "--dataset", "coco_kp"], 2, "keypoints need both"),
-        ("train_det", [*TRAIN, "--device", "tpu"], 2, "--device tpu: not available"),
+        ("train_det", [*TRAIN, "--device", "tpu"], 2, "device tpu: not available"),
         ("train_det", [*TRAIN, "--batch-size", "0"], 2, "--batch-size is 0"),
         ("train_det", [*TRAIN, "--model-kwargs", "[]"], 2, "'[]' is no JSON object"),
         ("train_det", [*TRAIN, "--weights-backbone", "CUT"], 3, "cut.safetensors: damaged"),
@@ -157,7 +164,7 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("eval_det", [*EVAL, "--checkpoint", "OUT/none.pth"], 3, "none.pth: no such file"),
         ("pareto", [*PARETO, "--network", "vgg"], 2, "unknown network 'vgg'; expected one of: vgg16_bn_cifar, "),
         ("pareto", [*PARETO, "--metric", "AP"], 2, "unknown metric of vgg16_bn_cifar 'AP'; expected one of: top1"),
-        ("pareto", [*PARETO, "--output", "OUT/p.png", "OUT/p.bmp"], 2, "p.bmp: expected a name that ends with one of"),
+        ("pareto", [*PARETO, "--output", "OUT/p.png", "OUT/p.bmp"], 2, "p.bmp: expected a name that ends with .png or"),
         ("pareto", [*PARETO, "--output", "OUT/p.png", "OUT/none/p.png"], 2, "none does not exist"),
         ("pareto", [*PARETO, "--measured", "OUT/none.json"], 3, "none.json: no such file; expected a JSON list"),
         ("pareto", [*PARETO, "--measured", "TEXT"], 3, "text.pth: cannot be read: "),

@@ -1,6 +1,5 @@
 """Configs: each file under configs/ against what was published, and files that are wrong."""
 
-import argparse
 import math
 from pathlib import Path
 
@@ -8,8 +7,10 @@ import pytest
 from conftest import Refused
 
 import norton_det as nd
-from norton_det.cli.common import parse_with_config
-from norton_det.config import Config, read_config
+from norton_det.cli.common import Parser
+from norton_det.cli.config_defaults import add_config, parse_arguments
+from norton_det.cli.options import json_object, rank_or_ranks
+from norton_det.config import Config, config_files, read_config
 from norton_det.cost.complexity import count_complexity
 from norton_det.cost.cost_model import CostModel
 from norton_det.errors import DataError, UsageError
@@ -103,6 +104,15 @@ def test_the_cost_model_of_a_detector() -> None:
         ("arch: resnet57\ndataset: cifar10", "unknown architecture 'resnet57'"),
         ("arch: resnet56_cifar\ndataset: cifar10\nrates: '[0.1]*3'", "rates has 3 values; resnet56_cifar takes 30"),
         ("arch: resnet56_cifar\ndataset: cifar10\nrecipe: none.yaml", "none.yaml: no such file; expected the recipe"),
+        ("arch: resnet56_cifar\ndataset: cifar10\nrank: 1.5", "rank is 1.5; expected a whole number, or one for each"),
+        ("arch: resnet56_cifar\ndataset: cifar10\nrank: true", "rank is True; expected a whole number"),
+        ("arch: resnet56_cifar\ndataset: cifar10\nrates: 0.5", "rates is 0.5; expected pruning rates as [0.]+[0.1]*2"),
+        (
+            "arch: resnet56_cifar\ndataset: cifar\n",
+            "dataset is 'cifar'; expected one of: cifar10, imagenet, coco, coco_kp",
+        ),
+        ("arch: resnet56_cifar\ndataset: cifar10\ncriterion: l1", "criterion is 'l1'; expected one of: csa, "),
+        ("arch: resnet56_cifar\ndataset: cifar10\ndecomposition: svd", "decomposition is 'svd'; expected one of: cp, "),
     ],
 )
 def test_wrong_configs(text: str, message: str, tmp_path: Path, refused: Refused) -> None:
@@ -111,28 +121,107 @@ def test_wrong_configs(text: str, message: str, tmp_path: Path, refused: Refused
     refused(lambda: read_config(path), 3, message, str(tmp_path))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tool")
-    parser.add_argument("--lr", type=float, default=1.0)
-    parser.add_argument("--rank", type=int)
-    return parser
+def parser(*, recipe: bool = True) -> Parser:
+    made = Parser(prog="norton-det train")
+    add_config(made, recipe=recipe)
+    add = made.add_argument
+    add("--arch", choices=["resnet56_cifar", "resnet50"])
+    add("--data-path", required=True)
+    add("--lr", type=float, default=1.0)
+    add("--rank", type=rank_or_ranks)
+    add("--epochs", type=int, default=1)
+    add("--lr-steps", type=int, nargs="+", default=[1])
+    add("--implementation", "--form", dest="implementation", choices=["factored", "dense"], default="factored")
+    add("--amp", action="store_true")
+    add("--model-kwargs", type=json_object, default="{}")
+    return made
+
+
+def config(tmp_path: Path, recipe: str, more: str = "") -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"arch: resnet56_cifar\ndataset: cifar10\nrank: 3\nrecipe: {recipe}\n{more}")
+    return str(path)
 
 
 def test_a_config_gives_defaults_that_flags_override(tmp_path: Path) -> None:
+    words = ["--config", config(tmp_path, "{lr: 1e-2, data_path: here}")]
+    args = parse_arguments(parser(), words)
+    assert (args.lr, args.rank, args.arch, args.data_path) == (0.01, 3, "resnet56_cifar", "here")
+    args = parse_arguments(parser(), [*words, "--lr", "2", "--data-path", "there"])
+    assert (args.lr, args.data_path) == (2, "there")
+    args = parse_arguments(parser(), ["--rank", "2", "--data-path", "here"])
+    assert (args.lr, args.rank, args.config) == (1, 2, None)
+
+
+def test_a_recipe_is_for_training_alone(tmp_path: Path) -> None:
+    words = ["--config", config(tmp_path, "{lr: 1e-2, data_path: here}")]
+    assert parse_arguments(parser(recipe=False), [*words, "--data-path", "x"]).lr == 1
+    with pytest.raises(UsageError, match="required: --data-path"):
+        parse_arguments(parser(recipe=False), words)
+
+
+def test_a_recipe_has_every_kind_of_value(tmp_path: Path) -> None:
+    recipe = "{epochs: 2, lr: 1, lr_steps: [3, '4'], amp: true, form: dense, data_path: x, model_kwargs: {a: [1]}}"
+    args = parse_arguments(parser(), ["--config", config(tmp_path, recipe)])
+    assert (args.epochs, args.lr, args.lr_steps, args.amp) == (2, 1.0, [3, 4], True)
+    assert (args.implementation, args.model_kwargs) == ("dense", {"a": [1]})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", "1.5", "epochs is 1.5; expected a whole number"),
+        ("epochs", "true", "epochs is True; expected a whole number"),
+        ("epochs", "", "epochs is None; expected a whole number"),
+        ("lr_steps", "16", "lr_steps is 16; expected a list, each value a whole number"),
+        ("lr_steps", "[16, x]", r"lr_steps is \[16, 'x'\]; expected a list, each value a whole number"),
+        ("lr_steps", "[]", r"lr_steps is \[\]; expected a list"),
+        ("amp", "'no'", "amp is 'no'; expected true or false"),
+        ("amp", "1", "amp is 1; expected true or false"),
+        ("lr", "[1]", r"lr is \[1\]; expected a number"),
+        ("lr", "fast", "lr is 'fast'; expected a number"),
+        ("implementation", "slow", "implementation is 'slow'; expected one of: factored, dense"),
+        ("data_path", "5", "data_path is 5; expected a text"),
+        ("model_kwargs", "[1]", r"model_kwargs is \[1\]; expected a mapping"),
+        ("rank", "two", "rank is 'two'; expected a rank like 2"),
+    ],
+)
+def test_a_recipe_of_wrong_values(field: str, value: str, expected: str, tmp_path: Path) -> None:
+    words = ["--config", config(tmp_path, f"{{{field}: {value}}}"), "--data-path", "x"]
+    with pytest.raises(DataError, match=rf"config\.yaml: recipe field {expected}"):
+        parse_arguments(parser(), words)
+
+
+def test_a_wrong_recipe_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("epochs: many")
+    with pytest.raises(DataError, match=r"recipe\.yaml: recipe field epochs is 'many'"):
+        parse_arguments(parser(), ["--config", config(tmp_path, "recipe.yaml"), "--data-path", "x"])
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1")
+    with pytest.raises(DataError, match=r"recipe\.yaml: recipe has 'learning_rate', .* no flag of norton-det train"):
+        parse_arguments(parser(), ["--config", config(tmp_path, "recipe.yaml"), "--data-path", "x"])
+    (tmp_path / "recipe.yaml").write_text("config: other.yaml")
+    with pytest.raises(DataError, match="recipe has 'config'"):
+        parse_arguments(parser(), ["--config", config(tmp_path, "recipe.yaml"), "--data-path", "x"])
+
+
+def test_a_config_for_another_command_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("arch: resnet56_cifar\ndataset: cifar10\nrank: 3\nrecipe: {lr: 1e-2}\n")
-    args, config = parse_with_config(_parser(), ["--config", str(path)], recipe=True)
-    assert config is not None
-    assert (args.lr, args.rank) == (0.01, 3)
-    assert parse_with_config(_parser(), ["--config", str(path), "--lr", "2"], recipe=True)[0].lr == 2
-    assert parse_with_config(_parser(), ["--config", str(path)])[0].lr == 1
-    assert parse_with_config(_parser(), ["--rank", "2"], recipe=True) == (
-        argparse.Namespace(lr=1.0, rank=2, config=None),
-        None,
-    )
-    path.write_text("arch: resnet56_cifar\ndataset: cifar10\nrecipe: {learning_rate: 1}\n")
-    with pytest.raises(DataError, match="recipe has 'learning_rate', which is no flag of tool"):
-        parse_with_config(_parser(), ["--config", str(path)], recipe=True)
+    path.write_text("arch: vgg16_bn_cifar\ndataset: cifar10\n")
+    with pytest.raises(DataError, match="arch is 'vgg16_bn_cifar'; expected one of: resnet56_cifar, resnet50"):
+        parse_arguments(parser(), ["--config", str(path), "--data-path", "x"])
+
+
+def test_published_rows_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(config_files().values()) == FILES
+    for file in FILES:
+        assert read_config(file.stem) == read_config(file)
+    with pytest.raises(UsageError, match=r"'resnet56'; expected a \.yaml file or one of: .*resnet56_73m"):
+        read_config("resnet56")
+    monkeypatch.chdir(tmp_path)
+    config(tmp_path, "{}")
+    assert read_config("config.yaml").rank == 3
+    with pytest.raises(DataError, match="no such file"):
+        read_config("resnet56_73m.yaml")
 
 
 def test_a_config_is_checked_when_it_is_built_in_code() -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from conftest import TINY, TOOLS, AtLine, Refused, tool
 
 import norton_det as nd
-from norton_det.cli.common import EXIT_TERMINATED, parse_with_config
+from norton_det.cli import train_det
+from norton_det.cli.common import EXIT_TERMINATED, Parser
+from norton_det.cli.config_defaults import parse_arguments
+from norton_det.config import read_config
 
 # The flags of torchvision's reference detection script with their defaults, but for --data-path.
 TORCHVISIONS = {
@@ -54,7 +58,9 @@ TORCHVISIONS = {
 
 
 def parse(line: str) -> Any:
-    return tool("train_det").get_args_parser().parse_args(shlex.split(line))
+    parser = Parser()
+    train_det.add_arguments(parser)
+    return parse_arguments(parser, shlex.split(line))
 
 
 def test_torchvisions_flags_have_its_defaults() -> None:
@@ -81,7 +87,7 @@ def test_torchvisions_flags_have_its_defaults() -> None:
 def test_torchvisions_commands_are_understood(kind: str, line: str, net: str) -> None:
     model = f"{kind}rcnn_{net}_fpn"
     args = parse(f"{line} --model {model} --weights-backbone ResNet50_Weights.IMAGENET1K_V1 --device cpu")
-    tool("train_det")._check(args)
+    train_det._check(args)
     assert args.model == model
     assert args.lr_steps == ([36, 43] if kind == "keypoint" else [16, 22])
 
@@ -93,14 +99,12 @@ def test_the_original_flags_and_the_configs_say_how_to_compress() -> None:
     files = sorted((TOOLS.parent / "configs" / "coco").glob("*.yaml"))
     assert len(files) == 6
     for file in files:
-        words = ["--config", str(file), "--lr", "auto"]
-        args, config = parse_with_config(tool("train_det").get_args_parser(), words, recipe=True)
+        args, config = parse(f"--config {file.stem} --lr auto --device cpu"), read_config(file)
         assert (args.model, args.dataset, args.rank) == (config.arch, config.dataset, config.rank)
         assert args.rates == config.rates
         assert args.lr == "auto", "a flag overrides the recipe"
         assert args.epochs == config.recipe["epochs"]
-        args.device = "cpu"
-        tool("train_det")._check(args)
+        train_det._check(args)
 
 
 def words_of(shapes: Path, out: Path, model: str) -> list[str]:
@@ -146,7 +150,12 @@ def test_a_dense_network_is_compressed_and_trained_with_everything(whole: Path) 
 
 
 def test_sigterm_ends_a_training_after_an_update_and_it_goes_on_exactly(
-    whole: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    whole: Path,
+    shapes: Path,
+    tmp_path: Path,
+    reads: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     words = [*words_of(shapes, tmp_path, "fasterrcnn_cpresnet50_fpn"), *EVERYTHING]
     monkeypatch.setattr(logging.getLogger("norton_det"), "handlers", [AtLine("Epoch: [0]  [0/3]")])
@@ -154,7 +163,9 @@ def test_sigterm_ends_a_training_after_an_update_and_it_goes_on_exactly(
         assert tool("train_det").main(words) == EXIT_TERMINATED
         content = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
         assert (content["epoch"], content["step"]) == (-1, 2), "an update is two batches"
+        reads.clear()
         assert tool("train_det").main([*words, "--resume", str(tmp_path / "checkpoint.pth")]) == 0
+        assert reads == {str(tmp_path / "checkpoint.pth"): 1}
     assert "was trained with" not in caplog.text
     ours, theirs = (torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (tmp_path, whole))
     for part in ("model", "model_ema"):
@@ -171,7 +182,7 @@ def test_a_compressed_file_is_not_compressed_again(
     words = [*words_of(shapes, tmp_path, "fasterrcnn_cpresnet50_fpn"), "--weights", str(whole / "last.safetensors")]
     with caplog.at_level("WARNING"):
         assert tool("train_det").main([*words, "--test-only", "--rank", "1"]) == 0
-    assert "is compressed already; --rank and --rates are not looked at" in caplog.text
+    assert "is compressed already; --rank and --rates are ignored" in caplog.text
     assert capsys.readouterr().out.startswith("IoU metric: bbox\n AP ")
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, whole))
     assert ours == theirs, "what was measured in training is measured of the file"
@@ -181,7 +192,7 @@ def test_a_compressed_file_is_not_compressed_again(
     ("words", "code", "message"),
     [
         ("--lr fast", 2, "argument --lr: 'fast' is neither a number nor auto"),
-        ("--backend cairo", 2, "--backend cairo: unknown; expected one of: pil, tensor, tv_tensor"),
+        ("--backend cairo", 2, "argument --backend: 'cairo' is unknown; expected one of: pil, tensor, tv_tensor"),
         ("--use-copypaste", 2, "--use-copypaste with --data-augmentation hflip: expected lsj"),
         ("--sync-bn", 2, "--sync-bn with --device cpu: expected cuda"),
         ("--accumulate 0", 2, "--accumulate is 0; expected at least 1"),
@@ -189,8 +200,9 @@ def test_a_compressed_file_is_not_compressed_again(
         ("-b 7", 2, "batch_size is 7 in 1 processes; expected at most 6"),
         ("-cpr [0.1]*3", 2, "rates has 3 values"),
         ("--rank 0", 2, "rank is 0"),
-        ("--form slow", 2, "unknown implementation 'slow'"),
-        ("--config NONE", 3, "NONE: no such file; expected a config"),
+        ("--form slow", 2, "argument --implementation/--form: 'slow' is unknown"),
+        ("--config NONE", 2, "unknown config 'NONE'; expected a .yaml file or one of: "),
+        ("--config NONE.yaml", 3, "NONE.yaml: no such file; expected a config"),
     ],
 )
 def test_bad_input(words: str, code: int, message: str, shapes: Path, tmp_path: Path, refused: Refused) -> None:

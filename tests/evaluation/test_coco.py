@@ -304,10 +304,10 @@ def test_eval_det_takes_any_results(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("--annotations TRUTH --results WRAPPED", 3, "holds a dict; expected a list of COCO results"),
         ("--annotations TRUTH --results none", 3, "none: no such file"),
         ("--annotations TRUTH", 2, "one of the arguments --checkpoint --results is required"),
-        ("--results EMPTY", 2, "--annotations or --data-path is needed"),
-        ("--annotations TRUTH --results EMPTY --kinds box", 2, "unknown kind 'box'"),
-        ("--annotations TRUTH --results EMPTY --backend x", 2, "unknown backend 'x'"),
-        ("--annotations TRUTH --checkpoint x.pth", 2, "--images or --data-path is needed"),
+        ("--results EMPTY", 2, "neither --annotations nor --data-path is given"),
+        ("--annotations TRUTH --results EMPTY --kinds box", 2, "--kinds: 'box' is unknown"),
+        ("--annotations TRUTH --results EMPTY --backend x", 2, "--backend: 'x' is unknown"),
+        ("--annotations TRUTH --checkpoint x.pth", 2, "neither --images nor --data-path is given"),
     ],
 )
 def test_eval_det_refuses_what_does_not_fit(

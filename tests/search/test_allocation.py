@@ -202,4 +202,4 @@ def test_tool(
     counted = count_complexity(config.spec())
     assert counted.macs <= 1.5e6
     assert counted.params <= 12e3
-    refused(lambda: tool("search").main(words), 2, "--allocate needs --weights")
+    refused(lambda: tool("search").main(words), 2, "--allocate without --weights")

@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -59,12 +58,10 @@ def test_the_network_is_as_before_but_for_the_choices(failing: bool) -> None:
     assert not failing or set(implementations_of(net).values()) == {"factored"}
 
 
-def test_what_was_chosen_before_is_set_again(tmp_path: Path) -> None:
+def test_what_was_chosen_before_is_set_again() -> None:
     net = nn.Sequential(CPConv2d(3, 4, 3, 1), CPConv2d(4, 4, 3, 1))
     kept = {"0": "merged", "1": "dense"}
-    torch.save({"args": {"forms": kept}}, tmp_path / "checkpoint.pth")
-    resume = str(tmp_path / "checkpoint.pth")
-    assert use_implementation(net, "auto", lambda: pytest.fail("measured"), resume=resume) == kept
+    assert use_implementation(net, "auto", lambda: pytest.fail("measured"), kept=kept) == kept
     assert implementations_of(net) == kept
     assert use_implementation(net, "factored", lambda: pytest.fail("measured")) == {}
     assert set(implementations_of(net).values()) == {"factored"}

@@ -239,9 +239,9 @@ def test_visualize_compares_on_a_video(
     words += ["--input", str(video), "--output", str(tmp_path / "out")]
     assert tool("visualize").main(words) == 0
     shown = capsys.readouterr().out
-    assert "clip.mp4: 5 pictures" in shown
+    assert "clip.mp4: 5 images" in shown
     assert sum(line.startswith(str(path)) for line in shown.splitlines() for path in detectors.values()) == 2
-    assert "whole: reading" in shown
+    assert "total: reading" in shown
     frames = list(Video(tmp_path / "out" / "clip.mp4"))
     assert len(frames) == 5
     assert frames[0].shape == (3, 38, 62)  # a title above, both beside each other

@@ -1,0 +1,175 @@
+"""Time the network in a file on this machine, as it is and deployed, against the dense one.
+
+Images and the dense network's weights are random, by --seed. All networks run in turn in this process; the times are
+medians, and the ratios to the dense network are medians over pairs of neighbouring runs. So that the work of a detector
+does not depend on its weights, it runs at a fixed number of proposals (its limit, by default 1000) and one fixed
+detection for each image.
+
+Examples:
+  norton-det benchmark r50.safetensors
+  norton-det benchmark out/checkpoint.pth --image-size 640 --batch-size 1 --json
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import norton_det as nd
+from norton_det.cli.common import Parser
+from norton_det.cli.options import add_device, check_minimum
+from norton_det.cost.fixed_work import DETECTIONS, fix_work
+from norton_det.deployment.record import deployment_of
+from norton_det.formatting import format_count, table
+from norton_det.models import ARCHITECTURES
+from norton_det.models.rcnn_counted import PROPOSALS
+from norton_det.models.tasks import Detection, Images
+from norton_det.runtime.device import check_device
+from norton_det.runtime.timing import describe_machine, time_alternating
+
+DENSE, FILE, DEPLOYED = "dense", "file", ", deployed"
+_WARM_UP = 2
+_PROPOSALS = "rpn_post_nms_top_n_test"
+"""A detector's option: the limit of proposals."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The times of one network.
+
+    Attributes:
+        network: "dense" or "file", and whether it is deployed.
+        milliseconds: median of a batch.
+        spread: largest time less the smallest, over the median.
+        images_per_second: at the median.
+        speedup: median of the dense network's time over this one's.
+        macs: multiply-accumulates for one image; None of a network that is deployed here.
+        params: likewise.
+    """
+
+    network: str
+    milliseconds: float
+    spread: float
+    images_per_second: float
+    speedup: float
+    macs: int | None
+    params: int | None
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument("file", metavar="FILE", help="compressed file or training checkpoint")
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--image-size", type=int, metavar="S", help="side of the images in pixels (default: the architecture's)")
+    add("--batch-size", default=1, type=int, metavar="N", help="images in a batch")
+    add("--repeats", default=10, type=int, metavar="N", help="timed runs of each network")
+    add("--seed", default=0, type=int, metavar="K", help="of the images and of the dense network's weights")
+    add_device(group)
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="print JSON rather than a table")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Time and print."""
+    check_minimum(args, batch_size=1, repeats=1)
+    if args.image_size is not None:
+        check_minimum(args, image_size=1)
+    check_device(args.device)
+    net, spec = nd.load(args.file, args.device)
+    architecture = ARCHITECTURES[spec.arch]
+    size = args.image_size or architecture.image_size
+    proposals = spec.options.get(_PROPOSALS, PROPOSALS) if architecture.task.name == Detection.name else None
+    dense = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        images = _on_device(architecture.task.example(size, args.batch_size), args.device)
+        networks = {DENSE: nd.build(dense).to(args.device).eval(), FILE: net}
+    if proposals is not None:
+        for one in networks.values():
+            _fix(one, size, proposals)
+    rows = _time(networks, images, {DENSE: dense, FILE: spec}, size, args)
+    conditions = {
+        "file": args.file,
+        "arch": spec.arch,
+        "machine": describe_machine(),
+        "device": args.device,
+        "image_size": size,
+        "batch_size": args.batch_size,
+        "repeats": args.repeats,
+        "proposals": proposals,
+        "detections": None if proposals is None else DETECTIONS,
+        "file_is_deployed": deployment_of(net) is not None,
+    }
+    if args.json:
+        print(json.dumps({**conditions, "rows": [asdict(row) for row in rows]}, indent=1))
+    else:
+        print(_text(conditions, rows))
+
+
+def _on_device(images: Images, device: str) -> Images:
+    return images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
+
+
+def _fix(net: Any, size: int, proposals: int) -> None:
+    """Let a detector take images of one size as they are, with work that does not depend on its weights."""
+    net.transform.min_size, net.transform.max_size = (size,), size
+    fix_work(net, proposals)
+
+
+def _time(
+    networks: dict[str, nn.Module], images: Images, specs: dict[str, nd.Spec], size: int, args: argparse.Namespace
+) -> list[Row]:
+    """Time the networks as they are and deployed; a network that is deployed already is not deployed again."""
+    deployed = {
+        f"{name}{DEPLOYED}": nd.deploy(net, images) for name, net in networks.items() if deployment_of(net) is None
+    }
+    runs = {name: _forward(net, images) for name, net in {**networks, **deployed}.items()}
+    seconds = time_alternating(runs, args.repeats, warmup=_WARM_UP)
+    costs = {name: nd.count_complexity(spec, size) for name, spec in specs.items()}
+    return [
+        Row(
+            name,
+            1e3 * median(times),
+            (max(times) - min(times)) / median(times),
+            args.batch_size / median(times),
+            median(dense / time for dense, time in zip(seconds[DENSE], times, strict=True)),
+            costs[name].macs if name in costs else None,
+            costs[name].params if name in costs else None,
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def _forward(net: nn.Module, images: Images) -> Callable[[], None]:
+    def forward() -> None:
+        with torch.inference_mode():
+            net(images)
+
+    return forward
+
+
+def _text(conditions: dict[str, Any], rows: list[Row]) -> str:
+    size, batch, repeats = (conditions[name] for name in ("image_size", "batch_size", "repeats"))
+    lines = [
+        f"{conditions['file']} ({conditions['arch']}) on {conditions['device']}: {conditions['machine']}",
+        f"batch {batch}x3x{size}x{size}, {repeats} runs of each network in turn",
+    ]
+    if conditions["proposals"]:
+        lines.append(f"fixed for each image: {conditions['proposals']} proposals, {conditions['detections']} detection")
+        lines.append(f"MACs are counted at {PROPOSALS} proposals")
+    if conditions["file_is_deployed"]:
+        lines.append("the file is that of a deployed network and is timed as it was deployed")
+    header = ("network", "ms", "spread", "images per second", "dense / this", "MACs per image", "parameters")
+    return "\n".join([*lines, "", table(header, [_cells(row) for row in rows])])
+
+
+def _cells(row: Row) -> list[str]:
+    counts = ["" if count is None else format_count(count) for count in (row.macs, row.params)]
+    times = [f"{row.milliseconds:.2f}", f"{row.spread:.0%}", f"{row.images_per_second:.1f}", f"{row.speedup:.2f}"]
+    return [row.network, *times, *counts]

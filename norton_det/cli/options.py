@@ -1,0 +1,157 @@
+"""Arguments that several commands have: their types, their checks, and groups of them."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from norton_det.cli.common import Parser
+from norton_det.config import names_config, read_config
+from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
+from norton_det.errors import UsageError
+from norton_det.pruning import CRITERIA
+from norton_det.spec import parse_ranks
+
+Group = argparse._ArgumentGroup
+CONFIGURATION = "RANK[:RATES]|CONFIG"
+"""How a compression configuration is written on the command line; see :func:`parse_configuration`."""
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that an argument is; a ``type`` for ``add_argument``."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
+
+
+def rate_or_auto(text: str) -> float | str:
+    """Return the learning rate that an argument is, or "auto"; a ``type`` for ``add_argument``."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
+
+
+def rank_or_ranks(text: str) -> int | str:
+    """Return the rank that an argument is, or ranks like [2]*9+[3]*18 as text; a ``type`` for ``add_argument``."""
+    if text.isdigit():
+        return int(text)
+    if not text.startswith("["):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rank; expected a number, or one for each layer as [2]*9+[3]*18"
+        )
+    try:
+        parse_ranks(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def parse_configuration(text: str, arch: str) -> dict[str, Any]:
+    """Return the options of :func:`norton_det.compress` for a configuration: "2", "7:[0.]+[0.18]*29" or a config.
+
+    Args:
+        text: rank, or rank and pruning rates (rank 0 decomposes nothing); or the file or name of a config.
+        arch: the architecture that is compressed.
+
+    Raises:
+        DataError: the config is missing or damaged.
+        UsageError: the text is none of these, or the config is one of another architecture.
+    """
+    if names_config(text):
+        config = read_config(text)
+        if config.arch != arch:
+            raise UsageError(f"configuration {text}: is one of {config.arch}; expected one of {arch}")
+        return {name: getattr(config, name) for name in ("rank", "rates", "criterion", "decomposition")}
+    rank, _, rates = text.partition(":")
+    if not (rank.isdigit() or rank.startswith("[")):
+        raise UsageError(
+            f"configuration {text!r}: expected a rank, a rank and rates as 7:[0.]+[0.18]*29, or a config "
+            "(.yaml file or published row)"
+        )
+    return {"rank": int(rank) or None if rank.isdigit() else rank, "rates": rates or None}
+
+
+def check_minimum(args: argparse.Namespace, **minimum: int) -> None:
+    """Check that the arguments of these names are not below their minimum.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, bound in minimum.items():
+        if getattr(args, name) < bound:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}")
+
+
+def check_output(path: str, *suffixes: str) -> None:
+    """Check that ``--output`` can be written: a name with one of the suffixes in a folder that exists.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if suffixes and Path(path).suffix not in suffixes:
+        raise UsageError(f"--output {path}: expected a name that ends with {' or '.join(suffixes)}")
+    if not Path(path).parent.is_dir():
+        raise UsageError(f"--output {path}: folder {Path(path).parent} does not exist")
+
+
+def add_compression(parser: Parser) -> Group:
+    """Add the arguments that say how a network is compressed; ``-dr`` and ``-cpr`` are the original project's."""
+    group = parser.add_argument_group("compression")
+    group.add_argument(
+        "-dr",
+        "--rank",
+        type=rank_or_ranks,
+        help='of the k x k convolutions, or of each as "[0]+[2]*9+[3]*18"; 0: dense (default: nothing is decomposed)',
+    )
+    group.add_argument(
+        "-cpr",
+        "--rates",
+        "--compress_rate",
+        help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)',
+    )
+    add_methods(group)
+    return group
+
+
+def add_methods(group: Group) -> None:
+    """Add ``--criterion`` and ``--decomposition``."""
+    add = group.add_argument
+    add("--criterion", default="pabs", choices=[*CRITERIA], metavar="NAME", help="how filters to remove are chosen")
+    add("--decomposition", default="cp", choices=[*DECOMPOSITIONS], metavar="NAME", help="of the convolutions")
+
+
+def add_implementation(group: Group, *more: str) -> None:
+    """Add ``--implementation``; ``more`` are choices beside the implementations."""
+    group.add_argument(
+        "--implementation",
+        "--form",
+        dest="implementation",
+        default="factored",
+        choices=[*IMPLEMENTATIONS, *more],
+        metavar="NAME",
+        help="how decomposed layers are computed, with equal results",
+    )
+
+
+def add_device(group: Group) -> None:
+    """Add ``--device``, by default a GPU if there is one."""
+    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+
+
+def add_image_size(group: Group) -> None:
+    """Add ``--min-size`` and ``--max-size`` of a detector that is read from a file."""
+    add = group.add_argument
+    add("--min-size", type=int, metavar="S", help="length to which the shorter side is scaled (default: as trained)")
+    add("--max-size", type=int, metavar="S", help="limit of the longer side (default: as trained)")
+
+
+def add_workers(group: Group) -> None:
+    """Add ``--workers``."""
+    group.add_argument("-j", "--workers", default=4, type=int, metavar="N", help="processes that load data")

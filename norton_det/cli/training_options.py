@@ -1,0 +1,261 @@
+"""What the training commands share: their arguments, their checkpoint, and a training from its first epoch to the last.
+
+Flags have the names and meanings of torchvision's reference scripts. Where the two scripts differ in a default, the
+command sets its own.
+"""
+
+import argparse
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from norton_det.checkpoint import read_network
+from norton_det.cli.common import Parser
+from norton_det.cli.options import Group, add_implementation, check_minimum
+from norton_det.errors import DataError, UsageError
+from norton_det.models.weights import load_state, read_file
+from norton_det.runtime.device import check_device
+from norton_det.runtime.distributed import is_main, world_size
+from norton_det.runtime.progress import tensorboard_log
+from norton_det.spec import Spec
+from norton_det.structure.build import build
+from norton_det.training import Task, TrainingState, TrainOptions
+from norton_det.training.ema import adjusted_decay, moving_average
+from norton_det.training.fit import fit
+from norton_det.training.implementations import AUTO
+from norton_det.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+
+logger = logging.getLogger(__name__)
+
+FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "implementations", "model", "output_dir"}
+FREE |= {"print_freq", "resume", "start_epoch", "tensorboard", "test_only", "weights", "workers", "world_size"}
+"""Arguments that may change when a training is resumed."""
+_RENAMED = {"form": "implementation", "forms": "implementations"}
+"""Arguments in checkpoints of the first version, and their names now."""
+_OPTIMIZER = ("lr", "momentum", "weight_decay", "norm_weight_decay", "bias_weight_decay")
+_SCHEDULE = {
+    "gamma": "lr_gamma",
+    "steps": "lr_steps",
+    "step_size": "lr_step_size",
+    "lr_min": "lr_min",
+    "warmup_epochs": "lr_warmup_epochs",
+    "warmup_method": "lr_warmup_method",
+    "warmup_decay": "lr_warmup_decay",
+}
+
+
+def add_optimiser(parser: Parser) -> Group:
+    """Add what an update is; return the group."""
+    group = parser.add_argument_group("optimiser")
+    add = group.add_argument
+    add("-b", "--batch-size", type=int, metavar="N", help="images in a batch of each process")
+    add("--epochs", type=int, metavar="N", help="total number of epochs")
+    add("--opt", default="sgd", type=str.lower, choices=OPTIMIZERS, metavar="NAME", help="optimizer")
+    add("--momentum", default=0.9, type=float, metavar="M", help="of sgd and rmsprop")
+    add("--wd", "--weight-decay", default=1e-4, type=float, metavar="W", dest="weight_decay", help="weight decay")
+    add("--norm-weight-decay", type=float, metavar="W", help="of normalisation layers (default: --wd)")
+    add("--clip-grad-norm", type=float, metavar="N", help="limit of the gradient's norm")
+    return group
+
+
+def add_schedule(parser: Parser) -> Group:
+    """Add what sets the learning rate, but for ``--lr``; return the group."""
+    group = parser.add_argument_group("learning rate")
+    add = group.add_argument
+    add("--lr-scheduler", type=str.lower, choices=SCHEDULES, metavar="NAME", help="schedule")
+    add("--lr-step-size", type=int, metavar="N", help="epochs of steplr")
+    add("--lr-steps", nargs="+", type=int, metavar="N", help="epochs of multisteplr")
+    add("--lr-gamma", default=0.1, type=float, metavar="G", help="factor of steplr, multisteplr and exponentiallr")
+    return group
+
+
+def add_moving_average(parser: Parser) -> None:
+    """Add the moving average."""
+    add = parser.add_argument_group("moving average").add_argument
+    add("--model-ema", action="store_true", help="evaluate and write a moving average of the network")
+    add("--model-ema-steps", default=32, type=int, metavar="N", help="updates of the network for one of the average")
+    add("--model-ema-decay", default=0.99998, type=float, metavar="D", help="by torchvision's rule")
+
+
+def add_computation(parser: Parser) -> Group:
+    """Add where and how it is computed; return the group."""
+    group = parser.add_argument_group("computation")
+    add = group.add_argument
+    add("--device", default="cuda", help="cuda or cpu")
+    add("--amp", action="store_true", help="mixed precision")
+    add_implementation(group, AUTO)
+    add("--sync-bn", action="store_true", help="batch norm over all processes")
+    add("--use-deterministic-algorithms", action="store_true", help="only algorithms that repeat exactly")
+    add("--dist-url", default="env://", metavar="URL", help="how processes find each other")
+    add("--world-size", default=1, type=int, metavar="N", help="ignored; the number of processes is set by torchrun")
+    add("--seed", default=0, type=int, metavar="K", help="of weights, order and augmentation")
+    return group
+
+
+def add_output(parser: Parser) -> Group:
+    """Add what is written, and where a training starts; return the group."""
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    add("--output-dir", default=".", metavar="DIR", help="folder for the files")
+    add("--resume", default="", metavar="FILE", help="checkpoint to go on from, with the same other flags")
+    add("--start-epoch", "--start_epoch", default=0, type=int, metavar="N", help="number of the first epoch")
+    add("--test-only", action="store_true", help="evaluate the network of --resume or --weights, and stop")
+    add("--print-freq", type=int, metavar="N", help="iterations between log lines")
+    add("--tensorboard", action="store_true", help="write TensorBoard's log to --output-dir as well")
+    return group
+
+
+def check_training(args: argparse.Namespace, **minimum: int) -> None:
+    """Refuse at once what would fail late; ``minimum`` as for :func:`check_minimum`.
+
+    Raises:
+        UsageError: an argument is too small, or the device is not available.
+    """
+    check_minimum(args, batch_size=1, epochs=1, workers=0, print_freq=1, model_ema_steps=1, **minimum)
+    check_device(args.device)
+    if args.sync_bn and not args.device.startswith("cuda"):
+        raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
+
+
+class Checkpoint:
+    """The file of ``--resume``, read once.
+
+    Attributes:
+        path: of the file.
+        content: of the file.
+        args: the arguments with which the training began, by their names now.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path, self.content = path, read_file(path)
+        args = self.content.get("args", {})
+        self.args: dict[str, Any] = {_RENAMED.get(name, name): value for name, value in args.items()}
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Checkpoint | None":
+        """Return the checkpoint of a command's arguments, None without ``--resume``.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        return cls(args.resume) if args.resume else None
+
+    def network(self) -> tuple[nn.Module, Spec]:
+        """Return the network and its spec.
+
+        Raises:
+            DataError: the file has no spec, or its weights do not fit.
+        """
+        spec, tensors = read_network(self.path, content=self.content)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                net = build(spec)
+        except UsageError as error:
+            raise DataError(f"{self.path}: spec cannot be built: {error}") from None
+        load_state(net, tensors, self.path)
+        return net, spec
+
+    def restore(self, state: TrainingState, args: argparse.Namespace, free: Collection[str]) -> None:
+        """Bring a training back to the state in the file; warn of arguments that would make it another training.
+
+        Args:
+            state: before the first epoch.
+            args: of the run that resumes.
+            free: names of arguments that may change.
+
+        Raises:
+            DataError: the file is no training checkpoint, or one of another network or optimizer.
+        """
+        state.restore(self.content, self.path)
+        for name, value in vars(args).items():
+            if name in self.args and name not in free and value != self.args[name]:
+                logger.warning("%s: was trained with %s %s, now %s", self.path, name, self.args[name], value)
+
+
+def kept_implementations(checkpoint: Checkpoint | None) -> Mapping[str, str]:
+    """Return the implementations that "auto" chose before, by the layers' names."""
+    return {} if checkpoint is None else checkpoint.args.get("implementations") or {}
+
+
+def make_state(
+    args: argparse.Namespace,
+    model: nn.Module,
+    spec: Spec,
+    device: torch.device,
+    *,
+    images: int,
+    schedule_updates: int = 1,
+) -> TrainingState:
+    """Return the state before the first epoch.
+
+    Args:
+        args: of the command.
+        model: the network, on its device.
+        spec: of the network.
+        device: where it is trained.
+        images: in an update, of all processes.
+        schedule_updates: how often the learning rate changes in an epoch.
+    """
+    options = {name: getattr(args, name) for name in _OPTIMIZER if name in args}
+    optimizer = make_optimizer(model, args.opt, **options)
+    options = {name: getattr(args, flag) for name, flag in _SCHEDULE.items() if flag in args}
+    schedule = make_schedule(optimizer, args.lr_scheduler, epochs=args.epochs, per_epoch=schedule_updates, **options)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
+    ema = None
+    if args.model_ema:
+        decay = adjusted_decay(args.model_ema_decay, images=images * args.model_ema_steps, epochs=args.epochs)
+        ema = moving_average(model, decay)
+    return TrainingState(model, spec, optimizer, schedule, scaler, ema, epoch=args.start_epoch - 1)
+
+
+def train(
+    args: argparse.Namespace,
+    state: TrainingState,
+    task: Task,
+    checkpoint: Checkpoint | None,
+    *,
+    free: Collection[str] = (),
+    options: Mapping[str, Any],
+    **files: Any,
+) -> None:
+    """Train up to ``--epochs`` epochs, from the start or from a checkpoint, and write the files.
+
+    Args:
+        args: of the command; they are kept in the checkpoint.
+        state: before the first epoch.
+        task: what the network is trained for.
+        checkpoint: of ``--resume``.
+        free: arguments that may change on resuming, besides :data:`FREE`.
+        options: of :class:`TrainOptions`, besides those that both commands have.
+        files: for :func:`norton_det.training.fit.fit`: when it evaluates and what it writes.
+    """
+    if checkpoint is not None:
+        checkpoint.restore(state, args, FREE | set(free))
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    fit(
+        state,
+        task,
+        TrainOptions(
+            clip_grad_norm=args.clip_grad_norm,
+            amp=args.amp,
+            ema_steps=args.model_ema_steps,
+            seed=args.seed,
+            print_freq=args.print_freq,
+            **options,
+        ),
+        epochs=args.epochs,
+        folder=folder,
+        args=vars(args),
+        on_epoch=tensorboard_log(folder, state.epoch + 1) if args.tensorboard and is_main() else None,
+        **files,
+    )
+
+
+def images_per_update(args: argparse.Namespace) -> int:
+    """Return the number of images in an update, of all processes and of all batches of it."""
+    return int(args.batch_size * world_size() * getattr(args, "accumulate", 1))

@@ -1,0 +1,113 @@
+"""The command norton-det: its sub-commands, their help, the shims in tools/."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT, TOOLS
+
+import norton_det
+from norton_det.cli.main import COMMANDS, main
+from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
+from norton_det.models import ARCHITECTURES
+from norton_det.pruning import CRITERIA
+
+OUTSIDE = {"benchmark", "results", "speed"}
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_lists_every_command_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: norton-det ")
+    for name in COMMANDS:
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert len(line.split()) > 5
+    assert max(map(len, lines)) <= 120
+
+
+def test_every_module_with_a_run_is_a_command() -> None:
+    folder = Path(norton_det.__file__).parent / "cli"
+    modules = {path.stem for path in folder.glob("*.py") if "\ndef run(args" in path.read_text()}
+    assert modules == {name.replace("-", "_") for name in COMMANDS}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(name, capsys)
+    assert text.startswith(f"usage: norton-det {name} ")
+    assert f"norton-det {name} --" in text or f"norton-det {name} r" in text, "an example"
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("compress", [*ARCHITECTURES, *CRITERIA, *DECOMPOSITIONS]),
+        ("search", [*ARCHITECTURES, *CRITERIA, *DECOMPOSITIONS]),
+        ("train-det", [*CRITERIA, *DECOMPOSITIONS, *IMPLEMENTATIONS, "auto"]),
+        ("train-cls", [*IMPLEMENTATIONS, "auto"]),
+        ("eval-cls", [*IMPLEMENTATIONS]),
+    ],
+)
+def test_help_shows_what_is_registered(name: str, choices: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = help_of(name, capsys).replace(",", " ").split()
+    assert set(choices) <= set(words)
+
+
+def test_help_has_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train-cls", "train-det"):
+        text = help_of(name, capsys)
+        for group in ("config:", "model:", "data:", "optimiser:", "learning rate:", "teacher:", "output:"):
+            assert f" {group} -" in text, group
+
+
+def test_an_unknown_command_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, problem in ((["distill"], "unknown command 'distill'"), ([], "no command")):
+        assert main(words) == 2
+        assert capsys.readouterr().err == f"error: {problem}; expected one of: {', '.join(COMMANDS)}\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"norton-det {norton_det.__version__}\n"
+
+
+def test_the_package_can_be_run() -> None:
+    done = run("-m", "norton_det", "complexity", "none.pth")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: none.pth: no such file")
+
+
+def test_shims_are_short_and_complete() -> None:
+    shims = {path.stem: path.read_text() for path in TOOLS.glob("*.py")}
+    assert shims.keys() - OUTSIDE == {name.replace("-", "_") for name in COMMANDS} - OUTSIDE
+    assert max(len(text.splitlines()) for text in shims.values()) <= 5
+    for name in shims.keys() - OUTSIDE:
+        assert f'main_of("{name.replace("_", "-")}")' in shims[name]
+
+
+@pytest.mark.parametrize("name", ["make_shapes", "benchmark", "results"])
+def test_a_shim_runs(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(TOOLS / f"{name}.py"), "--help"]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_importing_a_shim_runs_nothing() -> None:
+    """A process that is spawned imports the main module once more."""
+    code = "import runpy, sys; [runpy.run_path(path, run_name='__mp_main__') for path in sys.argv[1:]]"
+    done = run("-c", code, *sorted(TOOLS.glob("*.py")))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
