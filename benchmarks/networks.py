@@ -22,7 +22,7 @@ from norton_det.models.tasks import Detection
 from norton_det.runtime.timing import time_alternating
 from norton_det.spec import Spec
 from norton_det.structure.build import build
-from norton_det.structure.settings import spec_of_setting
+from norton_det.structure.settings import spec_from_configuration
 from norton_det.training.implementations import set_fastest_implementations
 
 ROW = "imagenet/resnet50_0.92g.yaml"
@@ -117,7 +117,7 @@ def backbone_eager(config: str, **options: Any) -> Case:
 def backbone_rank4(config: str, **options: Any) -> Case:
     """Return a case: a ResNet-50 of rank 4 without pruning, deployed; other: the dense one, deployed the same way."""
     dense = _dense(read_config(config).spec())
-    rank4 = spec_of_setting("resnet50", 4, None)
+    rank4 = spec_from_configuration("resnet50", 4, None)
     return _backbone("backbone of rank 4, unpruned; other: dense", rank4, dense, eager=False, **options)
 
 

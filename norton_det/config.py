@@ -16,7 +16,7 @@ from norton_det.errors import DataError, UsageError, expect
 from norton_det.files import write_text
 from norton_det.pruning import CRITERIA
 from norton_det.spec import Spec
-from norton_det.structure.settings import spec_of_setting
+from norton_det.structure.settings import spec_from_configuration
 
 SUFFIXES = (".yaml", ".yml")
 _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -74,7 +74,7 @@ class Config:
         Raises:
             UsageError: an unknown architecture, a wrong rank or rate.
         """
-        return spec_of_setting(self.arch, self.rank, self.rates, decomposition=self.decomposition)
+        return spec_from_configuration(self.arch, self.rank, self.rates, decomposition=self.decomposition)
 
 
 def config_files() -> dict[str, Path]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, expect
 from norton_det.version import __version__
 
 VERSION = 1
@@ -73,19 +73,19 @@ class Spec:
         Raises:
             DataError: a field has a wrong type or value.
         """
-        _expect(isinstance(self.arch, str), "arch", self.arch, "a string")
-        _expect(is_count(self.num_classes), "num_classes", self.num_classes, "a positive integer")
+        expect(isinstance(self.arch, str), "spec field arch", self.arch, "a string")
+        expect(is_count(self.num_classes), "spec field num_classes", self.num_classes, "a positive integer")
         for name in ("decompositions", "widths", "kept", "options", "provenance"):
-            _expect(isinstance(getattr(self, name), Mapping), name, getattr(self, name), "a mapping")
+            expect(isinstance(getattr(self, name), Mapping), f"spec field {name}", getattr(self, name), "a mapping")
         layers = {name: _decomposed(name, layer) for name, layer in self.decompositions.items()}
         object.__setattr__(self, "decompositions", layers)
         for key, value in self.widths.items():
-            _expect(is_count(value), f"widths[{key!r}]", value, "a positive integer")
+            expect(is_count(value), f"spec field widths[{key!r}]", value, "a positive integer")
         for group, channels in self.kept.items():
             ascending = all(is_count(c + 1) for c in channels) and list(channels) == sorted(set(channels))
-            _expect(ascending, f"kept[{group!r}]", channels, "distinct channel numbers in ascending order")
-            width = self.widths.get(group)
-            _expect(width == len(channels), f"kept[{group!r}]", f"{len(channels)} channels", f"widths[...] = {width}")
+            expect(ascending, f"spec field kept[{group!r}]", channels, "distinct channel numbers in ascending order")
+            width, where = self.widths.get(group), f"spec field kept[{group!r}]"
+            expect(width == len(channels), where, f"{len(channels)} channels", f"widths[...] = {width}")
         object.__setattr__(self, "kept", {group: tuple(channels) for group, channels in self.kept.items()})
 
     @property
@@ -146,22 +146,22 @@ def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
         )
     if version == 0:  # one method for all layers
         method, ranks = values.pop("decomposition", "cp"), values.pop("ranks", {})
-        _expect(isinstance(ranks, Mapping), "ranks", ranks, "a mapping")
+        expect(isinstance(ranks, Mapping), "spec field ranks", ranks, "a mapping")
         values["decompositions"] = {name: {"method": method, "rank": rank} for name, rank in ranks.items()}
     return values
 
 
 def _decomposed(name: str, value: Any) -> DecomposedLayer:
     """Return the method and rank of a layer from a pair or a JSON object."""
-    where = f"decompositions[{name!r}]"
+    where = f"spec field decompositions[{name!r}]"
     if isinstance(value, Mapping):
-        _expect(value.keys() == set(DecomposedLayer._fields), where, dict(value), "the fields method and rank")
+        expect(value.keys() == set(DecomposedLayer._fields), where, dict(value), "the fields method and rank")
         value = DecomposedLayer(**value)
-    _expect(isinstance(value, tuple) and len(value) == 2, where, value, "a method and a rank")
+    expect(isinstance(value, tuple) and len(value) == 2, where, value, "a method and a rank")
     method, rank = value
     rank = tuple(rank) if isinstance(rank, list) else rank  # JSON has no tuples
-    _expect(isinstance(method, str), f"{where} method", method, "a string")
-    _expect(is_rank(rank), f"{where} rank", rank, "a positive integer or two of them")
+    expect(isinstance(method, str), f"{where} method", method, "a string")
+    expect(is_rank(rank), f"{where} rank", rank, "a positive integer or two of them")
     return DecomposedLayer(method, rank)
 
 
@@ -173,11 +173,6 @@ def is_count(value: object) -> bool:
 def is_rank(value: object) -> bool:
     """Tell whether ``value`` is a rank: a positive integer or a pair of them."""
     return is_count(value) or (isinstance(value, tuple) and len(value) == 2 and all(is_count(v) for v in value))
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise DataError(f"spec field {name} is {value!r}; expected {expected}")
 
 
 def parse_rates(text: str) -> list[float]:

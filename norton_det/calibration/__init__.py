@@ -1,1 +1,1 @@
-"""Calibration: what is left of a network is refitted to the dense one's outputs on unlabelled images."""
+"""Calibration: a compressed network is refitted to the dense one's outputs on images without labels."""

@@ -16,7 +16,7 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
     Args:
         network: compressed.
         reference: the network that it was made from, which stays as it is.
-        images: unlabelled, as the network takes them.
+        images: without labels, as the network takes them.
         seed: of what is drawn.
 
     Raises:

@@ -1,13 +1,15 @@
-"""Refitting a compressed network, layer by layer, to what the dense one puts out on a few unlabelled images.
+"""Refit a compressed network, layer by layer, to the outputs of the dense one on a calibration set without labels.
 
-Both networks see the images at the same time. Before a layer of the compressed network is computed, it is fitted by
-least squares: from the inputs that the layers before it, already refitted, give it, towards what the dense layer puts
-out (the asymmetric form of Zhang, Zou, He, Sun, "Accelerating Very Deep Convolutional Networks for Classification and
-Detection", arXiv:1505.06798). One mechanism serves decomposed layers, layers that read a narrowed group, and both.
+Both networks process the images at the same time. Before a layer of the compressed network is computed, it is fitted by
+least squares: from the inputs that it gets from the layers before it, which are refitted already, to the outputs of the
+dense layer (the asymmetric form of Zhang, Zou, He, Sun, "Accelerating Very Deep Convolutional Networks for
+Classification and Detection", arXiv:1505.06798). One mechanism serves decomposed layers, layers that read a narrowed
+group, and both.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.calibration.lockstep import Seen, observed, visit
+from norton_det.calibration.lockstep import LayerCall, observed, visit
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import positions
 from norton_det.channels.plan import ChannelPlan, Layer
@@ -38,7 +40,7 @@ def calibrate(
     seed: int = 0,
     outside: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
-    """Refit the layers of ``net`` in place, so that it does what ``reference`` does on some images.
+    """Refit the layers of ``net`` in place to the outputs of ``reference`` on a calibration set.
 
     All images pass at once and every layer is computed once; memory is that of two forward passes of all of them.
 
@@ -47,17 +49,17 @@ def calibrate(
         reference: the network that it was made from; it stays as it is.
         plan: channel plan of ``reference``.
         kept: group -> channels of ``reference`` that ``net`` has, int64, ascending; those of other groups are all kept.
-        images: unlabelled, as the network takes them.
+        images: without labels, as the network takes them.
         seed: of the spatial positions that are drawn and of the decompositions' starts.
         outside: further layers to refit, which the plan does not name; their inputs and outputs are all kept.
 
     Returns:
-        For each layer ``plain`` and ``fitted``: its output's squared error as a share of the output's variance, with
+        For each layer ``plain`` and ``fitted``: its output's squared error as a fraction of the output's variance, with
         the weights as they were (and the best bias for them) and as they are now.
 
     Raises:
-        UsageError: there is no image; or a layer runs more than once in one pass, so that it has no one input to be
-            fitted from.
+        UsageError: there is no image; or a layer does not run exactly once in one pass, so that there is no one input
+            to fit it from.
     """
     if not len(images):
         raise UsageError("calibration has no image; expected at least 1")
@@ -68,6 +70,7 @@ def calibrate(
     def run(model: nn.Module) -> None:
         model(images)
 
+    _check_run_once(fit.reference, fit.layers, images[:1])
     with (
         evaluating(net),
         in_implementation(net, "dense"),
@@ -84,6 +87,22 @@ def calibrate(
     return fit.report
 
 
+@torch.no_grad()
+def _check_run_once(net: nn.Module, names: Sequence[str], images: Images) -> None:
+    counts = dict.fromkeys(names, 0)
+
+    def count(name: str, *hook_arguments: Any) -> None:
+        counts[name] += 1
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(net.get_submodule(name).register_forward_hook(partial(count, name)))
+        net(images)
+    for name, number in counts.items():
+        if number != 1:
+            raise UsageError(f"layer {name!r} runs {number} times in one pass; expected once: it cannot be calibrated")
+
+
 def _with(plan: ChannelPlan, outside: Sequence[str]) -> ChannelPlan:
     return replace(plan, layers=(*plan.layers, *(Layer(name) for name in outside)))
 
@@ -96,7 +115,7 @@ class _Channels(NamedTuple):
 
 
 class _Fit:
-    """One pass: what is known of the networks, and what is carried from layer to layer."""
+    """The state of one pass: the networks, and what is carried from layer to layer."""
 
     def __init__(
         self, net: nn.Module, reference: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor], seed: int
@@ -113,7 +132,7 @@ class _Fit:
         self.layers = [name for name, module in modules.items() if isinstance(module, adapted) or name in norms]
         self.by_name = {layer.name: layer for layer in plan.layers}
 
-    def layer(self, name: str, x: Tensor, dense: Seen) -> None:
+    def layer(self, name: str, x: Tensor, dense: LayerCall) -> None:
         """Fit the layer ``name`` before it is computed from ``x``."""
         if dense.name != name:
             raise UsageError(

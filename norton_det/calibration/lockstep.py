@@ -13,8 +13,8 @@ Run = Callable[[nn.Module], Any]
 """Runs a network on the images."""
 
 
-class Seen(NamedTuple):
-    """What a layer was given, and what it made of it."""
+class LayerCall(NamedTuple):
+    """The input and the output of a layer in one forward pass."""
 
     name: str
     inputs: Tensor
@@ -22,11 +22,11 @@ class Seen(NamedTuple):
 
 
 class _StoppedError(Exception):
-    """Ends a forward pass of which the rest is not needed."""
+    """Ends a forward pass early."""
 
 
 @contextmanager
-def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterator[Seen]]:
+def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterator[LayerCall]]:
     """Run a network in a thread, from one of its layers to the next as they are asked for.
 
     Nothing is stored: in memory is what a forward pass holds at that layer.
@@ -39,12 +39,12 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
     Yields:
         The layers in the order of computation; an error in the network is raised where the next one is asked for.
     """
-    results: SimpleQueue[Seen | Exception | None] = SimpleQueue()
+    results: SimpleQueue[LayerCall | Exception | None] = SimpleQueue()
     go_on: SimpleQueue[bool] = SimpleQueue()
 
     def wait_at(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            results.put(Seen(name, args[0], output))
+            results.put(LayerCall(name, args[0], output))
             if not go_on.get():
                 raise _StoppedError
 
@@ -60,12 +60,12 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
         except Exception as error:
             results.put(error)
 
-    def layers() -> Iterator[Seen]:
-        while (seen := results.get()) is not None:
-            if isinstance(seen, Exception):
-                raise seen
-            yield seen
-            seen = None  # its tensors may be freed while the next layer is computed
+    def layers() -> Iterator[LayerCall]:
+        while (layer_call := results.get()) is not None:
+            if isinstance(layer_call, Exception):
+                raise layer_call
+            yield layer_call
+            layer_call = None  # its tensors may be freed while the next layer is computed
             go_on.put(True)
 
     with ExitStack() as hooks:

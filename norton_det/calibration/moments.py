@@ -1,4 +1,4 @@
-"""Second moments of what a layer is given and of what it is to put out."""
+"""Second moments of a layer's inputs and of its target outputs."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from norton_det.linalg.least_squares import Regression, best_ridge
 
 POSITIONS = 64
-"""Places of an image that are looked at, at most, in each layer: neighbours tell little new."""
+"""Maximum number of spatial positions of an image that are used in each layer: neighbours are nearly the same."""
 _CHUNK = 32  # images unfolded at a time
 
 
@@ -21,7 +21,7 @@ class Moments:
 
     Args:
         layer: convolution or linear layer whose geometry says what the inputs of one output are.
-        generator: draws the places that are looked at.
+        generator: draws the spatial positions that are used.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
@@ -33,12 +33,12 @@ class Moments:
         """Add images: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
         for inputs, outputs in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
             patches = unfold(self.layer, inputs)
-            places = torch.randperm(patches.shape[2], generator=self.generator)[:POSITIONS].to(x.device)
-            patches = patches[:, :, places]
-            wanted = outputs.flatten(2)[:, :, places] if outputs.dim() > 2 else outputs.unsqueeze(2)
-            self.origin = self.origin or [part.mean((0, 2), keepdim=True) for part in (patches, wanted)]
-            patches, wanted = patches - self.origin[0], wanted - self.origin[1]
-            new = [_sums(patches[half::2], wanted[half::2]) for half in (0, 1)]
+            drawn = torch.randperm(patches.shape[2], generator=self.generator)[:POSITIONS].to(x.device)
+            patches = patches[:, :, drawn]
+            targets = outputs.flatten(2)[:, :, drawn] if outputs.dim() > 2 else outputs.unsqueeze(2)
+            self.origin = self.origin or [part.mean((0, 2), keepdim=True) for part in (patches, targets)]
+            patches, targets = patches - self.origin[0], targets - self.origin[1]
+            new = [_sums(patches[half::2], targets[half::2]) for half in (0, 1)]
             self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
 
     def means(self) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class Moments:
     def regression(self, prior: Tensor) -> Regression:
         """Return the problem of y from x, each about its mean: a shift of the output is free.
 
-        The ridge is the one that does best when one half of the images is fitted and the other is looked at.
+        The ridge is the one that is best when one half of the images is fitted and the error on the other is measured.
 
         Args:
             prior: weights of shape (O, D), float64.
@@ -80,14 +80,14 @@ class _Sums:
         return Regression(prior, self.xx / n - x.outer(x), self.yx / n - y.outer(x), power)
 
 
-def _sums(patches: Tensor, wanted: Tensor) -> _Sums:
-    u, v = patches.movedim(1, 0).flatten(1), wanted.movedim(1, 0).flatten(1)
+def _sums(patches: Tensor, targets: Tensor) -> _Sums:
+    u, v = patches.movedim(1, 0).flatten(1), targets.movedim(1, 0).flatten(1)
     sums = (u.sum(1), v.sum(1), u @ u.mT, v @ u.mT, v.square().sum(1))
     return _Sums(u.shape[1], *(part.to("cpu", torch.float64) for part in sums))
 
 
 def unfold(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """Return the inputs of each output: (N, D, L) for L places, with D as in the flattened weight."""
+    """Return the inputs of each output: (N, D, L) for L spatial positions, with D as in the flattened weight."""
     if isinstance(layer, nn.Linear):
         return x.unsqueeze(2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

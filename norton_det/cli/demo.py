@@ -36,6 +36,7 @@ from norton_det.evaluation.coco import MAIN_LINES
 from norton_det.evaluation.predict import detect
 from norton_det.files import write_atomically, write_json
 from norton_det.formatting import format_count, table
+from norton_det.models import ARCHITECTURES
 from norton_det.runtime.device import check_device
 from norton_det.runtime.timing import time_alternating
 from norton_det.visualization.draw import Legend, draw_detections, side_by_side
@@ -116,7 +117,7 @@ def _detector(args: argparse.Namespace, data: Path, folder: Path, setting: str, 
     """Train a detector from where ``start`` says, evaluate it and return its row."""
     common = {
         "data_path": data,
-        "dataset": "coco_kp" if args.model.startswith("keypoint") else "coco",
+        "dataset": ARCHITECTURES[MODELS[args.model]].dataset,
         "device": args.device,
         "workers": 2,
     }

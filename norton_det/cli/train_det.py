@@ -44,6 +44,7 @@ from norton_det.data.coco.dataset import KINDS
 from norton_det.data.coco.transforms import PRESETS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
+from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import kinds_of
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.spec import Spec
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse at once what would fail late."""
-    if args.model.startswith("keypoint") != (args.dataset == "coco_kp"):
+    if ("keypoints" in ARCHITECTURES[MODELS[args.model]].task.kinds) != (args.dataset == "coco_kp"):
         raise UsageError(f"--model {args.model} with --dataset {args.dataset}: keypoints need both, others neither")
     if args.use_copypaste and args.data_augmentation != "lsj":
         raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
@@ -155,7 +156,7 @@ def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
     """Return the images to train on and those to evaluate on."""
     if is_main() and (args.use_v2 or args.backend != "pil"):
         logger.info("--backend and --use-v2 are ignored: images are decoded by PIL, then transformed by transforms v2")
-    masks = args.model.startswith("mask") or args.use_copypaste
+    masks = "segm" in ARCHITECTURES[MODELS[args.model]].task.kinds or args.use_copypaste
     train_images = CocoDataset(args.data_path, "train", args.dataset, train=True, masks=masks)
     train_images.transform = Augment(args.data_augmentation, train_images.keypoint_names)
     return train_images, CocoDataset(args.data_path, "val", args.dataset)

@@ -13,7 +13,4 @@ from norton_det.models.architecture import (
     register_architecture,
 )
 
-CLASSIFIERS = classifiers()
-"""The classifiers of this package."""
-
-__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Architecture", "RateEntry", "classifiers", "register_architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "RateEntry", "classifiers", "register_architecture"]

@@ -22,11 +22,13 @@ class Task(ABC):
         image_size: side of the square image at which complexity is stated for any network of the task; None: it depends
             on the architecture.
         features: name of the submodule whose outputs are the features; "" is the whole network.
+        kinds: what a detector predicts, in COCO's words: "bbox", and "segm" or "keypoints".
     """
 
     name: ClassVar[str]
     image_size: ClassVar[int | None] = None
     features: ClassVar[str] = ""
+    kinds: tuple[str, ...] = ()
 
     @abstractmethod
     def example(self, size: int, batch: int = 1) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.calibration.lockstep import Seen, observed
+from norton_det.calibration.lockstep import LayerCall, observed
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import ChannelMap, positions
 from norton_det.channels.plan import Layer
@@ -95,15 +95,15 @@ def trials(network: Network, images: Images, *, decomposition: str, criterion: s
     }
     result: dict[str, Trial] = {}
     with _forward(network, list(layers), images) as passing:
-        for seen in passing:
-            trial = fits.of(seen, layers[seen.name], options.get(seen.name, []))
+        for call in passing:
+            trial = fits.of(call, layers[call.name], options.get(call.name, []))
             if trial.choices:
-                result[seen.name] = trial
+                result[call.name] = trial
     return result
 
 
 @contextmanager
-def _forward(network: Network, names: Sequence[str], images: Images) -> Iterator[Iterator[Seen]]:
+def _forward(network: Network, names: Sequence[str], images: Images) -> Iterator[Iterator[LayerCall]]:
     task = network.architecture.task
     with observed(network.module, names, lambda net: task.features_of(net, images)) as passing:
         yield iter(tqdm(passing, total=len(names), desc="measure", unit="layer", disable=None, leave=False))
@@ -170,13 +170,13 @@ class _Fits:
     generator: torch.Generator
     seed: int
 
-    def of(self, seen: Seen, layer: Layer, ranks: Sequence[Rank]) -> Trial:
+    def of(self, call: LayerCall, layer: Layer, ranks: Sequence[Rank]) -> Trial:
         """Return what is tried of one layer, given its inputs and outputs."""
-        module: Any = self.network.module.get_submodule(seen.name)
+        module: Any = self.network.module.get_submodule(call.name)
         if isinstance(module, ChannelMap):
-            return self._of_shortcut(module, seen, layer)
+            return self._of_shortcut(module, call, layer)
         moments = Moments(module, self.generator)
-        moments.add(seen.inputs, seen.output)
+        moments.add(call.inputs, call.output)
         weight = module.weight.detach().cpu().double().flatten(1)
         # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
         regression = replace(moments.regression(weight), ridge=_RIDGE)
@@ -185,15 +185,15 @@ class _Fits:
             block = DECOMPOSITIONS[self.decomposition].from_conv(module, rank, seed=self.seed)
             block.refit(regression, seed=self.seed, sweeps=_SWEEPS)
             change = block.to_dense().weight.detach().cpu().double().flatten(1) - weight
-            trial.add(RankChoice(seen.name, rank), change)
+            trial.add(RankChoice(call.name, rank), change)
         spatial = torch.arange(module.weight[0, 0].numel())
         for choice, inputs in self._narrowed(layer):
             columns = (inputs.unsqueeze(1) * len(spatial) + spatial).flatten()
             trial.add(choice, _without(regression, weight, columns) - weight)
         return trial
 
-    def _of_shortcut(self, module: ChannelMap, seen: Seen, layer: Layer) -> Trial:
-        trial = Trial(seen.output.mean((0, 2, 3)))
+    def _of_shortcut(self, module: ChannelMap, call: LayerCall, layer: Layer) -> Trial:
+        trial = Trial(call.output.mean((0, 2, 3)))
         for choice, inputs in self._narrowed(layer):
             gone = (module.index >= 0) & ~torch.isin(module.index.cpu(), inputs)
             trial.add(choice, -gone.float())

@@ -22,7 +22,7 @@ Ranks = Rank | str | Mapping[str, Rank]
 """One rank for all layers, one for each in the network's order ("[2]*9+[3]*18", 0: dense), or by the layer's name."""
 
 
-def spec_of_setting(
+def spec_from_configuration(
     arch: str,
     rank: Ranks | None = None,
     rates: str | Sequence[float] | None = None,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from conftest import TINY
-from torch import Tensor
+from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.builders import make_detector
 from norton_det.compression import decompose as step
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
 
 ARCH = "fasterrcnn_cpresnet50_fpn"
 FPN = "backbone.fpn.layer_blocks.0.0"
@@ -45,3 +46,23 @@ def test_what_cannot_be_calibrated_is_refused_before_the_work(
     monkeypatch.setattr(step, "_fit_report", lambda *args: pytest.fail("decomposed"))
     with pytest.raises(UsageError, match=rf"layer '{name}' of {ARCH} cannot be calibrated; .* without calibration"):
         nd.compress(net, arch=spec, rank={name: 1}, calibration=images)
+
+
+class Twice(nn.Module):
+    """A network with a convolution that runs twice."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.again = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.again(self.again(self.conv(x))).mean((2, 3)))
+
+
+def test_a_layer_that_runs_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ARCHITECTURES, "_items", dict(ARCHITECTURES._items))
+    plan = nd.ChannelPlan({"stem": 8}, (nd.Layer("conv", (), "stem"), nd.Layer("again", ("stem",)), nd.Layer("fc", ())))
+    nd.register_architecture(nd.Architecture("twice", Twice, plan, (), 10, 32, "fc", "cifar10"))
+    with pytest.raises(UsageError, match="layer 'again' runs 2 times in one pass; expected once: it cannot be calib"):
+        nd.decompose(Twice(10), "twice", 1, calibration=torch.rand(2, 3, 32, 32))

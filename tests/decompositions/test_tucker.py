@@ -20,7 +20,7 @@ from norton_det.deployment.implementations import expand, implementations_of
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.structure.describe import describe
-from norton_det.structure.settings import spec_of_setting
+from norton_det.structure.settings import spec_from_configuration
 
 
 @pytest.mark.parametrize("rank", [2, (3, 4), 20])
@@ -104,7 +104,7 @@ def test_narrowed_block_is_the_block_of_the_kept_channels() -> None:
 
 
 def test_costs_in_closed_form_are_those_counted() -> None:
-    spec = spec_of_setting("resnet56_cifar", "[2x3]*20+[0]+[8]*34", "[0.]+[0.2]*29", decomposition="tucker2")
+    spec = spec_from_configuration("resnet56_cifar", "[2x3]*20+[0]+[8]*34", "[0.]+[0.2]*29", decomposition="tucker2")
     counted = count_complexity(spec)
     costs = CostModel(ARCHITECTURES["resnet56_cifar"]).at(spec.decompositions, spec.widths)
     assert (costs.macs, costs.macs_published, costs.params) == (counted.macs, counted.macs_published, counted.params)

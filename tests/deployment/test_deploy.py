@@ -16,7 +16,7 @@ from norton_det.decompositions import CPConv2d
 from norton_det.deployment.decomposed import CP
 from norton_det.deployment.deploy import deploy
 from norton_det.errors import UsageError
-from norton_det.structure.settings import spec_of_setting
+from norton_det.structure.settings import spec_from_configuration
 
 
 @pytest.mark.parametrize("implementation", list(CP))
@@ -34,7 +34,7 @@ def test_networks_keep_their_function(
     arch: str, size: int, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    net = with_statistics(nd.build(spec_of_setting(arch, 2, "[0.25]*57")))
+    net = with_statistics(nd.build(spec_from_configuration(arch, 2, "[0.25]*57")))
     for name in CP:
         if name != implementation:  # so that the fastest of the implementations is this one
             monkeypatch.delitem(CP._items, name)

@@ -14,13 +14,13 @@ import norton_det as nd
 from norton_det.decompositions import CPConv2d
 from norton_det.deployment.deploy import deploy
 from norton_det.errors import DataError, UsageError
-from norton_det.structure.settings import spec_of_setting
+from norton_det.structure.settings import spec_from_configuration
 
 
 @pytest.fixture
 def deployed(tmp_path: Path) -> tuple[nn.Module, nd.Spec, Path]:
     """A deployed network of two implementations, and its file."""
-    spec = spec_of_setting("resnet56_cifar", 2, "[0.5]*57")
+    spec = spec_from_configuration("resnet56_cifar", 2, "[0.5]*57")
     fast = deploy(with_statistics(nd.build(spec)), torch.randn(1, 3, 32, 32), repeats=1)
     nd.save(fast, spec, tmp_path / "fast.safetensors")
     return fast, spec, tmp_path / "fast.safetensors"
@@ -45,7 +45,7 @@ def test_a_deployed_network_is_saved_and_loaded(deployed: tuple[nn.Module, nd.Sp
 
 
 def test_any_file_is_deployed_when_loaded(tmp_path: Path) -> None:
-    spec = spec_of_setting("resnet56_cifar", 1, "[0.8]*57")
+    spec = spec_from_configuration("resnet56_cifar", 1, "[0.8]*57")
     nd.save(nd.build(spec), spec, tmp_path / "net.safetensors")
     fast, _ = nd.load(tmp_path / "net.safetensors", redeploy=torch.randn(1, 3, 32, 32))
     assert len(fast.deployment.folded) == 55

@@ -24,7 +24,7 @@ from norton_det.search.sensitivity import Sensitivity, _changes, measure
 from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.describe import described
 from norton_det.structure.network import Network
-from norton_det.structure.settings import decomposable_layers, dense_network, spec_of_setting
+from norton_det.structure.settings import decomposable_layers, dense_network, spec_from_configuration
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_budget_is_met_and_costs_are_exact(budget: Budget) -> None:
     layers = resnet56_layers()
     rates = {i: {level: 1e-3 * level**2 for level in range(1, 16)} for i in range(1, 30)}
     found = best_within(budget, ARCHITECTURES["resnet56_cifar"], Sensitivity(falling(layers), rates))
-    counted = count_complexity(spec_of_setting("resnet56_cifar", found.rank, found.rates))
+    counted = count_complexity(spec_from_configuration("resnet56_cifar", found.rank, found.rates))
     assert (found.macs, found.macs_published, found.params) == (counted.macs, counted.macs_published, counted.params)
     for name, target in budget.targets().items():
         assert getattr(found, name) <= target
@@ -132,7 +132,7 @@ def test_budget_is_met_and_costs_are_exact(budget: Budget) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_worse_than_one_rank_for_all(rank: int, seed: int) -> None:
     changes = falling(resnet56_layers(), seed)
-    uniform = count_complexity(spec_of_setting("resnet56_cifar", rank))
+    uniform = count_complexity(spec_from_configuration("resnet56_cifar", rank))
     found = best_within(Budget(uniform.macs, uniform.params), ARCHITECTURES["resnet56_cifar"], Sensitivity(changes, {}))
     assert found.change <= sum(ranks[rank] for ranks in changes.values())
 

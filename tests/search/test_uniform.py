@@ -15,7 +15,7 @@ from norton_det.errors import UsageError
 from norton_det.search import latency
 from norton_det.search.uniform import search
 from norton_det.spec import DecomposedLayer
-from norton_det.structure.settings import dense_network, spec_of_setting
+from norton_det.structure.settings import dense_network, spec_from_configuration
 
 
 def test_candidates_meet_both_targets_and_are_sorted() -> None:
@@ -26,7 +26,7 @@ def test_candidates_meet_both_targets_and_are_sorted() -> None:
         assert 0.99 * 2.32e9 <= candidate.macs <= 2.32e9
         assert 0.99 * 14.51e6 <= candidate.params <= 14.51e6
     best = found[0]
-    counted = count_complexity(spec_of_setting("resnet50", best.rank, best.rates))
+    counted = count_complexity(spec_from_configuration("resnet50", best.rank, best.rates))
     assert (best.macs, best.macs_published, best.params) == (counted.macs, counted.macs_published, counted.params)
 
 
@@ -131,7 +131,7 @@ def test_latency_knows_every_decomposition(timed: list[Any]) -> None:
     )
     for candidate in found:
         assert 0.95 * model.dense / 1.45 <= candidate.latency_ms <= model.dense / 1.45
-        spec = spec_of_setting("resnet56_cifar", candidate.rank, candidate.rates, decomposition="tucker2")
+        spec = spec_from_configuration("resnet56_cifar", candidate.rank, candidate.rates, decomposition="tucker2")
         assert count_complexity(spec).params == candidate.params
     for name, layer in (("linear", DecomposedLayer("tucker2", 1)), ("layer3.1.conv1", DecomposedLayer("cp", 1))):
         with pytest.raises(UsageError, match=f"no latency of layer '{name}' decomposed by '{layer.method}'"):

@@ -8,7 +8,7 @@ from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec
 from norton_det.structure.build import build_network
 from norton_det.structure.network import Network
-from norton_det.structure.settings import dense_network, kept_widths, spec_of_setting, widths_at
+from norton_det.structure.settings import dense_network, kept_widths, spec_from_configuration, widths_at
 
 RESNET56 = dense_network("resnet56_cifar")
 
@@ -32,7 +32,7 @@ def test_a_transition_is_as_wide_as_what_it_reads() -> None:
     assert kept["transition1"] == 24 + 12 * 9
     assert kept["transition2"] == (24 + 2 * 12 * 9) // 2
     # And once more, from the narrowed network.
-    narrowed = spec_of_setting("densenet40_cifar", None, "[0.5]+[0.25]*12+[0.]+[0.25]*12+[0.5]+[0.]*12")
+    narrowed = spec_from_configuration("densenet40_cifar", None, "[0.5]+[0.25]*12+[0.]+[0.25]*12+[0.5]+[0.]*12")
     assert kept_widths(meta_network(narrowed), "[0.]*39")["transition1"] == 24 + 12 * 9
 
 
@@ -46,17 +46,17 @@ def test_many_settings_at_once_are_each_alone() -> None:
 
 
 def test_a_setting_without_anything_is_the_dense_network() -> None:
-    assert spec_of_setting("resnet50") == Spec("resnet50", 1000)
-    assert spec_of_setting("resnet50", 1, "[0.]*20").widths == {}
-    assert len(spec_of_setting("resnet50", 3).ranks) == 16
+    assert spec_from_configuration("resnet50") == Spec("resnet50", 1000)
+    assert spec_from_configuration("resnet50", 1, "[0.]*20").widths == {}
+    assert len(spec_from_configuration("resnet50", 3).ranks) == 16
 
 
 def test_a_rank_for_each_layer() -> None:
-    spec = spec_of_setting("resnet56_cifar", "[0]+[2]*18+[3]*35+[1, 7]")
+    spec = spec_from_configuration("resnet56_cifar", "[0]+[2]*18+[3]*35+[1, 7]")
     assert len(spec.ranks) == 54
     assert [spec.ranks[name] for name in ("layer1.0.conv1", "layer2.0.conv1", "layer3.8.conv2")] == [2, 3, 1]
     assert "conv1" not in spec.ranks
     with pytest.raises(UsageError, match=r"rank has 2 values; resnet56_cifar takes 55: conv1, layer1\.0\.conv1"):
-        spec_of_setting("resnet56_cifar", "[2]*2")
+        spec_from_configuration("resnet56_cifar", "[2]*2")
     with pytest.raises(UsageError, match=r"layer 'conv1': rank is \(2, 3\); expected one number"):
-        spec_of_setting("resnet56_cifar", "[2x3]*55")
+        spec_from_configuration("resnet56_cifar", "[2x3]*55")

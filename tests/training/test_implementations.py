@@ -14,7 +14,7 @@ import norton_det as nd
 from norton_det.decompositions import CPConv2d
 from norton_det.errors import UsageError
 from norton_det.runtime import timing
-from norton_det.structure.settings import spec_of_setting
+from norton_det.structure.settings import spec_from_configuration
 from norton_det.training.batch_norm import WideBatchNorm2d
 from norton_det.training.implementations import set_fastest_implementations, set_implementations, use_implementation
 
@@ -24,7 +24,7 @@ def implementations_of(net: nn.Module) -> dict[str, str]:
 
 
 def test_the_fastest_implementation_of_each_block_is_set(caplog: pytest.LogCaptureFixture) -> None:
-    net = nd.build(spec_of_setting("vgg16_bn_cifar", 1, "[0.9]*13")).train()
+    net = nd.build(spec_from_configuration("vgg16_bn_cifar", 1, "[0.9]*13")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with caplog.at_level(logging.INFO, logger="norton_det"):  # other tests lower it
         choices = set_fastest_implementations(net, torch.randn(2, 3, 32, 32), repeats=1)
@@ -139,7 +139,7 @@ def test_a_wide_batch_norm_leaves_the_rest_to_torch() -> None:
 
 
 def test_batch_norms_have_implementations_in_channels_last_only() -> None:
-    net = nd.build(spec_of_setting("resnet56_cifar", 1, "[0.9]*30")).train()
+    net = nd.build(spec_from_configuration("resnet56_cifar", 1, "[0.9]*30")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     images = torch.randn(2, 3, 32, 32)
     choices = set_fastest_implementations(net, images, repeats=1)
