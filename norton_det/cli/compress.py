@@ -20,6 +20,7 @@ from norton_det.cli.config_defaults import add_config
 from norton_det.cli.options import add_compression, check_minimum, check_output
 from norton_det.cost.complexity import Complexity
 from norton_det.data.calibration_set import read_calibration_set
+from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
@@ -39,7 +40,9 @@ def add_arguments(parser: Parser) -> None:
     )
     add("--num-classes", type=int, metavar="N", help="number of classes (default: those of the weights)")
     add("--seed", default=0, type=int, metavar="K", help="of random weights and of random starts")
-    add_compression(parser)
+    solvers = sorted({solver for name in DECOMPOSITIONS for solver in DECOMPOSITIONS[name].solvers})
+    add = add_compression(parser).add_argument
+    add("--solver", default="als", choices=solvers, metavar="NAME", help="of the decomposition; tensorly: of cp alone")
     add = parser.add_argument_group("calibration").add_argument
     add(
         "--calibrate",
@@ -74,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         rates=args.rates,
         criterion=args.criterion,
         decomposition=args.decomposition,
+        solver=args.solver,
         num_classes=args.num_classes,
         calibration=images[: args.calibration_images] if args.calibrate else None,
         seed=args.seed,

@@ -43,6 +43,13 @@ def test_compress_prints_layers_and_totals(tmp_path: Path, capsys: pytest.Captur
     assert set(spec.ranks.values()) == {1}
 
 
+def test_the_solver_is_recorded(tmp_path: Path) -> None:
+    words = ["--arch", "resnet56_cifar", "--rank", "[1]+[0]*54", "--output", str(tmp_path / "x.safetensors")]
+    for solver in ("als", "tensorly"):
+        assert tool("compress").main([*words, "--solver", solver]) == 0
+        assert nd.load(tmp_path / "x.safetensors")[1].provenance["decompose"]["solver"] == solver
+
+
 @pytest.mark.parametrize(("kind", "dataset"), [("faster", "coco"), ("mask", "coco"), ("keypoint", "coco_kp")])
 def test_train_and_evaluate(
     kind: str, dataset: str, compressed: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -128,6 +135,8 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ),
         ("compress", [*COMPRESS, "--criterion", "x", "--rates", "[0.1]*30"], 2, "--criterion: 'x' is unknown"),
         ("compress", [*COMPRESS, "--decomposition", "x", "--rank", "1"], 2, "--decomposition: 'x' is unknown"),
+        ("compress", [*COMPRESS, "--solver", "x", "--rank", "1"], 2, "--solver: 'x' is unknown"),
+        ("compress", [*COMPRESS, "--decomposition", "tucker2", "--rank", "1", "--solver", "tensorly"], 2, "solver"),
         ("compress", [*COMPRESS, "--rank", "0"], 2, "rank is 0"),
         ("compress", [*COMPRESS, "--rank", "two"], 2, "argument -dr/--rank: 'two' is no rank; expected a number"),
         ("compress", [*COMPRESS, "--rates", "[0.1*3"], 2, "expected a term"),
