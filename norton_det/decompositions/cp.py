@@ -123,8 +123,9 @@ class CPConv2d(CPLayer, Decomposition):
             DataError: factors that are not finite; the message names the filters.
 
         Example:
+            >>> import norton_det as nd
             >>> from tensorly.random import random_cp
-            >>> block = CPConv2d.from_cp_tensors([random_cp((16, 3, 3), rank=2) for _ in range(8)], padding=1)
+            >>> block = nd.CPConv2d.from_cp_tensors([random_cp((16, 3, 3), rank=2) for _ in range(8)], padding=1)
             >>> block.in_channels, block.out_channels, block.kernel_size, block.rank
             (16, 8, (3, 3), 2)
         """
@@ -156,8 +157,10 @@ class CPConv2d(CPLayer, Decomposition):
         the dtype of the block, for tensorly's PyTorch backend.
 
         Example:
+            >>> import norton_det as nd
             >>> import tensorly as tl
-            >>> block = CPConv2d(16, 8, 3, rank=2)
+            >>> import torch
+            >>> block = nd.CPConv2d(16, 8, 3, rank=2)
             >>> with tl.backend_context("pytorch"):
             ...     kernel = torch.stack([tl.cp_to_tensor(filter_) for filter_ in block.to_cp_tensors()])
             >>> torch.allclose(kernel, block.kernel(), atol=1e-6)
