@@ -18,8 +18,8 @@ PACKAGE = ROOT / "norton_det"
 FLOORS = [
     {"errors", "version"},
     {"files", "formatting", "linalg"},
-    {"registry", "spec", "runtime", "channels", "reporting"},
-    {"models", "decompositions", "visualization"},
+    {"registry", "spec", "runtime", "channels"},
+    {"models", "decompositions", "visualization", "reporting"},
     {"pruning", "structure", "deployment", "data"},
     {"calibration", "cost", "evaluation", "checkpoint", "config"},
     {"search", "builders"},
