@@ -133,6 +133,11 @@ class Spec:
         return cls(**values)
 
 
+def version_of(text: str) -> int:
+    """Return the format version of a spec's JSON text; 0 where none is written, as before version 1."""
+    return int(json.loads(text).get("version", 0))
+
+
 def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a spec of any readable format version, as this version names them."""
     values = dict(values)

@@ -1,5 +1,6 @@
 """The state of a training run, from which it is resumed."""
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,7 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 from norton_det.errors import DataError
 from norton_det.files import write_atomically
 from norton_det.models.weights import load_state
-from norton_det.spec import Spec
+from norton_det.spec import Spec, version_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -119,6 +122,12 @@ class TrainingState:
         """
         if missing := [key for key in self._content({}) if key not in content]:
             raise DataError(f"{path}: lacks {', '.join(missing)}; expected a training checkpoint")
+        if version_of(content["spec"]) < 1:
+            logger.warning(
+                "%s: written before format version 1, with other seeds: the rest of the run has another order of the "
+                "images and other random augmentation than it would have had",
+                path,
+            )
         load_state(self.model, content["model"], path)
         try:
             self.optimizer.load_state_dict(content["optimizer"])

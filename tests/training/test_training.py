@@ -133,6 +133,18 @@ def test_a_run_that_accumulates_goes_on_after_an_update(data: CocoDataset, tmp_p
         assert flat(run(data, tmp_path / str(k), [k], accumulate=2)) == flat(whole), k
 
 
+def test_a_checkpoint_of_other_seeds_is_resumed_with_a_warning(
+    data: CocoDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh().save(tmp_path, {}, numbered=False)
+    content = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    fresh().restore(content, "new.pth")
+    assert "other seeds" not in caplog.text
+    spec = {name: value for name, value in json.loads(content["spec"]).items() if name not in ("version", "norton_det")}
+    fresh().restore({**content, "spec": json.dumps(spec)}, "old.pth")
+    assert "old.pth: written before format version 1, with other seeds" in caplog.text
+
+
 def test_the_checkpoint_before_an_evaluation_is_enough(data: CocoDataset, tmp_path: Path) -> None:
     whole = run(data, tmp_path / "whole", [])
     (tmp_path / "cut").mkdir()
