@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+from norton_det.data.coco import labels
 from norton_det.data.coco.checks import check_annotations, raise_errors
 from norton_det.data.image_folder import read_rgb
 from norton_det.errors import DataError, expect_choice
@@ -139,13 +140,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     @property
     def num_classes(self) -> int:
         """Number of outputs of a detector: the largest category id, plus one for the background."""
-        return max(self.coco.cats, default=0) + 1
+        return labels.num_classes(self.coco.cats.values())
 
     @property
     def keypoint_names(self) -> list[str]:
         """Names of the keypoints; an empty list if there are none."""
-        names: list[str] = next((c["keypoints"] for c in self.coco.cats.values() if "keypoints" in c), [])
-        return names
+        return labels.keypoint_names(self.coco.cats.values())
 
     def aspect_ratios(self) -> list[float]:
         """Return width / height of each image, computed from the annotations."""
@@ -195,7 +195,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         boxes[:, 1::2].clamp_(0, height)
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            "labels": torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64),
+            "labels": labels.class_labels(annotations),
             "area": torch.tensor([a["area"] for a in annotations], dtype=torch.float32),
             "iscrowd": torch.tensor([a.get("iscrowd", 0) for a in annotations], dtype=torch.int64),
         }
