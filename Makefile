@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 
 venv: .venv/ready
 
-.venv/ready: pyproject.toml setup.py
+.venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"

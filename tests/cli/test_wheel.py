@@ -13,7 +13,7 @@ import norton_det
 
 ROOT = TOOLS.parent
 BUILD = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "norton_det", "configs")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "norton_det", "configs")
 
 
 @pytest.fixture(scope="module")
