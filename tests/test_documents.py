@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import itertools
 import re
 import shlex
 import tomllib
@@ -15,6 +16,7 @@ import torch
 from conftest import tool
 
 import norton_det as nd
+from norton_det.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -86,9 +88,7 @@ def entry(words: list[str]) -> tuple[Any, list[str]]:
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     if words[0] == "torchrun":
-        script = next(i for i, word in enumerate(words) if word.endswith(".py"))
-        assert all(word.startswith("--") for word in words[1:script])
-        words = ["python", *words[script:]]
+        words = ["python", *itertools.dropwhile(lambda word: word.startswith("--"), words[1:])]
     match words:
         case ["python", "-m", module, *arguments] if module.startswith(("benchmarks.", "scripts.")):
             return importlib.import_module(module).main, arguments
@@ -153,6 +153,14 @@ def check_script(script: str, parse: Any) -> None:
         written |= {word for word in (getattr(parsed, "output", None),) if str(word).endswith(".yaml")}
         for word in arguments:
             assert not word.startswith("configs/") or (ROOT / word).is_file(), word
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_in_the_help_of_a_command_are_parsed(name: str, parse: Any) -> None:
+    docstring = importlib.import_module(f"norton_det.cli.{name.replace('-', '_')}").__doc__ or ""
+    _, _, script = docstring.partition("\nExample")
+    assert f"norton-det {name} " in script
+    check_script(script.partition(":\n")[2], parse)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

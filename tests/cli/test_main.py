@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, TOOLS
+from conftest import ENVIRONMENT, TOOLS, Refused
 
 import norton_det
 from norton_det.cli.main import COMMANDS, main
@@ -46,9 +46,7 @@ def test_every_module_with_a_run_is_a_command() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = help_of(name, capsys)
-    assert text.startswith(f"usage: norton-det {name} ")
-    assert f"norton-det {name} --" in text or f"norton-det {name} r" in text, "an example"
+    assert help_of(name, capsys).startswith(f"usage: norton-det {name} ")
 
 
 @pytest.mark.parametrize(
@@ -73,10 +71,9 @@ def test_help_has_groups(capsys: pytest.CaptureFixture[str]) -> None:
             assert f" {group} -" in text, group
 
 
-def test_an_unknown_command_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, problem in ((["distill"], "unknown command 'distill'"), ([], "no command")):
-        assert main(words) == 2
-        assert capsys.readouterr().err == f"error: {problem}; expected one of: {', '.join(COMMANDS)}\n"
+@pytest.mark.parametrize(("words", "problem"), [(["distill"], "unknown command 'distill'"), ([], "no command")])
+def test_an_unknown_command_is_refused(words: list[str], problem: str, refused: Refused) -> None:
+    refused(lambda: main(words), 2, f"error: {problem}; expected one of: {', '.join(COMMANDS)}")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
