@@ -20,6 +20,7 @@ from norton_det.data import annotation_file
 from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results
 from norton_det.data.coco.dataset import KINDS
 from norton_det.errors import DataError
+from norton_det.evaluation.coco_results import read_results
 from norton_det.files import read_json
 from norton_det.formatting import table
 
@@ -68,7 +69,7 @@ def _check(args: argparse.Namespace) -> Report:
         if not args.annotations_only:
             report[split] += check_images(content, Path(args.data_path) / f"{split}2017")
     if args.results:
-        report["results"] = check_results(content, read_json(args.results, list, "a list of COCO results"))
+        report["results"] = check_results(content, read_results(args.results))
     return report
 
 

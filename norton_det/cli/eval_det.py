@@ -21,8 +21,9 @@ from norton_det.data.coco.checks.results import FIELD
 from norton_det.data.coco.dataset import KINDS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics
+from norton_det.evaluation.coco_results import RESULTS_FILE, read_results, write_results
 from norton_det.evaluation.predict import predict
-from norton_det.files import read_json, write_json
+from norton_det.files import write_json
 from norton_det.formatting import table
 from norton_det.models.tasks import kinds_of
 
@@ -55,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add = parser.add_argument_group("output").add_argument
     add("--print-freq", default=100, type=int, metavar="N", help="images between log lines")
-    add("--output-dir", metavar="DIR", help="write metrics.json there, and coco_instances_results.json of --checkpoint")
+    add("--output-dir", metavar="DIR", help=f"write metrics.json there, and {RESULTS_FILE} of --checkpoint")
     add("--json", action="store_true", help="print JSON rather than a table; null is no ground truth")
 
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if results is not None:
-            write_json(folder / "coco_instances_results.json", results)
+            write_results(folder, results)
         write_json(folder / "metrics.json", metrics)
     if args.json:
         print(json.dumps(metrics))
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace, annotations: str | Path) -> Metrics:
     """Return the metrics of a results file."""
-    results = read_json(args.results, list, "a list of COCO results")
+    results = read_results(args.results)
     present = [kind for kind, field in FIELD.items() if results and field in results[0]] or ["bbox"]
     evaluator = CocoEvaluator(read_coco(annotations), args.kinds or present, backend=args.backend, name=annotations)
     return evaluator.evaluate(results, per_class=args.per_class, name=args.results)

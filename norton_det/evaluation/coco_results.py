@@ -1,7 +1,8 @@
-"""Conversion of a detector's predictions to COCO results."""
+"""COCO results: from a detector's predictions, and their files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,39 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from norton_det.files import read_json, write_json
+
 Result = dict[str, Any]
+RESULTS_FILE = "coco_instances_results.json"
+"""Name of the results file in a folder of outputs."""
 CROPS = "mask_crops"
 MASK_THRESHOLD = 0.5
 """Probability above which a pixel belongs to an object, as is usual with torchvision and COCO."""
+
+
+def write_results(folder: str | Path, results: Sequence[Result]) -> None:
+    """Write the results file of a folder, in the format that COCO scripts read.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.evaluation.coco_results import RESULTS_FILE, read_results, write_results
+        >>> result = {"image_id": 1, "category_id": 2, "bbox": [0.0, 0.0, 4.0, 3.0], "score": 0.5}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_results(folder, [result])
+        ...     read_results(f"{folder}/{RESULTS_FILE}") == [result]
+        True
+    """
+    write_json(Path(folder) / RESULTS_FILE, list(results))
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """Read a COCO results file of any program; :mod:`norton_det.data.coco.checks.results` checks its content.
+
+    Raises:
+        DataError: the file is missing or is no JSON list.
+    """
+    results: list[Result] = read_json(path, list, "a list of COCO results")
+    return results
 
 
 @contextmanager

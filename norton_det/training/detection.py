@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.evaluation.coco import CocoEvaluator, Metrics, format_metrics
+from norton_det.evaluation.coco_results import write_results
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
 from norton_det.runtime.distributed import broadcast_buffers, compute_once, is_main
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 Targets = list[dict[str, Any]]
 Batch = tuple[list[Tensor], Targets]
-METRICS_FILE, RESULTS_FILE = "metrics.json", "coco_instances_results.json"
+METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Detection:
         results = predict(network, self.evaluation(), self.device, print_freq=self.print_freq)
         metrics = compute_once(lambda: self.evaluator.evaluate(results))
         if self.folder is not None and is_main():
-            write_json(self.folder / RESULTS_FILE, results)
+            write_results(self.folder, results)
             write_json(self.folder / METRICS_FILE, metrics)
         return metrics
 

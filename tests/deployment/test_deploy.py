@@ -13,8 +13,8 @@ from torchvision.ops import MultiScaleRoIAlign
 import norton_det as nd
 from norton_det.channels.narrow import NORMS
 from norton_det.decompositions import CPConv2d
-from norton_det.deployment.decomposed import CP
 from norton_det.deployment.deploy import deploy
+from norton_det.deployment.implementations.decomposed import CP
 from norton_det.errors import UsageError
 from norton_det.structure.settings import spec_from_configuration
 

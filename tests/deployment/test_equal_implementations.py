@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from norton_det.decompositions import CPConv2d
-from norton_det.deployment.decomposed import CP
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.implementations import expand, implementations_of
-from norton_det.deployment.linear import LINEAR, ConvolvedLinear
+from norton_det.deployment.implementations.decomposed import CP
+from norton_det.deployment.implementations.linear import LINEAR, ConvolvedLinear
 from norton_det.errors import UsageError
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
-from norton_det.deployment.implementations import (
+from norton_det.deployment.implementations.base import (
     NO_IMPLEMENTATIONS,
     Implementations,
     implementations_of,

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.deployment.implementations import (
+from norton_det.deployment.implementations.base import (
     NO_IMPLEMENTATIONS,
     Implementations,
     implementations_of,

@@ -11,7 +11,7 @@ from norton_det.decompositions.base import Decomposition
 from norton_det.decompositions.conv import like_conv, plain, sum_terms
 from norton_det.decompositions.cp import CPConv2d
 from norton_det.decompositions.tucker import TuckerConv2d
-from norton_det.deployment.implementations import Implementations, implementations_of
+from norton_det.deployment.implementations.base import Implementations, implementations_of
 from norton_det.registry import Registry
 
 
