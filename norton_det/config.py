@@ -80,11 +80,9 @@ class Config:
 def config_files() -> dict[str, Path]:
     """Return the files of the published rows, by the names that ``--config`` takes: those of the files without suffix.
 
-    They are in the installed package, or in a checkout in the folder ``configs/`` beside it.
+    They are in the package; in a checkout that is a link to the folder ``configs/`` at the top.
     """
-    package = Path(__file__).parent
-    installed = package / "configs"
-    folder = installed if installed.is_dir() else package.parent / "configs"
+    folder = (Path(__file__).parent / "configs").resolve()
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
 
 
