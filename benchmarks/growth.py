@@ -50,7 +50,7 @@ def growth_figure(rows: Sequence[Row]) -> "Figure":
     axes = figure.subplots(2, 3).flatten()
     for ax, (case, name, label) in zip(axes, _PANELS, strict=False):
         _draw(ax, [row for row in rows if _belongs(row, case, name)], name)
-        ax.set(xlabel=label, ylabel="seconds", title=f"{case}, other: {_OTHERS[case]}")
+        ax.set(xlabel=label, ylabel="seconds", title=f"{case}\nother: {_OTHERS[case]}")
         ax.title.set_fontsize("medium")
     for ax in axes[len(_PANELS) :]:
         ax.set_axis_off()

@@ -24,6 +24,8 @@ without other load. With the name of one benchmark in place of `all`, it updates
 python -m benchmarks.run all --output docs/speed.json && python -m benchmarks.report
 ```
 
+`norton-det benchmark FILE` times a network of your own.
+
 ## Method
 
 The package (*ours*) and an alternative that a user has (*other*) run in turn in one process, after a warm-up run of

@@ -23,7 +23,8 @@ COSTS = ("config", "rank", "rates", "parameters", "published", "MACs", "publishe
 MEASURED = ("network", "data set", "row", "top-1, %", "to dense", "MACs", "parameters", "epochs", "minutes", "note")
 _PAGE = """# Results
 
-Written by `python -m scripts.results_page`; do not edit.
+Written by `python -m scripts.results_page`; do not edit. The commands are quoted as they were run, some with an earlier
+release: `python tools/compress.py` is `norton-det compress` now, and `--form` is `--implementation`.
 
 ## Costs of the published rows
 

@@ -17,6 +17,8 @@ from conftest import tool
 
 import norton_det as nd
 from norton_det.cli.main import COMMANDS
+from norton_det.cli.main import main as commands_main
+from norton_det.models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,8 +101,6 @@ def entry(words: list[str]) -> tuple[Any, list[str]]:
             return tool(path.stem).main, arguments
         case ["python", file, *arguments] if Path(file).suffix == ".py":
             return importlib.import_module(file.removesuffix(".py").replace("/", ".")).main, arguments
-        case ["python", "-m", module, *arguments] if module.startswith(("benchmarks.", "scripts.")):
-            return importlib.import_module(module).main, arguments
     return None, words
 
 
@@ -118,10 +118,11 @@ def check_other_command(words: list[str]) -> None:
             assert set(names) <= targets(), words
         case ["pip" | "pip3", "install", *options, package]:
             assert set(options) <= {"-e", "--editable"}, words
-            named = re.fullmatch(r"(?:norton-det|\.)(?:\[([\w,]+)\])?", package)
+            wheel = re.escape(f"norton_det-{nd.__version__}-py3-none-any.whl")
+            named = re.fullmatch(rf"(?:norton-det|\.|{wheel})(?:\[([\w,]+)\])?", package)
             assert named, words
             assert not named[1] or set(named[1].split(",")) <= extras(), words
-        case [".ci/run"] | ["cd", _]:
+        case [".ci/run"] | ["cd", _] | ["pip", "wheel", "--no-deps", "."]:
             pass
         case _:
             pytest.fail(f"a command that this test does not know: {words}")
@@ -219,18 +220,19 @@ def test_flags_in_the_text_are_flags_of_a_command(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
     flags = set(_OTHERS_FLAGS)
-    for path in (ROOT / "tools").glob("*.py"):
+    mains = [tool(path.stem).main for path in (ROOT / "tools").glob("*.py")]
+    for run in [*mains, lambda words: commands_main(["benchmark", *words])]:
         with pytest.raises(Parsed) as parsed:
-            tool(path.stem).main([])
+            run([])
         flags |= parsed.value.args[0]._option_string_actions.keys()
-    assert "--rates" in flags
+    assert flags >= {"--rates", "--image-size", "--help"}
     for document in DOCUMENTS:
         for text in inline(document):
             assert set(_FLAG.findall(text)) <= flags, f"{document.name}: {text}"
 
 
-def test_the_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (snippet,) = blocks(ROOT / "README.md", "python")
+def test_the_quick_start_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snippet = blocks(ROOT / "README.md", "python")[0]
     assert 'weights="IMAGENET1K_V2"' in snippet
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -239,6 +241,20 @@ def test_the_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     with torch.no_grad():
         torch.testing.assert_close(names["fast"](image), names["backbone"](image), rtol=1e-3, atol=1e-3)
     assert names["detector"].backbone.body.layer1[0].conv3.out_channels == 230
+
+
+def test_the_network_of_the_readme_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, snippet = blocks(ROOT / "README.md", "python")
+    monkeypatch.setattr(ARCHITECTURES, "_items", dict(ARCHITECTURES._items))
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["net"][0].rank == 1
+    assert names["net"][0].out_channels == 4
+    output = tmp_path / "tiny.safetensors"
+    (words,) = (text for text in inline(ROOT / "README.md") if text.startswith("norton_det.cli.main.main("))
+    assert '"compress", "--arch", "tiny", ...' in words
+    assert commands_main(["compress", "--arch", "tiny", "--rank", "1", "--output", str(output)]) == 0
+    assert nd.load(output)[1].ranks == {"0": 1}
 
 
 # The checks themselves.
