@@ -79,7 +79,14 @@ def _search(args: argparse.Namespace) -> None:
         ranks = None if args.rank is None else (args.rank,)
         dense = dense_network(args.arch, device="cpu")
         model = CostModel(dense.architecture)
-        latency = LatencyModel(model, dense, ranks=ranks, batch=args.batch_size, device=args.device)
+        latency = LatencyModel(
+            model,
+            dense,
+            decomposition=args.decomposition,
+            ranks=ranks,
+            batch=args.batch_size,
+            device=args.device,
+        )
     candidates = search(
         args.arch,
         target_macs=args.target_macs,
@@ -88,6 +95,7 @@ def _search(args: argparse.Namespace) -> None:
         target_speedup=args.target_speedup,
         latency=latency,
         rank=args.rank,
+        decomposition=args.decomposition,
         convention=args.convention,
         limit=args.top,
     )

@@ -113,8 +113,10 @@ def _complexity(net: nn.Module, task: Task, image_size: int | tuple[int, int] | 
 
 def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
     """Return the multiply-accumulates by module ("" is the whole), and the number of batch-norm output elements."""
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # fvcore compiles its box losses with torch.jit on import
+        from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
 
     outputs: list[int] = []
     hooks = [
