@@ -84,6 +84,19 @@ def test_the_package_stands_alone() -> None:
             assert not {name.split(".")[0] for name in names} & {"benchmarks", "scripts", "tools", "tests"}, path
 
 
+def test_architectures_say_what_differs_between_networks() -> None:
+    """Outside models/ nothing asks a network or its name what it is: its architecture says so."""
+    questions = ("GeneralizedRCNN", 'startswith("keypoint', 'startswith("mask', "image_size ==", '_fpn") in')
+    asked = [
+        f"{path.name}: {question}"
+        for module, path in modules(PACKAGE).items()
+        for question in questions
+        if folder_of(module) != "models" and question in path.read_text()
+    ]
+    assert asked == []
+    assert any(questions[0] in path.read_text() for path in (PACKAGE / "models").glob("*.py"))
+
+
 def test_no_name_hides_a_module() -> None:
     assert hidden_modules(PACKAGE) == []
 
