@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,12 +16,19 @@ from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_atomically
 from norton_det.models import ARCHITECTURES, Architecture
-from norton_det.models.weights import load_state, read_file
+from norton_det.models.tensor_files import (
+    DEPLOYMENT_KEY,
+    SHA256_KEY,
+    SPEC_KEY,
+    is_safetensors,
+    read_file,
+    read_header,
+    sha256_of,
+)
+from norton_det.models.weights import load_state
 from norton_det.spec import Spec
 from norton_det.structure.build import build, build_network
 from norton_det.structure.describe import described
-
-SPEC_KEY, DEPLOYMENT_KEY, SHA256_KEY = "norton_det.spec", "norton_det.deployment", "norton_det.sha256"
 
 
 def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
@@ -71,15 +76,6 @@ def _check_folded(deployment: Deployment, spec: Spec, architecture: Architecture
         load_state(net, {name: tensor.to("meta") for name, tensor in deployment.state.items()}, "deployed model")
     except DataError as error:
         raise UsageError(f"{error} (as arch={spec.arch!r})") from None
-
-
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors, in hexadecimal: of their names in order, types, shapes and bytes."""
-    digest = sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def load(
@@ -133,25 +129,22 @@ def load(
 def read_network(
     path: str | Path, *, deployed: bool = False, content: Mapping[str, Any] | None = None
 ) -> tuple[Spec, Mapping[str, Tensor]]:
-    """Read the spec and the tensors of a file, each once, and check the tensors' SHA-256.
+    """Read the spec and the tensors of a file, each once; the tensors' SHA-256 is checked.
 
     Args:
         path: a file of :func:`save` or a training checkpoint.
         deployed: whether the file of a deployed network is accepted as well.
-        content: what :func:`norton_det.models.weights.read_file` returned for the file; None reads it.
+        content: what :func:`norton_det.models.tensor_files.read_file` returned for the file; None reads it.
 
     Raises:
         DataError: as of :func:`load`.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
-    header = _read_header(path)
+    header = read_header(path)
     content = read_file(path) if content is None else content
     spec = _parse_spec(path, header.get(SPEC_KEY, content.get("spec")), header, deployed)
     tensors = content["model"] if isinstance(content.get("model"), Mapping) else content
-    expected = header.get(SHA256_KEY)
-    if expected is not None and (actual := sha256_of(tensors)) != expected:
-        raise DataError(f"{path}: damaged: the SHA-256 of its tensors is {actual}; the header says {expected}")
     return spec, tensors
 
 
@@ -168,12 +161,12 @@ def read_spec(path: str | Path, *, deployed: bool = False) -> Spec:
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
-    header = _read_header(path)
+    header = read_header(path)
     return _parse_spec(path, _spec_text(path, header), header, deployed)
 
 
 def _spec_text(path: str | Path, header: Mapping[str, str]) -> Any:
-    return header.get(SPEC_KEY) if _is_safetensors(path) else read_file(path).get("spec")
+    return header.get(SPEC_KEY) if is_safetensors(path) else read_file(path).get("spec")
 
 
 def _parse_spec(path: str | Path, text: Any, header: Mapping[str, str], deployed: bool) -> Spec:
@@ -188,26 +181,11 @@ def _parse_spec(path: str | Path, text: Any, header: Mapping[str, str], deployed
 
 
 def _read_deployment(path: str | Path) -> Deployment | None:
-    text = _read_header(path).get(DEPLOYMENT_KEY)
+    text = read_header(path).get(DEPLOYMENT_KEY)
     try:
         return None if text is None else Deployment.from_json(text)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def _is_safetensors(path: str | Path) -> bool:
-    return Path(path).suffix == ".safetensors"
-
-
-def _read_header(path: str | Path) -> Mapping[str, str]:
-    """Return the texts in the header of a safetensors file; other files have none."""
-    if not _is_safetensors(path):
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise DataError(f"{path}: damaged, or no safetensors file: {error}") from None
 
 
 def has_spec(path: str | Path) -> bool:
@@ -215,6 +193,6 @@ def has_spec(path: str | Path) -> bool:
     if not Path(path).is_file():
         return False
     try:
-        return isinstance(_spec_text(path, _read_header(path)), str)
+        return isinstance(_spec_text(path, read_header(path)), str)
     except DataError:
         return False

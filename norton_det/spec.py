@@ -82,6 +82,8 @@ class Spec:
         for key, value in self.widths.items():
             expect(is_count(value), f"spec field widths[{key!r}]", value, "a positive integer")
         for group, channels in self.kept.items():
+            numbers = isinstance(channels, (list, tuple)) and all(is_count(c) or c == 0 for c in channels)
+            expect(numbers, f"spec field kept[{group!r}]", channels, "a list of channel numbers")
             ascending = all(is_count(c + 1) for c in channels) and list(channels) == sorted(set(channels))
             expect(ascending, f"spec field kept[{group!r}]", channels, "distinct channel numbers in ascending order")
             width, where = self.widths.get(group), f"spec field kept[{group!r}]"
@@ -138,10 +140,17 @@ def version_of(text: str) -> int:
     return int(json.loads(text).get("version", 0))
 
 
-def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a spec of any readable format version, as this version names them."""
-    values = dict(values)
-    version, writer = values.pop("version", 0), values.pop("norton_det", "an unknown release")
+def check_version(text: str) -> None:
+    """Check that the spec in a JSON text has a format version that this release reads.
+
+    Raises:
+        DataError: it is newer; the message says which release is needed.
+    """
+    values = json.loads(text)
+    _check_version(values.get("version", 0), values.get("norton_det", "an unknown release"))
+
+
+def _check_version(version: object, writer: str) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
         raise DataError(f"spec field version is {version!r}; expected an integer from 0 to {VERSION}")
     if version > VERSION:
@@ -149,6 +158,13 @@ def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
             f"format version {version}, written by norton_det {writer}; this norton_det ({__version__}) reads "
             f"versions up to {VERSION}: install norton_det {writer} or newer"
         )
+
+
+def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec of any readable format version, as this version names them."""
+    values = dict(values)
+    version, writer = values.pop("version", 0), values.pop("norton_det", "an unknown release")
+    _check_version(version, writer)
     if version == 0:  # one method for all layers
         method, ranks = values.pop("decomposition", "cp"), values.pop("ranks", {})
         expect(isinstance(ranks, Mapping), "spec field ranks", ranks, "a mapping")

@@ -10,8 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import norton_det as nd
-from norton_det.checkpoint import SHA256_KEY, SPEC_KEY, has_spec, read_spec, sha256_of
+from norton_det.checkpoint import has_spec, read_spec
 from norton_det.errors import DataError
+from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, sha256_of
+from norton_det.models.weights import read_state_dict
 from norton_det.spec import VERSION, DecomposedLayer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,7 +71,7 @@ def test_a_newer_version_is_refused_with_what_it_needs(file: Path) -> None:
         rf"net\.safetensors: format version {VERSION + 1}, written by norton_det 9\.9; .*install norton_det 9\.9 or"
     )
     assert has_spec(file)
-    for read in (nd.load, read_spec):
+    for read in (nd.load, read_spec, read_state_dict):
         with pytest.raises(DataError, match=message):
             read(file)
 
@@ -80,9 +82,17 @@ def test_changed_tensors_are_refused(file: Path) -> None:
     assert header[SHA256_KEY] == sha256_of(tensors)
     tensors["features.0.weight"][0, 0, 0, 0] += 1
     save_file(tensors, file, header)
-    for read in (nd.load, lambda path: nd.vgg16_bn_cifar(weights=path)):
+    for read in (nd.load, lambda path: nd.vgg16_bn_cifar(weights=path), read_state_dict):
         with pytest.raises(DataError, match=r"net\.safetensors: damaged: the SHA-256 of its tensors is .*; the header"):
             read(file)
+
+
+def test_a_checksum_that_was_removed_is_missed(file: Path) -> None:
+    header = header_of(file)
+    del header[SHA256_KEY]
+    rewrite(file, header)
+    with pytest.raises(DataError, match="the header says None"):
+        nd.load(file)
 
 
 def test_sha256_tells_names_types_and_shapes_apart() -> None:

@@ -13,6 +13,8 @@ from norton_det.structure.network import Network
 def calibrated(network: Network, reference: Network, images: Images, *, seed: int) -> Network:
     """Calibrate the module of ``network`` in place, and return the network with the step in its provenance.
 
+    The layers of the channel plan are refitted, and those beside it that were decomposed since ``reference``.
+
     Args:
         network: compressed.
         reference: the network that it was made from, which stays as it is.
@@ -22,15 +24,20 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
     Raises:
         UsageError: there is no image, or a decomposed layer cannot be calibrated.
     """
-    outside = check_calibratable(network, network.spec.decompositions)
-    plan, before = reference.plan, reference.spec
+    before, after = reference.spec.decompositions, network.spec.decompositions
+    named = {layer.name for layer in network.plan.layers}
+    earlier = [name for name in after if name in before and name not in named]
+    outside = check_calibratable(network, [name for name in after if name not in before])
+    plan, spec = reference.plan, reference.spec
     kept = {}
     for group, width in network.spec.widths.items():
         if width < plan.widths[group]:
-            channels = list(before.kept.get(group, range(plan.widths[group])))
+            channels = list(spec.kept.get(group, range(plan.widths[group])))
             kept[group] = torch.tensor([channels.index(channel) for channel in network.spec.kept[group]])
     layers = calibrate(network.module, reference.module, plan, kept, images, seed=seed, outside=outside)
-    return network.with_step("calibrate", {"images": len(images), "seed": seed, "layers": layers})
+    skipped = dict.fromkeys(earlier, "beside the channel plan, and decomposed before")
+    step = {"images": len(images), "seed": seed, "layers": layers, "skipped": skipped}
+    return network.with_step("calibrate", step)
 
 
 def check_calibratable(network: Network, layers: Iterable[str]) -> list[str]:

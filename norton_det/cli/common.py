@@ -46,6 +46,11 @@ class Parser(argparse.ArgumentParser):
         """Refuse the arguments."""
         raise UsageError(message)
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        # Two spellings of one option do not make an abbreviation ambiguous.
+        matches = super()._get_option_tuples(option_string)
+        return list({id(match[0]): match for match in matches}.values())
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             expected = ", ".join(map(str, action.choices))

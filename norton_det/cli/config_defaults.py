@@ -86,6 +86,8 @@ def _flags(parser: Parser) -> dict[str, argparse.Action]:
 
 def _converted(action: argparse.Action, value: Any, where: str) -> Any:
     """Return a value of a file as its flag takes it from the command line: its type, number of values and choices."""
+    if value is None and action.default is None:
+        return None
     try:
         if action.nargs == 0:
             if not isinstance(value, bool):

@@ -17,7 +17,8 @@ from norton_det.checkpoint import read_network
 from norton_det.cli.common import Parser
 from norton_det.cli.options import Group, add_implementation, check_minimum
 from norton_det.errors import DataError, UsageError
-from norton_det.models.weights import load_state, read_file
+from norton_det.models.tensor_files import read_file
+from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
 from norton_det.runtime.distributed import is_main, world_size
 from norton_det.runtime.progress import tensorboard_log

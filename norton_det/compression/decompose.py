@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -94,12 +95,20 @@ def decomposed(
             fitted = DECOMPOSITIONS[method].from_conv(conv, layer.rank, seed=seed, solver=solver)
         except (UsageError, DataError) as error:
             raise type(error)(f"layer {name!r}: {error}") from None
-        report[name] = {"rank": layer.rank, **_fit_report(conv, fitted)}
+        fit = {"method": method, "solver": solver, "seed": seed, "rank": layer.rank}
+        report[name] = {**fit, **_fit_report(conv, fitted)}
         net.set_submodule(name, fitted)
     logger.info("%d layers decomposed, %d left dense", len(layers), len(skipped))
     spec = replace(network.spec, decompositions={**network.spec.decompositions, **layers})
-    step = {"method": method, "solver": solver, "seed": seed, "layers": report, "skipped": skipped}
-    return replace(network, module=net, spec=spec).with_step("decompose", step)
+    return replace(network, module=net, spec=spec).with_step("decompose", _merged(network, report, skipped))
+
+
+def _merged(network: Network, report: Mapping[str, Any], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """Return the record of this step and of those before it: of each layer how it is decomposed, or why it is not."""
+    before = network.spec.provenance.get("decompose", {})
+    layers = {**before.get("layers", {}), **report}
+    reasons = {**before.get("skipped", {}), **skipped}
+    return {"layers": layers, "skipped": {name: reason for name, reason in reasons.items() if name not in layers}}
 
 
 def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:

@@ -12,7 +12,7 @@ from norton_det.data.batching import hold_out
 from norton_det.data.cifar import SIZE, normalize, read_cifar
 from norton_det.data.image_folder import image_folder, read_rgb
 from norton_det.data.imagenet import Preset
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.files import IMAGE_SUFFIXES
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
@@ -41,6 +41,7 @@ def read_calibration_set(
     if count < 1:
         raise UsageError(f"number of calibration images is {count}; expected at least 1")
     architecture = ARCHITECTURES[arch]
+    expect_choice(f"data set of {arch}", architecture.dataset, ("cifar10", "imagenet", "coco", "coco_kp"))
     small = architecture.dataset == "cifar10"
     if small and (Path(root) / CIFAR10.base_folder).is_dir():
         images = read_cifar(root, "train").images

@@ -24,7 +24,7 @@ def factors_from_cp_tensors(cp_tensors: Iterable[Any]) -> CPFactors:
     Raises:
         UsageError: no filter, a shape that does not fit; the message names the filter and the shapes.
     """
-    filters = [_modes(index, *cp_tensor) for index, cp_tensor in enumerate(cp_tensors)]
+    filters = [_modes(index, cp_tensor) for index, cp_tensor in enumerate(cp_tensors)]
     if not filters:
         raise UsageError("there is no CP tensor; expected one for each filter")
     first = filters[0]
@@ -36,12 +36,19 @@ def factors_from_cp_tensors(cp_tensors: Iterable[Any]) -> CPFactors:
     return CPFactors(*(torch.stack([mode.to(first[0]) for mode in modes]) for modes in zip(*filters, strict=True)))
 
 
-def _modes(index: int, weights: Any, factors: Iterable[Any]) -> list[Tensor]:
+def _modes(index: int, cp_tensor: Any) -> list[Tensor]:
     """Return the three factor matrices of a filter, its weights multiplied into the first."""
-    modes = [_tensor(factor) for factor in factors]
+    try:
+        weights, factors = cp_tensor
+        modes = [_tensor(factor) for factor in factors]
+    except (TypeError, ValueError):
+        kind = type(cp_tensor).__name__
+        raise UsageError(f"CP tensor of filter {index} is a {kind}; expected weights and three factors") from None
     scale = None if weights is None else _tensor(weights)
     ranks = {mode.shape[-1] if mode.dim() == 2 else 0 for mode in modes}
-    if len(modes) != 3 or len(ranks) > 1 or 0 in ranks or (scale is not None and scale.shape != modes[0].shape[1:]):
+    empty = any(mode.numel() == 0 for mode in modes)
+    weighted = scale is None or scale.shape == modes[0].shape[1:]
+    if len(modes) != 3 or len(ranks) > 1 or 0 in ranks or empty or not weighted:
         given = "None" if scale is None else tuple(scale.shape)
         raise UsageError(
             f"CP tensor of filter {index} has factors {_shapes(modes)} and weights {given}; "

@@ -1,19 +1,15 @@
 """Where weights come from: a state-dict file, torchvision's published weights by name, or a seed."""
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from norton_det.errors import DataError, UsageError
 from norton_det.models.architecture import Architecture
+from norton_det.models.tensor_files import read_file
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -91,32 +87,6 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): value for name, value in content.items()}
     return dict(content)
-
-
-def read_file(path: str | Path) -> Mapping[str, Any]:
-    """Read a ``torch.save`` or safetensors file without running any code in it.
-
-    Raises:
-        DataError: the file is missing, damaged, or holds something else than a mapping of plain values and tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: damaged, or no weights file: {_first_line(error)}") from None
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: damaged: {error}") from None
-    if not isinstance(content, Mapping):
-        raise DataError(f"{path}: holds a {type(content).__name__}; expected a state dict")
-    return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

@@ -35,10 +35,11 @@ _TINY = 1e-12
 class Allocation:
     """A configuration, what it costs, and the expected change of the output as a fraction of its variance.
 
-    ``rank`` and ``rates`` are in the notation of :func:`norton_det.compress`.
+    ``rank`` and ``rates`` are in the notation of :func:`norton_det.compress`; ``rank`` is None where no layer can be
+    decomposed.
     """
 
-    rank: str
+    rank: str | None
     rates: str
     macs: int
     macs_published: int
@@ -206,7 +207,7 @@ class _Search:
         """Return the state as a configuration."""
         costs = self.costs(state)
         return Allocation(
-            format_ranks([state.ranks.get(layer, 0) for layer in self.layers]),
+            format_ranks([state.ranks.get(layer, 0) for layer in self.layers]) or None,
             format_rates(self.rates_of(state).tolist()),
             int(costs.macs[0]),
             int(costs.macs_published[0]),

@@ -40,7 +40,7 @@ class Candidate:
     """A configuration and what it costs.
 
     Attributes:
-        rank: in the notation of :func:`norton_det.compress`.
+        rank: in the notation of :func:`norton_det.compress`; None where no layer can be decomposed.
         rates: likewise.
         macs: multiply-accumulates.
         macs_published: the same in the published convention.
@@ -49,7 +49,7 @@ class Candidate:
         latency_ms: milliseconds, where latency is asked for.
     """
 
-    rank: int | str
+    rank: int | str | None
     rates: str
     macs: int
     macs_published: int
@@ -143,11 +143,11 @@ def _candidates(
     """Yield the best candidates for each rank and k; the deviation of one above a target is negative."""
     model = CostModel(dense.architecture)
     order = dense.architecture.rate_order
-    lead = int(order[0].name == "stem")  # which the publication never prunes
+    lead = int(bool(order) and order[0].name == "stem")  # which the publication never prunes
     p, q = (grid.ravel() for grid in np.meshgrid(_RATES, _RATES))
     ranks: Sequence[Ranks] = uniform_ranks(dense, decomposition) if rank is None else [rank]
     options = [chosen_layers(dense, one, decomposition)[0] for one in ranks]
-    for layers, k in product(options, range(1, len(order) - lead)):
+    for layers, k in product(options or [{}], range(1, max(2, len(order) - lead))):
         rates = np.zeros((len(order), p.size))
         rates[lead : lead + k], rates[lead + k :] = p, q
         widths = widths_at(dense, rates)
@@ -165,9 +165,11 @@ def _candidates(
             yield Candidate(written, rates_text, **counts, deviation=float(deviation[i]), latency_ms=time)
 
 
-def _rank(layers: Sequence[DecomposedLayer]) -> int | str:
-    """Return the ranks as one number where they are one, or as text."""
+def _rank(layers: Sequence[DecomposedLayer]) -> int | str | None:
+    """Return the ranks as one number where they are one, or as text; None without layers."""
     ranks = [layer.rank for layer in layers]
+    if not ranks:
+        return None
     first = ranks[0]
     return first if isinstance(first, int) and set(ranks) == {first} else format_ranks(ranks)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from norton_det.channels.narrow import narrow_network
 from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.decompositions.conv import pair
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.spec import Spec
@@ -35,7 +36,10 @@ def build(spec: Spec, device: torch.device | str = "cpu") -> nn.Module:
 def build_network(spec: Spec, architecture: Architecture, device: torch.device | str = "cpu") -> Network:
     """Return the network that ``spec`` describes as one value; errors as of :func:`build`."""
     with torch.device(device):
-        net = architecture.build(spec.num_classes, **spec.options)
+        try:
+            net = architecture.build(spec.num_classes, **spec.options)
+        except TypeError as error:
+            raise UsageError(f"options {dict(spec.options)} of {architecture.name}: {error}") from None
     apply_spec(net, spec, architecture)
     return Network(net.to(device), spec, architecture)
 
@@ -49,7 +53,10 @@ def apply_spec(net: nn.Module, spec: Spec, architecture: Architecture) -> None:
     for name, layer in spec.decompositions.items():
         conv = conv_of(net, name, architecture)
         with torch.device(conv.weight.device):
-            net.set_submodule(name, DECOMPOSITIONS[layer.method].like(conv, layer.rank))
+            block = DECOMPOSITIONS[layer.method].like(conv, layer.rank)
+        if block.rank != (pair(layer.rank) if isinstance(block.rank, tuple) else layer.rank):
+            raise UsageError(f"layer {name!r}: rank {layer.rank} is above its channels; expected at most {block.rank}")
+        net.set_submodule(name, block)
     narrow_network(net, architecture.plan, _kept_channels(spec, architecture))
 
 

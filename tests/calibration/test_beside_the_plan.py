@@ -66,3 +66,14 @@ def test_a_layer_that_runs_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     nd.register_architecture(nd.Architecture("twice", Twice, plan, (), 10, 32, "fc", "cifar10"))
     with pytest.raises(UsageError, match="layer 'again' runs 2 times in one pass; expected once: it cannot be calib"):
         nd.decompose(Twice(10), "twice", 1, calibration=torch.rand(2, 3, 32, 32))
+
+
+def test_what_was_decomposed_before_stays_and_is_listed(images: list[Tensor]) -> None:
+    net, spec = nd.prune(*make_detector(ARCH, **TINY), "[0.9]*20", criterion="norm")
+    net, spec = nd.decompose(net, spec, {"rpn.head.conv.0.0": 1})
+    narrower, spec = nd.prune(net, spec, "[0.]+[0.5]*19", criterion="norm", calibration=images)
+    step = spec.provenance["calibrate"]
+    assert step["skipped"] == {"rpn.head.conv.0.0": "beside the channel plan, and decomposed before"}
+    assert "rpn.head.conv.0.0" not in step["layers"]
+    before, after = (model.get_submodule("rpn.head.conv.0.0").state_dict() for model in (net, narrower))
+    assert all(torch.equal(before[name], after[name]) for name in before)

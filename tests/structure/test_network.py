@@ -8,10 +8,13 @@ from torch import nn
 
 import norton_det as nd
 from norton_det.builders import make_detector
+from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.registry import Registry
+from norton_det.search.uniform import search
 from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.describe import describe
+from norton_det.structure.settings import spec_from_configuration
 
 OPTIONS = {
     "min_size": [[800], [640, 800], [64]],
@@ -93,6 +96,11 @@ def test_several_methods_in_one_network() -> None:
         "layer1.0.conv1": DecomposedLayer("cp", 2),
         "layer3.0.conv2": DecomposedLayer("tucker2", (8, 9)),
     }
+    layers = spec.provenance["decompose"]["layers"]
+    assert {name: layer["method"] for name, layer in layers.items()} == {
+        "layer1.0.conv1": "cp",
+        "layer3.0.conv2": "tucker2",
+    }
     narrow, spec = nd.prune(both, spec, "[0.]+[0.25]*29", criterion="norm")
     rebuilt = nd.build(Spec.from_json(spec.to_json())).eval()
     rebuilt.load_state_dict(narrow.state_dict())
@@ -121,3 +129,39 @@ def test_an_architecture_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert nd.count_complexity(spec).params == sum(p.numel() for p in net.parameters())
     with pytest.raises(ValueError, match="'small' is registered already"):
         nd.register_architecture(nd.Architecture("small", Small, plan, rates, 10, 32, "5", "cifar10"))
+
+
+def test_an_architecture_of_ones_own_takes_part_in_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ARCHITECTURES, "_items", dict(ARCHITECTURES._items))
+    layers = (nd.Layer("0", (), "hidden"), nd.Layer.norm("1", ("hidden",)), nd.Layer("5", ("hidden",)))
+    plan, rates = nd.ChannelPlan({"hidden": 8}, layers), (nd.RateEntry("hidden", ("hidden",)),)
+    nd.register_architecture(nd.Architecture("small", Small, plan, rates, 10, 32, "5", "cifar10"))
+    (best,) = search("small", target_macs=100_000, tolerance=0.5, limit=1)
+    spec = spec_from_configuration("small", best.rank, best.rates)
+    assert nd.count_complexity(spec).macs == best.macs <= 100_000
+
+    class Pointwise(Small):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+            self[0] = nn.Conv2d(3, 8, 1)
+
+    nd.register_architecture(nd.Architecture("pointwise", Pointwise, plan, rates, 10, 32, "5", "cifar10"))
+    limit = nd.count_complexity(nd.Spec("pointwise", 10)).macs // 2
+    assert search("pointwise", target_macs=limit, tolerance=0.5)[0].rank is None
+    _, spec = nd.compress(
+        Pointwise(10), arch="pointwise", budget=nd.Budget(macs=limit), calibration=torch.rand(4, 3, 32, 32)
+    )
+    assert nd.count_complexity(spec).macs <= limit
+    assert spec.ranks == {}
+
+
+@pytest.mark.parametrize("rank", [8, (8, 8)])
+def test_a_rank_above_the_channels_is_refused(rank: int | tuple[int, int]) -> None:
+    spec = Spec("resnet56_cifar", 10, {"conv1": DecomposedLayer("tucker2", rank)})
+    with pytest.raises(UsageError, match=r"layer 'conv1': rank .* is above its channels; expected at most \(3, 8\)"):
+        nd.build(spec)
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"options \{'foo': 1\} of resnet56_cifar: .*unexpected keyword"):
+        nd.build(Spec("resnet56_cifar", 10, options={"foo": 1}))

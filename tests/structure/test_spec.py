@@ -93,6 +93,8 @@ def test_spec_survives_json() -> None:
             r"install norton_det 0\.9 or newer",
         ),
         ('{"arch": "a", "num_classes": 2, "widths": []}', "widths is \\[\\]; expected a mapping"),
+        ('{"arch": "a", "num_classes": 2, "widths": {"g": 2}, "kept": {"g": 3}}', r"kept\['g'\] is 3; expected a list"),
+        ('{"arch": "a", "num_classes": 2, "widths": {"g": 1}, "kept": {"g": ["a"]}}', "expected a list of channel"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 2}, "kept": {"g": [3, 1]}}', "ascending order"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 3}, "kept": {"g": [1, 3]}}', r"2 channels"),
     ],

@@ -20,7 +20,7 @@ from norton_det.builders import make_detector
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, make_shapes, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.errors import DataError, TerminatedError
-from norton_det.models.weights import read_file
+from norton_det.models.tensor_files import read_file
 from norton_det.training import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
 from norton_det.training.detection import keep_losses_finite
 from norton_det.training.ema import moving_average

@@ -1,0 +1,97 @@
+"""Files of tensors: reading without running any code, and the header and checksum of this package's files."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from norton_det.errors import DataError
+from norton_det.spec import check_version, version_of
+
+SPEC_KEY, DEPLOYMENT_KEY, SHA256_KEY = "norton_det.spec", "norton_det.deployment", "norton_det.sha256"
+"""Keys of the header of a safetensors file."""
+
+
+def read_file(path: str | Path) -> Mapping[str, Any]:
+    """Read a ``torch.save`` or safetensors file without running any code in it.
+
+    Of a file of :func:`norton_det.save` the format version and the SHA-256 of the tensors are checked.
+
+    Raises:
+        DataError: the file is missing, damaged, of a newer format version, or holds something else than a mapping of
+            plain values and tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected weights")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+            _check_tensors(path, tensors)
+            return tensors
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path}: damaged, or no weights file: {_first_line(error)}") from None
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: damaged: {error}") from None
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: holds a {type(content).__name__}; expected a state dict")
+    return content
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    header = read_header(path)
+    if SPEC_KEY not in header:
+        return  # of another program
+    try:
+        check_version(header[SPEC_KEY])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    expected = header.get(SHA256_KEY)
+    if expected is None and version_of(header[SPEC_KEY]) < 1:
+        return  # written before there was one
+    actual = sha256_of(tensors)
+    if actual != expected:
+        raise DataError(f"{path}: damaged: the SHA-256 of its tensors is {actual}; the header says {expected}")
+
+
+def read_header(path: str | Path) -> Mapping[str, str]:
+    """Return the texts in the header of a safetensors file; other files have none.
+
+    Raises:
+        DataError: the file is damaged, or no safetensors file.
+    """
+    if not is_safetensors(path):
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise DataError(f"{path}: damaged, or no safetensors file: {error}") from None
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Return whether a path has the suffix of safetensors files."""
+    return Path(path).suffix == ".safetensors"
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors, in hexadecimal: of their names in order, types, shapes and bytes."""
+    digest = sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
