@@ -160,6 +160,20 @@ def test_a_recipe_is_for_training_alone(tmp_path: Path) -> None:
         parse_arguments(parser(recipe=False), words)
 
 
+def test_null_is_a_value_where_nothing_is_the_default(tmp_path: Path) -> None:
+    words = ["--config", config(tmp_path, "{rank: null, data_path: x}")]
+    assert parse_arguments(parser(), words).rank is None
+
+
+def test_two_spellings_of_a_flag_do_not_make_its_abbreviation_ambiguous() -> None:
+    made = Parser()
+    made.add_argument("--start-epoch", "--start_epoch", type=int)
+    made.add_argument("--step", type=int)
+    assert made.parse_args(["--star", "3"]).start_epoch == 3
+    with pytest.raises(UsageError, match="ambiguous option: --st could match"):
+        made.parse_args(["--st", "3"])
+
+
 def test_a_recipe_has_every_kind_of_value(tmp_path: Path) -> None:
     recipe = "{epochs: 2, lr: 1, lr_steps: [3, '4'], amp: true, form: dense, data_path: x, model_kwargs: {a: [1]}}"
     args = parse_arguments(parser(), ["--config", config(tmp_path, recipe)])

@@ -178,6 +178,8 @@ def random_modes(rank: int = 2, inputs: int = 5) -> list[Tensor]:
     ("filters", "message"),
     [
         ([], "there is no CP tensor"),
+        ([torch.ones(4, 2)], "filter 0 is a Tensor; expected weights and three factors"),
+        ([(None, [torch.ones(0, 2), *random_modes()[1:]])], r"filter 0 has factors \(0, 2\)"),
         (
             [(None, random_modes()), (None, random_modes(3))],
             r"filter 1 has factors \(5, 3\), \(3, 3\), \(3, 3\); filter 0 has \(5, 2\), \(3, 2\), \(3, 2\)",
