@@ -15,6 +15,7 @@ import norton_det as nd
 from norton_det.decompositions import CPConv2d
 from norton_det.deployment.deploy import deploy
 from norton_det.errors import DataError, UsageError
+from norton_det.models.tensor_files import DEPLOYMENT_KEY, SHA256_KEY, SPEC_KEY, sha256_of
 from norton_det.structure.settings import spec_from_configuration
 
 
@@ -82,7 +83,8 @@ def test_a_deployed_network_is_neither_trained_nor_compressed(
 )
 def test_a_damaged_deployment(text: str, message: str, tmp_path: Path) -> None:
     spec = nd.Spec("resnet56_cifar", 10)
-    metadata = {"norton_det.spec": spec.to_json(), "norton_det.deployment": text}
-    save_file(nd.build(spec).state_dict(), tmp_path / "net.safetensors", metadata)
+    tensors = nd.build(spec).state_dict()
+    metadata = {SPEC_KEY: spec.to_json(), DEPLOYMENT_KEY: text, SHA256_KEY: sha256_of(tensors)}
+    save_file(tensors, tmp_path / "net.safetensors", metadata)
     with pytest.raises(DataError, match=re.escape(message)):
         nd.load(tmp_path / "net.safetensors")
