@@ -8,7 +8,7 @@ PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOWEST_TESTS := $(addprefix tests/,builders compression decompositions deployment evaluation reporting structure \
 	test_checkpoint.py visualization)
 
-export OMP_NUM_THREADS ?= 1
+test test-all test-lowest: export OMP_NUM_THREADS ?= 1
 
 .PHONY: venv demo test test-all test-lowest lint clean
 
