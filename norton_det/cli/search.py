@@ -13,6 +13,7 @@ Examples:
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -33,7 +34,12 @@ from norton_det.search.uniform import Candidate, search
 from norton_det.structure.describe import described
 from norton_det.structure.settings import dense_network
 
+logger = logging.getLogger(__name__)
+
 _COSTS = ("MACs", "published convention", "parameters")
+_ALLOCATION = {"weights": None, "calibrate": None, "calibration_images": MEASURED, "criterion": "pabs"}
+_ALLOCATION |= {"seed": 0, "output": None}
+"""Arguments of --allocate alone, and their defaults."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -74,6 +80,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
+    for name, default in _ALLOCATION.items():
+        if getattr(args, name) != default:
+            logger.warning("--%s is ignored without --allocate", name.replace("_", "-"))
     latency = None
     if args.target_latency_ms is not None or args.target_speedup is not None:
         ranks = None if args.rank is None else (args.rank,)

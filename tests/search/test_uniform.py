@@ -136,3 +136,10 @@ def test_latency_knows_every_decomposition(timed: list[Any]) -> None:
     for name, layer in (("linear", DecomposedLayer("tucker2", 1)), ("layer3.1.conv1", DecomposedLayer("cp", 1))):
         with pytest.raises(UsageError, match=f"no latency of layer '{name}' decomposed by '{layer.method}'"):
             model.at({name: layer}, {})
+
+
+def test_arguments_of_the_allocation_are_not_ignored_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    words = ["--arch", "resnet56_cifar", "--target-params", "2e5", "--rank", "2", "--top", "1"]
+    assert tool("search").main([*words, "--seed", "3", "--output", "x.yaml"]) == 0
+    ignored = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
+    assert ignored == ["--seed is ignored without --allocate", "--output is ignored without --allocate"]
