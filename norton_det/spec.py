@@ -48,6 +48,8 @@ class Spec:
         kept: which of the group's original channels were kept, ascending, where that is known. It decides how a
             shortcut between groups of different channels is wired; without it the first ``widths[group]`` are meant.
         options: further keyword arguments of the architecture's builder (JSON values).
+        attributes: plain attributes in which the standard network's modules differ from what the builder makes, by
+            path: ``{"layer4.0.conv2.dilation": (2, 2)}``. Numbers, text, None, and sequences or mappings of those.
         provenance: where the weights came from and what was done to them. It is for people: nothing reads it.
 
     Example:
@@ -65,6 +67,7 @@ class Spec:
     widths: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ class Spec:
         """
         expect(isinstance(self.arch, str), "spec field arch", self.arch, "a string")
         expect(is_count(self.num_classes), "spec field num_classes", self.num_classes, "a positive integer")
-        for name in ("decompositions", "widths", "kept", "options", "provenance"):
+        for name in ("decompositions", "widths", "kept", "options", "attributes", "provenance"):
             expect(isinstance(getattr(self, name), Mapping), f"spec field {name}", getattr(self, name), "a mapping")
         layers = {name: _decomposed(name, layer) for name, layer in self.decompositions.items()}
         object.__setattr__(self, "decompositions", layers)
@@ -88,6 +91,10 @@ class Spec:
             expect(ascending, f"spec field kept[{group!r}]", channels, "distinct channel numbers in ascending order")
             width, where = self.widths.get(group), f"spec field kept[{group!r}]"
             expect(width == len(channels), where, f"{len(channels)} channels", f"widths[...] = {width}")
+        for path, attribute in self.attributes.items():
+            expected = "a number, text, null, or a list or object of those"
+            expect(is_plain(attribute), f"spec field attributes[{path!r}]", attribute, expected)
+        object.__setattr__(self, "attributes", {path: frozen(value) for path, value in self.attributes.items()})
         object.__setattr__(self, "kept", {group: tuple(channels) for group, channels in self.kept.items()})
 
     @property
@@ -194,6 +201,22 @@ def is_count(value: object) -> bool:
 def is_rank(value: object) -> bool:
     """Tell whether ``value`` is a rank: a positive integer or a pair of them."""
     return is_count(value) or (isinstance(value, tuple) and len(value) == 2 and all(is_count(v) for v in value))
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether a value is a number, text, truth value, None, or a sequence or mapping by text of those."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(is_plain(inner) for inner in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def frozen(value: Any) -> Any:
+    """Return a plain value with tuples for lists, also inside; JSON has lists only."""
+    if isinstance(value, Mapping):
+        return {key: frozen(inner) for key, inner in value.items()}
+    return tuple(frozen(inner) for inner in value) if isinstance(value, (list, tuple)) else value
 
 
 def parse_rates(text: str) -> list[float]:

@@ -1,6 +1,6 @@
 """Builders of compressed detectors with torchvision's signature, known to ``torchvision.models.get_model``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def make_detector(
     else:
         network = _from_file(architecture, weights, num_classes, kwargs)
     freeze_backbone(network.module, layers)
-    return network.module, replace(network.spec, options=described(network.module, architecture).spec.options)
+    found = described(network.module, architecture).spec
+    return network.module, replace(network.spec, options=found.options, attributes=found.attributes)
 
 
 def _on_backbone(
@@ -98,6 +99,7 @@ def _on_backbone(
         widths=inner.widths,
         kept=inner.kept,
         options=options,
+        attributes={BODY + path: value for path, value in inner.attributes.items() if _is_of_backbone(path, options)},
         provenance={"backbone": dict(inner.provenance)},
     )
     network = build_network(spec, architecture)
@@ -105,6 +107,13 @@ def _on_backbone(
         state = {k: v for k, v in backbone.state_dict().items() if not k.startswith(f"{RESNET50.classifier}.")}
         load_state(network.module.get_submodule(BODY.rstrip(".")), state, f"weights_backbone {weights}")
     return network
+
+
+def _is_of_backbone(path: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether an attribute of a ResNet-50 is one of the backbone's too: frozen norms have no momentum."""
+    layer, _, name = path.rpartition(".")
+    frozen = options["norm_layer"] in ("FrozenBatchNorm2d", FrozenBatchNorm2d) and name == "momentum"
+    return layer.split(".")[0] not in ("", "avgpool", RESNET50.classifier) and not frozen
 
 
 def _published(

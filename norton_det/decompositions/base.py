@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions.conv import Size
+from norton_det.decompositions.conv import Size, geometry
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import Regression
 from norton_det.registry import Registry
@@ -127,6 +127,10 @@ class Decomposition(nn.Module, ABC):
     @abstractmethod
     def to_dense(self) -> nn.Conv2d:
         """Return the convolution with the reconstructed kernel; outputs agree up to rounding."""
+
+    def geometry(self) -> dict[str, Any]:
+        """Return stride, padding, dilation and padding mode of the convolution that the block replaces."""
+        return geometry(self.to_dense())
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, ...] | None:

@@ -87,7 +87,7 @@ class CPLayer(nn.Module):
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         """Convolve with the geometry of the vertical and the horizontal convolution together."""
-        options = self._geometry()
+        options = self.geometry()
         mode = options.pop("padding_mode")
         if mode != "zeros":
             sides = (conv._reversed_padding_repeated_twice for conv in (self.vertical, self.horizontal))
@@ -95,7 +95,7 @@ class CPLayer(nn.Module):
             options["padding"] = 0
         return F.conv2d(x, kernel, bias, groups=groups, **options)
 
-    def _geometry(self) -> dict[str, Any]:
+    def geometry(self) -> dict[str, Any]:
         """Return stride, padding, dilation and padding mode of the convolution that the block replaces."""
         vertical, horizontal = geometry(self.vertical), geometry(self.horizontal)
         return {
@@ -131,7 +131,7 @@ class CPLayer(nn.Module):
     def to_dense(self) -> nn.Conv2d:
         """Return the convolution with the reconstructed kernel; outputs agree up to rounding."""
         kernel = self.factors().reconstruct().to(self.pointwise.weight)
-        return conv_with(kernel, self.bias, **self._geometry()).train(self.training)
+        return conv_with(kernel, self.bias, **self.geometry()).train(self.training)
 
     def extra_repr(self) -> str:
         """Show the geometry of the convolution that the block replaces, and the rank."""

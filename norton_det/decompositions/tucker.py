@@ -129,6 +129,10 @@ class TuckerConv2d(Decomposition):
         kernel = self._factors().reconstruct().unflatten(2, pair(self.core.kernel_size)).to(self.core.weight)
         return like_conv(self.core, kernel, self.bias, 1).train(self.training)
 
+    def geometry(self) -> dict[str, Any]:
+        """Return stride, padding, dilation and padding mode of the convolution that the block replaces."""
+        return geometry(self.core)
+
     def factors(self) -> None:
         """Return None: all filters share U and G, so that criteria that need factors do not apply."""
         return

@@ -17,20 +17,15 @@ from torchvision.models.detection import (
 )
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.channels.plan import ChannelPlan, Layer
-from norton_det.errors import UsageError
 from norton_det.models.architecture import Architecture, register_architecture
 from norton_det.models.rcnn_options import ASPECT_RATIOS, options_of
-from norton_det.models.resnet import RESNET50, STAGES
+from norton_det.models.resnet import RESNET50, STAGES, norm_class
 from norton_det.models.tasks import Detection
 
 BODY = "backbone.body."
 """Where the ResNet-50 sits in a detector."""
-_NORM_LAYERS: dict[str, type[nn.Module]] = {
-    layer.__name__: layer for layer in (nn.BatchNorm2d, FrozenBatchNorm2d, nn.SyncBatchNorm)
-}
 
 
 def _rcnn(
@@ -42,8 +37,7 @@ def _rcnn(
     **kwargs: Any,
 ) -> nn.Module:
     """Return the dense detector: torchvision's classes, a norm layer by name, one anchor size list per level."""
-    norm = _norm_class(norm_layer) if isinstance(norm_layer, str) else norm_layer
-    body = resnet50(norm_layer=norm)
+    body = resnet50(norm_layer=norm_class(norm_layer))
     # The FPN is made for full stages and narrowed by the plan, like every other reader of a stage.
     widths = [RESNET50.plan.widths[stage] for stage in STAGES]
     backbone = BackboneWithFPN(body, {stage: str(i) for i, stage in enumerate(STAGES)}, widths, out_channels=256)
@@ -52,12 +46,6 @@ def _rcnn(
         with torch.device("cpu"):  # anchors are constants, also in a network without memory
             kwargs["rpn_anchor_generator"] = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
     return rcnn(backbone, num_classes=num_classes, **kwargs)
-
-
-def _norm_class(name: str) -> type[nn.Module]:
-    if name not in _NORM_LAYERS:
-        raise UsageError(f"unknown norm_layer {name!r}; expected one of: {', '.join(_NORM_LAYERS)}")
-    return _NORM_LAYERS[name]
 
 
 def _plan() -> ChannelPlan:

@@ -1,13 +1,47 @@
 """ResNet-50: torchvision's own class, and its channel plan."""
 
-from torchvision.models import ResNet50_Weights, resnet50
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torchvision.models import ResNet, ResNet50_Weights
+from torchvision.models import resnet50 as torchvision_resnet50
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.channels.plan import ChannelPlan, Layer
+from norton_det.errors import UsageError
 from norton_det.models.architecture import Architecture, RateEntry, register_architecture
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 _BLOCKS = (3, 4, 6, 3)
 _WIDTHS = (256, 512, 1024, 2048)
+_NORM_LAYERS: dict[str, type[nn.Module]] = {
+    layer.__name__: layer for layer in (nn.BatchNorm2d, FrozenBatchNorm2d, nn.SyncBatchNorm)
+}
+
+
+def norm_class(norm_layer: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return the norm layer of a name; a class or function as it is.
+
+    Raises:
+        UsageError: no such name.
+    """
+    if not isinstance(norm_layer, str):
+        return norm_layer
+    if norm_layer not in _NORM_LAYERS:
+        raise UsageError(f"unknown norm_layer {norm_layer!r}; expected one of: {', '.join(_NORM_LAYERS)}")
+    return _NORM_LAYERS[norm_layer]
+
+
+def _resnet50(
+    *, num_classes: int, norm_layer: str | Callable[..., nn.Module] = "BatchNorm2d", **options: Any
+) -> ResNet:
+    """Return torchvision's network, whose norm layer may be given by name, as in a file."""
+    return torchvision_resnet50(num_classes=num_classes, norm_layer=norm_class(norm_layer), **options)
+
+
+def _options_of(net: Any) -> dict[str, Any]:
+    return {"norm_layer": FrozenBatchNorm2d.__name__} if type(net.bn1) is FrozenBatchNorm2d else {}
 
 
 def _blocks() -> list[tuple[str, int, str]]:
@@ -36,7 +70,7 @@ def _plan() -> ChannelPlan:
 RESNET50 = register_architecture(
     Architecture(
         "resnet50",
-        resnet50,
+        _resnet50,
         _plan(),
         rate_order=(
             *(RateEntry(group, (group,)) for group in ("stem", *STAGES[:-1])),
@@ -48,5 +82,6 @@ RESNET50 = register_architecture(
         dataset="imagenet",
         kept_dense={"conv1": "the stem stays dense, as published"},
         weights=ResNet50_Weights,
+        options_of=_options_of,
     ),
 )

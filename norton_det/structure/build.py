@@ -11,6 +11,7 @@ from norton_det.decompositions.conv import pair
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.spec import Spec
+from norton_det.structure.attributes import set_attributes
 from norton_det.structure.network import Network
 
 
@@ -48,8 +49,9 @@ def apply_spec(net: nn.Module, spec: Spec, architecture: Architecture) -> None:
     """Give a dense network of the architecture the structure of ``spec``, in place; decomposed layers are not fitted.
 
     Raises:
-        UsageError: a method, a layer, a group or a width of the spec does not exist.
+        UsageError: an attribute, a method, a layer, a group or a width of the spec does not exist.
     """
+    set_attributes(net, spec.attributes)
     for name, layer in spec.decompositions.items():
         conv = conv_of(net, name, architecture)
         with torch.device(conv.weight.device):

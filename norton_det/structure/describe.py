@@ -1,5 +1,8 @@
 """From a network to the spec that describes it."""
 
+from dataclasses import replace
+from typing import Any
+
 from torch import nn
 
 from norton_det.channels.narrow import ChannelMap
@@ -7,7 +10,8 @@ from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.weights import load_state
-from norton_det.spec import DecomposedLayer, Spec
+from norton_det.spec import DecomposedLayer, Spec, is_plain
+from norton_det.structure.attributes import MISSING, Difference, differences
 from norton_det.structure.build import build_network
 from norton_det.structure.network import Network
 
@@ -22,7 +26,9 @@ def describe(net: nn.Module, arch: str) -> Spec:
 
 
 def described(net: nn.Module, architecture: Architecture, spec: Spec | None = None) -> Network:
-    """Return a network with its spec, which is checked.
+    """Return a network with its spec, which is checked against what it builds.
+
+    Plain attributes that differ from those of the spec (a stride, an eps, a score threshold) are put down in it.
 
     Args:
         net: dense or compressed.
@@ -30,26 +36,39 @@ def described(net: nn.Module, architecture: Architecture, spec: Spec | None = No
         spec: what the network is said to be; None reads it off the network.
 
     Raises:
-        UsageError: the network is of another architecture or spec; or, without a spec, its kept channels matter and
-            cannot be read off it.
+        UsageError: the network is of another architecture or spec: other tensors, types of modules, or attributes that
+            cannot be put down; the message names the first. Or, without a spec, its kept channels matter and cannot be
+            read off it.
     """
-    network = Network(net, spec or _spec_of(net, architecture), architecture)
-    check_described(network)
-    return network
-
-
-def check_described(network: Network) -> None:
-    """Check that the module has the tensors of its spec.
-
-    Raises:
-        UsageError: it has not; the message names the first difference.
-    """
-    state = {name: tensor.to("meta") for name, tensor in network.module.state_dict().items()}
-    built = build_network(network.spec, network.architecture, "meta").module
+    spec = replace(spec or _spec_of(net, architecture), attributes={})
+    standard = build_network(replace(spec, decompositions={}), architecture, "meta").module
+    spec = replace(spec, attributes=_recorded(net, standard, architecture))
+    built = build_network(spec, architecture, "meta").module
+    for difference in differences(net, built):
+        raise UsageError(_not_described(difference, architecture))
+    state = {name: tensor.to("meta") for name, tensor in net.state_dict().items()}
     try:
-        load_state(built, state, f"model (as arch={network.architecture.name!r})")
+        load_state(built, state, f"model (as arch={architecture.name!r})")
     except DataError as error:
         raise UsageError(str(error)) from None
+    return Network(net, spec, architecture)
+
+
+def _recorded(net: nn.Module, standard: nn.Module, architecture: Architecture) -> dict[str, Any]:
+    """Return the attributes that turn the standard network, narrowed, into this one."""
+    recorded = {}
+    for difference in differences(net, standard):
+        if not is_plain(difference.given) or not is_plain(difference.expected) or difference.given is MISSING:
+            raise UsageError(_not_described(difference, architecture))
+        recorded[difference.path] = difference.given
+    return recorded
+
+
+def _not_described(difference: Difference, architecture: Architecture) -> str:
+    return (
+        f"model differs from {architecture.name}: {difference}. A spec cannot hold that; "
+        "norton_det.register_architecture makes a network of your own known"
+    )
 
 
 def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
