@@ -1,12 +1,14 @@
 """Deployment: the fastest equal implementation of a network for inference, on this machine.
 
-Batch norms are folded into the convolutions before them; each layer that has equal implementations (decomposed, linear,
+Batch norms are folded into the layers before them; each layer that has equal implementations (decomposed, linear,
 RoIAlign) is replaced by the one that is fastest on the input shapes of an example; the memory format is the one in
-which the whole network is fastest. Fewer multiply-accumulates are not always less time, so all of this is measured.
+which the whole network is fastest. Fewer multiply-accumulates are not always less time, so all of this is measured. The
+result is compared with the given network on the example: what changes its outputs is undone.
 """
 
 import copy
 import logging
+from collections.abc import Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -15,14 +17,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from norton_det.decompositions import Decomposition
 from norton_det.deployment.autotune import Calls, calls_of, choose_implementations, random_inputs
+from norton_det.deployment.equality import Reference
 from norton_det.deployment.fold_batch_norm import fold_norms
+from norton_det.deployment.followers import followers, has_hooks
 from norton_det.deployment.implementations import expand, has_implementations, implementations_of
 from norton_det.deployment.record import MEMORY_FORMATS, BlockChoice, Deployment
 from norton_det.deployment.restore import with_implementations, with_record
 from norton_det.errors import UsageError
 from norton_det.runtime.timing import time_alternating, time_contenders
 
+CHANGES_OUTPUTS = "without it the outputs on the example would change"
 logger = logging.getLogger(__name__)
 
 
@@ -43,8 +49,9 @@ def deploy(
         compile: pass the result to ``torch.compile`` as well.
 
     Returns:
-        The network in evaluation mode, its parameters frozen. Outputs agree with those of ``model`` in evaluation mode
-        up to rounding. Its attribute ``deployment`` (:class:`Deployment`) records what was done.
+        The network in evaluation mode, its parameters frozen. Its outputs on the example were compared with those of
+        ``model`` in evaluation mode: they agree up to rounding, 1e-4 of the largest value in float32. Its attribute
+        ``deployment`` (:class:`Deployment`) records what was done, and what stayed as it was, with the reason.
 
     Raises:
         UsageError: repeats below 1.
@@ -65,27 +72,70 @@ def deploy(
         raise UsageError(f"repeats is {repeats}; expected at least 1")
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     given = copy.deepcopy(model).eval().requires_grad_(False)
-    net = copy.deepcopy(given)
     with torch.inference_mode():
-        folded = fold_norms(net, arguments)
-        calls = calls_of(net, arguments, has_implementations)
+        reference = Reference(given, arguments)
+        net, folded, unchanged = _folded(given, arguments, reference)
+        calls = calls_of(net, arguments, _is_replaceable)
     choices: dict[str, list[BlockChoice]] = {}
     candidates: dict[str, nn.Module] = {}
     bar = tqdm(MEMORY_FORMATS.items(), desc="deploy", unit="format", disable=None, leave=False)
     for name, memory_format in bar:
         measure = partial(_time_implementations, memory_format=memory_format, repeats=repeats)
-        choices[name] = choose_implementations(net, calls, measure)
-        candidates[name] = with_implementations(net, choices[name]).to(memory_format=memory_format)
+        fastest = choose_implementations(net, calls, measure)
+        choices[name], candidates[name] = _equal_choices(net, fastest, memory_format, reference)
     runs = {
         name: partial(_run, candidate, ((arguments, {}),))
         for name, candidate in [("given", given), *candidates.items()]
     }
     milliseconds = {name: 1e3 * median(seconds) for name, seconds in time_alternating(runs, repeats).items()}
     best = min(candidates, key=milliseconds.__getitem__)
-    record = Deployment(tuple(choices[best]), best, folded, milliseconds, net.state_dict())
+    chosen = {choice.name for choice in choices[best]}
+    unchanged |= {name: CHANGES_OUTPUTS for name in calls if name not in chosen}
+    difference = reference.difference(candidates[best])
+    record = Deployment(tuple(choices[best]), best, folded, milliseconds, unchanged, difference, net.state_dict())
+    if undone := [name for name, reason in unchanged.items() if reason == CHANGES_OUTPUTS]:
+        logger.warning(
+            "deploy: two runs of the given network differ by %.1e, the deployed one by %.1e; left as they are: %s",
+            reference.noise,
+            difference,
+            ", ".join(undone),
+        )
     logger.info("deployed, %s\n%s", best, record)
     deployed = with_record(candidates[best], record)
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
+
+
+def _folded(
+    given: nn.Module, arguments: tuple[Any, ...], reference: Reference
+) -> tuple[nn.Module, dict[str, str], dict[str, str]]:
+    """Return a copy of the network with its norms folded, which ones into what, and why the others are not."""
+
+    def with_folded(pairs: Sequence[tuple[str, str]]) -> nn.Module:
+        net = copy.deepcopy(given)
+        fold_norms(net, dict(pairs))
+        return net
+
+    pairs, unchanged = followers(copy.deepcopy(given), arguments)
+    folded = dict(reference.keeps(list(pairs.items()), with_folded))
+    unchanged |= {name: CHANGES_OUTPUTS for name in pairs if name not in folded}
+    return with_folded(list(folded.items())), folded, unchanged
+
+
+def _equal_choices(
+    net: nn.Module, choices: Sequence[BlockChoice], memory_format: torch.memory_format, reference: Reference
+) -> tuple[list[BlockChoice], nn.Module]:
+    """Return the choices that keep the outputs, and a copy of the network with these implementations."""
+
+    def with_choices(part: Sequence[BlockChoice]) -> nn.Module:
+        return with_implementations(net, part).to(memory_format=memory_format)
+
+    kept = reference.keeps(choices, with_choices)
+    return kept, with_choices(kept)
+
+
+def _is_replaceable(layer: nn.Module) -> bool:
+    """Tell whether a layer has equal implementations, and nothing at it that they would lose."""
+    return has_implementations(layer) and not (isinstance(layer, Decomposition) and has_hooks(layer))
 
 
 def _time_implementations(

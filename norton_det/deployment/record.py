@@ -41,8 +41,12 @@ class Deployment:
         blocks: the layers that have equal implementations, with the choices, in the network's order.
         memory_format: of the parameters: "contiguous" or "channels_last".
         folded: folded batch norm -> the layer into which it was folded.
+        unchanged: what stays as it was -> the reason: batch norms that cannot be folded, layers whose replacement would
+            change the outputs.
         milliseconds: median time of the whole network on the example, by name: "given" is the original network in
             evaluation mode, the others are the deployed one in each memory format.
+        difference: largest difference of the outputs on the example, relative to the largest value; None if it was not
+            compared, as by earlier releases.
         state: the tensors of the network with its norms folded and its layers not yet replaced, as in a file.
     """
 
@@ -50,6 +54,8 @@ class Deployment:
     memory_format: str
     folded: Mapping[str, str]
     milliseconds: Mapping[str, float]
+    unchanged: Mapping[str, str] = field(default_factory=dict)
+    difference: float | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -62,6 +68,11 @@ class Deployment:
             fraction = block.milliseconds[block.implementation] / whole
             rows.append((block.name, *times, block.implementation, f"{fraction:.1%}"))
         lines = [f"{name}: {value:.2f} ms" for name, value in self.milliseconds.items()]
+        lines += ["", f"{len(self.folded)} batch norms folded"]
+        lines += (
+            [] if self.difference is None else [f"outputs differ by {self.difference:.1e}, relative to the largest"]
+        )
+        lines += [f"{name} stays as it is: {reason}" for name, reason in self.unchanged.items()]
         return "\n".join([table(("milliseconds", *implementations, "choice", "fraction"), rows), "", *lines])
 
     def to_json(self) -> str:

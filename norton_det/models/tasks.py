@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.models.rcnn_counted import HeadsOfOneDetection, RCNNAtFixedProposals
+from norton_det.models.rcnn_outputs import outputs_before_choice
 
 Images = Tensor | Sequence[Tensor]
 """Inputs of a network: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W), 0 to 1, for detectors."""
@@ -37,6 +38,16 @@ class Task(ABC):
     @abstractmethod
     def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
         """Run ``net`` on images and return its features: what a student imitates and what is differentiated."""
+
+    def compared(self, net: nn.Module, *arguments: Any, size: int | None = None) -> Any:
+        """Return outputs that tell whether two networks compute the same: small errors in the network stay small.
+
+        Args:
+            net: in evaluation mode.
+            arguments: of the network.
+            size: side in pixels to which a detector's images are scaled; None: as the detector scales them.
+        """
+        return net(*arguments)
 
     def counted(self, net: nn.Module) -> nn.Module:
         """Return the module that is run on an image (1, 3, H, W) to count the network."""
@@ -87,6 +98,10 @@ class Detection(Task):
         """Return the feature maps, level by level."""
         batch, _ = net.transform(list(images))
         return list(net.backbone(batch.tensors).values())
+
+    def compared(self, net: nn.Module, *arguments: Any, size: int | None = None) -> Any:
+        """Return what the detector's parts compute before boxes are chosen."""
+        return outputs_before_choice(net, *arguments, size=size)
 
     def counted(self, net: nn.Module) -> nn.Module:
         """Return the detector at exactly 1000 proposals, so that the count does not depend on the weights."""

@@ -1,7 +1,7 @@
 """What no tensor shows: the types of a network's modules and their plain attributes, compared, recorded and set.
 
-A plain attribute is a number, text, truth value, None, or a sequence or mapping of those: stride, dilation, eps, a score
-threshold. Those in which a network differs from what its architecture's builder makes are part of its spec.
+A plain attribute is a number, text, truth value, None, or a sequence or mapping of those: stride, dilation, eps, a
+score threshold. Those in which a network differs from what its architecture's builder makes are part of its spec.
 """
 
 from collections.abc import Iterator, Mapping
