@@ -92,7 +92,7 @@ def load(
         deployed: whether the file of a deployed network is accepted as well.
 
     Returns:
-        The network in evaluation mode, and its spec.
+        The network in evaluation mode, with tensors of the types in the file, and its spec.
 
     Raises:
         DataError: the file is missing, damaged, of a newer format version, or was not written by this package; or its
@@ -113,7 +113,7 @@ def load(
         with torch.random.fork_rng(devices=[]):
             net = build(spec)
         fold_structure(net, folded)
-        load_state(net, tensors, path)
+        load_state(net, tensors, path, keep_precision=True)
         net.to(device).eval()
         if deployment and redeploy is None:
             net = restore(net, deployment)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import norton_det as nd
 from norton_det.checkpoint import has_spec, read_spec
 from norton_det.errors import DataError
+from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, sha256_of
-from norton_det.models.weights import read_state_dict
 from norton_det.spec import VERSION, DecomposedLayer
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, WeightsEnum
 from torchvision.models.detection import (
     FasterRCNN_ResNet50_FPN_Weights,
@@ -15,12 +15,12 @@ from torchvision.models.detection import (
 from torchvision.models.detection.backbone_utils import _validate_trainable_layers
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from norton_det.checkpoint import load, read_network
+from norton_det.checkpoint import has_spec, read_network
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.rcnn import BODY
 from norton_det.models.resnet import RESNET50
-from norton_det.models.weights import initial_network, load_state, named_weights
+from norton_det.models.weights import initial_state, load_state, named_weights
 from norton_det.registry import torchvision_builder
 from norton_det.spec import Spec
 from norton_det.structure.build import build_network
@@ -47,8 +47,8 @@ def make_detector(
         arch: registered name.
         weights: of the whole detector: a file of ``norton_det.save`` or a training checkpoint, whose spec decides the
             compression; or torchvision's COCO weights for the dense one.
-        weights_backbone: a file of ``norton_det.save`` or a state dict of a ResNet-50, or torchvision's weights. Not
-            read where ``weights`` is given, as in torchvision.
+        weights_backbone: a file of ``norton_det.save`` or a state dict of a ResNet-50, with its classifier or
+            without, or torchvision's weights. Not read where ``weights`` is given, as in torchvision.
         num_classes: background included; None takes it from ``weights``, or else the architecture's default.
         trainable_backbone_layers: 0 to 5, counted from the last stage; without weights all are, by default 3 with
             weights.
@@ -83,14 +83,14 @@ def _on_backbone(
     progress: bool,
     options: dict[str, Any],
 ) -> Network:
-    backbone: nn.Module | None = None
+    state: Mapping[str, Tensor] = {}
     inner = Spec("resnet50", RESNET50.num_classes)
-    if isinstance(weights, (str, Path)) and Path(weights).suffix == ".safetensors":
-        backbone, inner = load(weights, deployed=False)
+    if isinstance(weights, (str, Path)) and has_spec(weights):
+        inner, state = read_network(weights)
         if inner.arch != "resnet50":
             raise UsageError(f"weights_backbone {weights}: is a {inner.arch}; expected a resnet50")
     elif weights is not None:
-        backbone, source = initial_network(RESNET50, weights, progress=progress)
+        state, source = initial_state(RESNET50, weights, progress=progress)
         inner = replace(inner, provenance={"source": source})
     spec = Spec(
         architecture.name,
@@ -103,8 +103,8 @@ def _on_backbone(
         provenance={"backbone": dict(inner.provenance)},
     )
     network = build_network(spec, architecture)
-    if backbone is not None:
-        state = {k: v for k, v in backbone.state_dict().items() if not k.startswith(f"{RESNET50.classifier}.")}
+    if weights is not None:
+        state = {name: state[name] for name in state if not name.startswith(f"{RESNET50.classifier}.")}
         load_state(network.module.get_submodule(BODY.rstrip(".")), state, f"weights_backbone {weights}")
     return network
 

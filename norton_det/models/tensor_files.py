@@ -1,7 +1,5 @@
 """Files of tensors: reading without running any code, and the header and checksum of this package's files."""
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from norton_det.errors import DataError
+from norton_det.models.unpickling import load_plain
 from norton_det.spec import check_version, version_of
 
 SPEC_KEY, DEPLOYMENT_KEY, SHA256_KEY = "norton_det.spec", "norton_det.deployment", "norton_det.sha256"
@@ -26,7 +25,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
 
     Raises:
         DataError: the file is missing, damaged, of a newer format version, or holds something else than a mapping of
-            plain values and tensors.
+            plain values and tensors (see :func:`norton_det.models.unpickling.load_plain`).
     """
     path = Path(path)
     if not path.is_file():
@@ -36,13 +35,9 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
             tensors = load_file(path)
             _check_tensors(path, tensors)
             return tensors
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except DataError:
-        raise
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: damaged, or no weights file: {_first_line(error)}") from None
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: damaged: {error}") from None
+    except SafetensorError as error:
+        raise DataError(f"{path}: damaged, or no weights file: {error}") from None
+    content = load_plain(path)
     if not isinstance(content, Mapping):
         raise DataError(f"{path}: holds a {type(content).__name__}; expected a state dict")
     return content
@@ -91,7 +86,3 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,7 @@
 """Where weights come from: a state-dict file, torchvision's published weights by name, or a seed."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,10 +11,9 @@ from torchvision.models import WeightsEnum
 
 from norton_det.errors import DataError, UsageError
 from norton_det.models.architecture import Architecture
-from norton_det.models.tensor_files import read_file
+from norton_det.models.state_dicts import read_state_dict
 
-_WRAPPERS = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+logger = logging.getLogger(__name__)
 
 
 def initial_network(
@@ -36,21 +37,33 @@ def initial_network(
         UsageError: unknown weights.
         DataError: the file is missing, is no state dict, or does not fit.
     """
-    named = named_weights(architecture.weights, weights)
-    if weights is None:
-        state, source = None, f"random, seed {seed}"
-    elif named is not None:
-        state, source = named.get_state_dict(progress=progress, check_hash=True), str(named)
-    else:
-        state, source = read_state_dict(weights), Path(str(weights)).name
-    if state is not None and num_classes is None and f"{architecture.classifier}.weight" in state:
+    state: Mapping[str, Tensor] = {}
+    source = f"random, seed {seed}"
+    if weights is not None:
+        state, source = initial_state(architecture, weights, progress=progress)
+    if num_classes is None and f"{architecture.classifier}.weight" in state:
         num_classes = len(state[f"{architecture.classifier}.weight"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = architecture.build(num_classes)
-    if state is not None:
+    if weights is not None:
         load_state(net, state, source)
     return net, source
+
+
+def initial_state(
+    architecture: Architecture, weights: str | Path | WeightsEnum, *, progress: bool = True
+) -> tuple[Mapping[str, Tensor], str]:
+    """Return the state dict of weights for the dense network of an architecture, and where they come from.
+
+    Raises:
+        UsageError: unknown weights.
+        DataError: the file is missing, or is no state dict.
+    """
+    if named := named_weights(architecture.weights, weights):
+        return named.get_state_dict(progress=progress, check_hash=True), str(named)
+    names = {f"{layer.name}.weight" for layer in architecture.plan.layers}
+    return read_state_dict(str(weights), names), Path(str(weights)).name
 
 
 def named_weights(enum: type[WeightsEnum] | None, weights: str | Path | WeightsEnum | None) -> WeightsEnum | None:
@@ -68,34 +81,23 @@ def named_weights(enum: type[WeightsEnum] | None, weights: str | Path | WeightsE
     return None
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the state dict in a ``.pth``, ``.pt``, ``.th`` or ``.safetensors`` file.
-
-    The wrappers ``state_dict`` and ``model`` are opened, the prefixes ``module.`` and ``_orig_mod.`` removed.
-
-    Raises:
-        DataError: the file is missing, damaged or holds no state dict.
-    """
-    content = read_file(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DataError(f"{path}: no state dict; expected tensors by name, or such under 'state_dict' or 'model'")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return dict(content)
-
-
-def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load ``state`` into ``net``, all or nothing.
+def load_state(
+    net: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, keep_precision: bool = False
+) -> None:
+    """Load ``state`` into ``net``, all or nothing. On "meta" only names and shapes are compared.
 
     Batch norms may lack ``num_batches_tracked``, as frozen ones do.
 
+    Args:
+        net: the network.
+        state: its tensors by name.
+        source: where they come from, for the messages.
+        keep_precision: each tensor of the network becomes of the floating-point type that it has in ``state``. If not,
+            they are converted to the network's, and the log says so.
+
     Raises:
-        DataError: names or shapes differ; the message gives the first of each.
+        DataError: names or shapes differ, and the message gives the first of each; or a tensor has values that are not
+            finite.
     """
     expected = net.state_dict()
     counters = {name for name in expected.keys() ^ state.keys() if name.endswith(".num_batches_tracked")}
@@ -110,4 +112,29 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) 
         problems.append(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(expected[name].shape)}")
     if problems:
         raise DataError(f"{source}: does not fit the network: {'; '.join(problems)}")
-    net.load_state_dict({name: tensor for name, tensor in state.items() if name not in counters}, strict=False)
+    state = {name: tensor for name, tensor in state.items() if name not in counters}
+    _check_finite(state, source)
+    if keep_precision:
+        _adopt_precision(net, state)
+    _log_converted(net, state, source)
+    net.load_state_dict(state, strict=False)
+
+
+def _check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    for name, tensor in state.items():
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise DataError(f"{source}: {name} has {int((~tensor.isfinite()).sum())} values that are not finite")
+
+
+def _adopt_precision(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        if name in state and tensor.is_floating_point() and state[name].is_floating_point():
+            tensor.data = tensor.data.to(state[name].dtype)
+
+
+def _log_converted(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    own = net.state_dict()
+    types = Counter((tensor.dtype, own[name].dtype) for name, tensor in state.items() if not tensor.is_meta)
+    for (given, taken), count in types.items():
+        if given != taken:
+            logger.info("%s: %d tensors are converted from %s to %s", source, count, given, taken)

@@ -16,7 +16,7 @@ import norton_det as nd
 from norton_det.channels.narrow import narrow_network
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.models.weights import read_state_dict
+from norton_det.models.state_dicts import read_state_dict
 from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.build import build
 from norton_det.structure.describe import describe

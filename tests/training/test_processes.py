@@ -14,7 +14,7 @@ from gloo_process import train
 
 import norton_det as nd
 from norton_det.cli.common import EXIT_TERMINATED
-from norton_det.models.weights import read_state_dict
+from norton_det.models.state_dicts import read_state_dict
 from norton_det.runtime.signals import catch_sigterm
 
 

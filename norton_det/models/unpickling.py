@@ -1,0 +1,104 @@
+"""Files of ``torch.save``, read without running any code in them."""
+
+import pathlib
+import re
+import types
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, filterwarnings
+
+import numpy as np
+import torch
+
+from norton_det.errors import DataError
+
+_REFUSED = re.compile(r"GLOBAL (?P<name>\S+)|(?P<archive>TorchScript archive)|but got <class '(?P<type>\S+)'>")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x1f\x7f]")
+
+
+class _Fields(dict[str, Any]):
+    """What a namespace holds, as a mapping."""
+
+    __setstate__ = dict.update
+
+
+def _mapping(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _list(*_: object) -> list[Any]:
+    return []
+
+
+_NUMBERS = [np.bool_, *(np.dtype(code).type for code in "bhilqBHILQefdgFDG")]
+_PATHS = {  # as pure ones: those of Windows cannot be made elsewhere
+    **dict.fromkeys(("PosixPath", "PurePosixPath"), pathlib.PurePosixPath),
+    **dict.fromkeys(("WindowsPath", "PureWindowsPath"), pathlib.PureWindowsPath),
+}
+HARMLESS: dict[str, Any] = {
+    **{f"{kind.__module__}.{kind.__qualname__}": _Fields for kind in (Namespace, types.SimpleNamespace)},
+    "collections.defaultdict": _mapping,
+    "collections.deque": _list,
+    **{f"builtins.{kind.__name__}": kind for kind in (list, dict, tuple, int, float, str, bool, frozenset)},
+    **{f"{module}.{name}": kind for module in ("pathlib", "pathlib._local") for name, kind in _PATHS.items()},
+    "torch.torch_version.TorchVersion": str,
+    # By both names of their module, of numpy 1 and 2.
+    **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": np.zeros(0).__reduce__()[0] for core in ("core", "_core")},
+    "numpy.dtype": np.dtype,
+    "numpy.ndarray": np.ndarray,
+    **{f"numpy.dtypes.{type(np.dtype(kind)).__name__}": type(np.dtype(kind)) for kind in _NUMBERS},
+}
+"""What training programs store beside tensors, by the names in their files, and what it becomes: values, never code."""
+
+
+def load_plain(path: str | Path) -> Any:
+    """Return the content of a file of ``torch.save``: tensors on the CPU, and plain values.
+
+    Besides what ``torch.load(..., weights_only=True)`` reads, these are numpy's numbers and arrays, the arguments of
+    ``argparse`` (as a mapping), paths and default dictionaries.
+
+    Raises:
+        DataError: the file is damaged, or holds something else; the message names it.
+
+    Example:
+        >>> import argparse, tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"args": argparse.Namespace(lr=0.1), "epoch": 3}, f"{folder}/x.pth")
+        ...     load_plain(f"{folder}/x.pth")
+        {'args': {'lr': 0.1}, 'epoch': 3}
+    """
+    try:
+        with _harmless_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes that are no such file fail anywhere
+        text = str(error)
+        if refused := _REFUSED.search(text):
+            name = _plain(next(filter(None, refused.groups())))
+            raise DataError(
+                f"{path}: holds a {name}, which is not read: it could run code; expected tensors and plain values, "
+                "as in a state dict"
+            ) from None
+        raise DataError(f"{path}: damaged, or no weights file: {_plain(text) or type(error).__name__}") from None
+
+
+@contextmanager
+def _harmless_allowed() -> Iterator[None]:
+    with torch.serialization.safe_globals([(value, name) for name, value in HARMLESS.items()]), catch_warnings():
+        filterwarnings("ignore", ".*TorchScript archive", UserWarning)  # it is refused
+        yield
+
+
+def _plain(text: str) -> str:
+    """Return the first sentence of a message, without torch's advice around it and without escape codes."""
+    _, _, told = text.rpartition("WeightsUnpickler error: ")
+    first = next(filter(str.strip, told.splitlines()), "").partition(". ")[0]
+    return _ESCAPES.sub("", first).strip()
