@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 from norton_det.errors import DataError, UsageError, expect
 from norton_det.version import __version__
 
-VERSION = 1
+VERSION = 2
 """Format version of what is written. It rises whenever a file's content gains meaning; older versions are read.
 
 0 (not written in the file): one decomposition method for all layers. 1: a method for each layer; SHA-256 of the
-tensors.
+tensors. 2: the names of classes and keypoints, and options of builders that earlier releases do not know.
 """
+UNUSED = "N/A"  # the name of a label without a class, in torchvision as well
 Rank = int | tuple[int, int]
-"""Of one layer: the number of terms of CP; of Tucker-2 the channels before and after the core, one number for both."""
+"""Of a layer: the number of terms of CP; of Tucker-2 the channels before and after the core, one number for both."""
 T = TypeVar("T")
 _TERM = re.compile(r"\[([^\[\]]*)\](?:\*(\d+))?")
 _RANK = re.compile(r"(\d+)(?:x(\d+))?")
@@ -51,6 +52,9 @@ class Spec:
         attributes: plain attributes in which the standard network's modules differ from what the builder makes, by
             path: ``{"layer4.0.conv2.dilation": (2, 2)}``. Numbers, text, None, and sequences or mappings of those.
         provenance: where the weights came from and what was done to them. It is for people: nothing reads it.
+        classes: names of the classes by label, as in torchvision's ``weights.meta["categories"]``: the first one of a
+            detector is the background, and "N/A" is a label without a class. Empty: unknown.
+        keypoints: names of the keypoints in order. Empty: unknown, or no keypoints.
 
     Example:
         >>> from norton_det import DecomposedLayer, Spec
@@ -69,6 +73,8 @@ class Spec:
     options: Mapping[str, Any] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    keypoints: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Check types and values.
@@ -96,6 +102,10 @@ class Spec:
             expect(is_plain(attribute), f"spec field attributes[{path!r}]", attribute, expected)
         object.__setattr__(self, "attributes", {path: frozen(value) for path, value in self.attributes.items()})
         object.__setattr__(self, "kept", {group: tuple(channels) for group, channels in self.kept.items()})
+        for name in ("classes", "keypoints"):
+            object.__setattr__(self, name, _names(f"spec field {name}", getattr(self, name)))
+        named = len(self.classes) in (0, self.num_classes)
+        expect(named, "spec field classes", list(self.classes), f"{self.num_classes} names, or none")
 
     @property
     def ranks(self) -> dict[str, Rank]:
@@ -143,7 +153,7 @@ class Spec:
 
 
 def version_of(text: str) -> int:
-    """Return the format version of a spec's JSON text; 0 where none is written, as before version 1."""
+    """Return the format version of a spec's JSON text; 0 where none is written."""
     return int(json.loads(text).get("version", 0))
 
 
@@ -170,8 +180,7 @@ def _check_version(version: object, writer: str) -> None:
 def _of_this_version(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a spec of any readable format version, as this version names them."""
     values = dict(values)
-    version, writer = values.pop("version", 0), values.pop("norton_det", "an unknown release")
-    _check_version(version, writer)
+    _check_version(version := values.pop("version", 0), values.pop("norton_det", "an unknown release"))
     if version == 0:  # one method for all layers
         method, ranks = values.pop("decomposition", "cp"), values.pop("ranks", {})
         expect(isinstance(ranks, Mapping), "spec field ranks", ranks, "a mapping")
@@ -191,6 +200,14 @@ def _decomposed(name: str, value: Any) -> DecomposedLayer:
     expect(isinstance(method, str), f"{where} method", method, "a string")
     expect(is_rank(rank), f"{where} rank", rank, "a positive integer or two of them")
     return DecomposedLayer(method, rank)
+
+
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    """Return names as a tuple, which JSON does not have."""
+    expect(isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value), where, value, "names")
+    distinct = len({*value, UNUSED}) == len(value) - value.count(UNUSED) + 1
+    expect(distinct, where, list(value), "distinct names")
+    return tuple(value)
 
 
 def is_count(value: object) -> bool:

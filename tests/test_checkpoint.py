@@ -59,6 +59,8 @@ def test_what_golden_files_say_is_kept() -> None:
     mixed = nd.load(GOLDEN / "version1" / "mixed.safetensors")[1].decompositions
     assert mixed["features.0"] == DecomposedLayer("cp", 2)
     assert mixed["features.3"] == DecomposedLayer("tucker2", (2, 3))
+    for name in ("cp.safetensors", "checkpoint.pth", "deployed.safetensors"):
+        assert [nd.load(GOLDEN / f"version{n}" / name)[1].classes for n in (0, 1, 2)] == [(), (), ("cat", "dog", "cow")]
 
 
 def test_a_newer_version_is_refused_with_what_it_needs(file: Path) -> None:

@@ -20,7 +20,7 @@ from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.rcnn import BODY
 from norton_det.models.resnet import RESNET50
-from norton_det.models.weights import initial_state, load_state, named_weights
+from norton_det.models.weights import initial_state, load_state, named_weights, names_of
 from norton_det.registry import torchvision_builder
 from norton_det.spec import Spec
 from norton_det.structure.build import build_network
@@ -126,7 +126,8 @@ def _published(
     classes = len(weights.meta["categories"])
     if num_classes not in (None, classes):
         raise UsageError(f"num_classes is {num_classes}; {weights} has {classes}")
-    spec = Spec(architecture.name, classes, options=options, provenance={"source": str(weights)})
+    names = names_of(architecture, weights)
+    spec = Spec(architecture.name, classes, options=options, provenance={"source": str(weights)}, **names)
     network = build_network(spec, architecture)
     load_state(network.module, weights.get_state_dict(progress=progress, check_hash=True), str(weights))
     if weights.name == "COCO_V1":

@@ -90,11 +90,12 @@ def _evaluate(args: argparse.Namespace, annotations: str | Path) -> Metrics:
 
 def _detect(args: argparse.Namespace, annotations: str | Path) -> tuple[Metrics, list[dict[str, Any]]]:
     """Run the detector; return its metrics and its results."""
-    model, _ = load_detector(args.checkpoint, args.device, min_size=args.min_size, max_size=args.max_size)
+    model, spec = load_detector(args.checkpoint, args.device, min_size=args.min_size, max_size=args.max_size)
     data = CocoDataset(args.data_path, "val", args.dataset, images=args.images, annotations=annotations)
+    data.match(spec, args.checkpoint)
     evaluator = CocoEvaluator(data.coco, args.kinds or kinds_of(model), backend=args.backend, name=annotations)
     batches = DataLoader(data, batch_size=1, num_workers=args.workers, collate_fn=collate)
-    results = predict(model, batches, torch.device(args.device), print_freq=args.print_freq)
+    results = predict(model, batches, torch.device(args.device), labels=data.labels, print_freq=args.print_freq)
     return evaluator.evaluate(results, per_class=args.per_class), results
 
 

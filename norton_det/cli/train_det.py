@@ -13,6 +13,7 @@ Examples:
 
 import argparse
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def run(args: argparse.Namespace) -> None:
         checkpoint = Checkpoint.of(args)
         train_images, val_images = _images(args)
         model, spec = _detector(args, train_images, checkpoint)
+        spec = _match(args, spec, train_images, val_images)
         args.implementations = _set_implementations(args, model.to(device), device, checkpoint)
         keep_losses_finite(model)
         task = _task(args, model, train_images, val_images, device)
@@ -186,11 +188,14 @@ def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[
         MODELS[args.model],
         weights=args.weights,
         weights_backbone=args.weights_backbone,
-        num_classes=train_images.num_classes,
+        num_classes=None if args.weights else train_images.num_classes,
         trainable_backbone_layers=args.trainable_backbone_layers,
         norm_layer=args.norm_layer,
         **options,
     )
+    if not args.weights:
+        labels = train_images.labels
+        spec = replace(spec, classes=labels.classes, keypoints=labels.keypoints if train_images.keypoints else ())
     source = args.weights or args.weights_backbone
     if not source or args.trainable_backbone_layers is None:
         args.trainable_backbone_layers = 3 if source else 5
@@ -201,6 +206,22 @@ def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[
         return model, spec
     names = ("rank", "rates", "criterion", "decomposition", "seed")
     return compress(model, arch=spec, **{name: getattr(args, name) for name in names})
+
+
+def _match(args: argparse.Namespace, spec: Spec, train_images: CocoDataset, val_images: CocoDataset) -> Spec:
+    """Match the detector with the data by the names of the classes; return its spec with the names."""
+    source = args.resume or args.weights
+    if not args.test_only:
+        train_images.match(spec, source)
+        largest = max(train_images.labels.ids.values())
+        if not spec.classes and spec.num_classes != largest + 1:
+            raise UsageError(
+                f"{source}: has {spec.num_classes} classes and does not name them; expected {largest + 1}, as the "
+                f"largest category id of {train_images.annotations} is {largest}"
+            )
+        spec = replace(spec, classes=train_images.labels.classes, keypoints=train_images.labels.keypoints)
+    val_images.match(spec, source or train_images.annotations)
+    return spec
 
 
 def _set_implementations(
@@ -233,6 +254,7 @@ def _task(
         kinds,
         folder=Path(args.output_dir),
         mix=copy_paste if args.use_copypaste else None,
+        labels=val_images.labels,
     )
 
 

@@ -10,9 +10,10 @@ Example:
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from norton_det.runtime.timing import Stopwatch
 from norton_det.visualization.draw import Legend, draw_detections, side_by_side
 from norton_det.visualization.media import Images, Video, open_images
 
+logger = logging.getLogger(__name__)
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
@@ -41,7 +44,11 @@ def add_arguments(parser: Parser) -> None:
     add_device(group)
     add = parser.add_argument_group("data").add_argument
     add("--input", required=True, nargs="+", metavar="PATH", help="images, folders of images, or one video")
-    add("--annotations", metavar="FILE", help="COCO annotations, for the names of the classes and the skeleton")
+    add(
+        "--annotations",
+        metavar="FILE",
+        help="COCO annotations, for the skeleton, and for the names of classes that a file does not name",
+    )
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="DIR", help="folder for the images, or for the video as MP4")
     add("--json", action="store_true", help="print the speeds as JSON")
@@ -49,11 +56,12 @@ def add_arguments(parser: Parser) -> None:
 
 @dataclass(frozen=True)
 class _Detector:
-    """A detector, where it runs, the minimum score of its detections, and its time."""
+    """A detector, where it runs, the minimum score of its detections, the names of its labels, and its time."""
 
     net: nn.Module
     device: str
     threshold: float
+    legend: Legend
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def detect(self, image: Tensor) -> dict[str, Tensor]:
@@ -68,16 +76,20 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--compare {args.compare}: is --checkpoint; expected another file")
     source = open_images(args.input)
     legend = Legend.read(args.annotations) if args.annotations else Legend()
-    detectors = {file: _load(file, args) for file in (args.checkpoint, args.compare) if file is not None}
+    detectors = {file: _load(file, args, legend) for file in (args.checkpoint, args.compare) if file is not None}
     _warm_up(detectors, source)
     start = time.perf_counter()
-    output = source.write(args.output, _drawn(source, detectors, legend))
+    output = source.write(args.output, _drawn(source, detectors))
     _report(detectors, time.perf_counter() - start, output, as_json=args.json)
 
 
-def _load(file: str, args: argparse.Namespace) -> _Detector:
-    net, _ = load_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
-    return _Detector(net, args.device, args.score_thresh)
+def _load(file: str, args: argparse.Namespace, legend: Legend) -> _Detector:
+    net, spec = load_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
+    if spec.classes:
+        legend = replace(legend, names=dict(enumerate(spec.classes)))
+    elif args.annotations:
+        logger.warning("%s: does not name its classes; labels are taken for the ids of %s", file, args.annotations)
+    return _Detector(net, args.device, args.score_thresh, legend)
 
 
 def _warm_up(detectors: dict[str, _Detector], source: Images | Video) -> None:
@@ -89,10 +101,10 @@ def _warm_up(detectors: dict[str, _Detector], source: Images | Video) -> None:
         detect(detector.net, TF.to_dtype(first, scale=True).to(detector.device))
 
 
-def _drawn(source: Images | Video, detectors: dict[str, _Detector], legend: Legend) -> Iterator[Tensor]:
+def _drawn(source: Images | Video, detectors: dict[str, _Detector]) -> Iterator[Tensor]:
     """Yield each image with the detections of each detector drawn in it, (3, H, W), uint8."""
     for image in tqdm(source, desc="images", disable=None, leave=False):
-        drawn = {file: draw_detections(image, detector.detect(image), legend) for file, detector in detectors.items()}
+        drawn = {file: draw_detections(image, one.detect(image), one.legend) for file, one in detectors.items()}
         yield side_by_side(drawn) if len(drawn) > 1 else next(iter(drawn.values()))
 
 

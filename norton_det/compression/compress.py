@@ -19,7 +19,7 @@ from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Images
-from norton_det.models.weights import initial_network
+from norton_det.models.weights import initial_network, names_of
 from norton_det.pruning import CRITERIA
 from norton_det.search.allocation import allocate
 from norton_det.spec import Spec
@@ -118,5 +118,6 @@ def _given(
         architecture = ARCHITECTURES[arch]
         net, source = initial_network(architecture, model, num_classes=num_classes, seed=seed)
         network = described(net, architecture)
+        network = replace(network, spec=replace(network.spec, **names_of(architecture, model)))
     history = {"source": source, "torch": torch.__version__, **network.spec.provenance}
     return replace(network, spec=replace(network.spec, provenance=history))

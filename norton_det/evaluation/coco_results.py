@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from norton_det.data.coco.labels import Labels
 from norton_det.files import read_json, write_json
 
 Result = dict[str, Any]
@@ -71,7 +72,9 @@ def _rename_masks(heads: nn.Module, inputs: Any, output: tuple[list[dict[str, Te
             prediction[CROPS] = prediction.pop("masks")
 
 
-def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[int] = ()) -> list[Result]:
+def to_results(
+    image_id: int, prediction: Mapping[str, Tensor], size: Sequence[int] = (), labels: Labels | None = None
+) -> list[Result]:
     """Return the prediction for one image as COCO results.
 
     Args:
@@ -79,6 +82,7 @@ def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[i
         prediction: ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``labels`` (N,), ``scores`` (N,), and optionally
             probabilities ``masks`` (N, 1, H, W) or ``mask_crops`` (N, 1, M, M), and ``keypoints`` (N, K, 3).
         size: height and width of the image in pixels; needed with ``mask_crops``.
+        labels: category ids of the labels; objects of other labels are left out. None: labels are category ids.
 
     Returns:
         A dict for each object with ``image_id``, ``category_id``, ``bbox`` as x, y, width, height in pixels,
@@ -91,10 +95,12 @@ def to_results(image_id: int, prediction: Mapping[str, Tensor], size: Sequence[i
         >>> to_results(7, {"boxes": boxes, "labels": torch.tensor([3]), "scores": torch.tensor([0.5])})
         [{'image_id': 7, 'category_id': 3, 'bbox': [1.0, 2.0, 3.0, 4.0], 'score': 0.5}]
     """
+    if labels is not None:
+        prediction = labels.select(prediction)
     boxes = prediction["boxes"].detach().cpu().double()
     corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     rows: dict[str, list[Any]] = {
-        "category_id": prediction["labels"].tolist(),
+        "category_id": [labels.ids[n] if labels else n for n in prediction["labels"].tolist()],
         "bbox": torch.cat([corner, extent], 1).tolist(),
         "score": prediction["scores"].detach().cpu().double().tolist(),
     }

@@ -1,12 +1,14 @@
 """Predictions of detectors on a data set or on one image."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from norton_det.data.coco.labels import Labels
 from norton_det.evaluation.coco_results import (
     CROPS,
     MASK_THRESHOLD,
@@ -29,6 +31,7 @@ def predict(
     batches: DetectionBatches,
     device: torch.device,
     *,
+    labels: Labels | None = None,
     print_freq: int = 100,
 ) -> list[Result]:
     """Return the COCO results of a detector on the images of all processes, ordered by image id.
@@ -42,6 +45,8 @@ def predict(
         batches: lists of images and of targets, of which only ``image_id`` is used. Each process has its own part. They
             may be iterated over twice.
         device: the device of the model.
+        labels: category ids of the model's labels. Objects of classes that the data set does not have are left out; a
+            line with their numbers is logged. None: labels are category ids.
         print_freq: number of iterations between log lines.
 
     Returns:
@@ -49,7 +54,7 @@ def predict(
         list in every process.
     """
     model.eval()
-    results = _results(model, batches, device, print_freq)
+    results = _results(model, batches, device, labels, print_freq)
     heads: Any = getattr(model, "roi_heads", None)
     threshold = getattr(heads, "score_thresh", 0.0)
     if results or not threshold > 0:
@@ -57,20 +62,34 @@ def predict(
     logger.warning("No detections above the score threshold %g; evaluating again without a threshold.", threshold)
     heads.score_thresh = 0.0
     try:
-        return _results(model, batches, device, print_freq)
+        return _results(model, batches, device, labels, print_freq)
     finally:
         heads.score_thresh = threshold
 
 
-def _results(model: nn.Module, batches: DetectionBatches, device: torch.device, print_freq: int) -> list[Result]:
+def _results(
+    model: nn.Module, batches: DetectionBatches, device: torch.device, labels: Labels | None, print_freq: int
+) -> list[Result]:
     results: list[Result] = []
+    others: Counter[int] = Counter()
     with masks_as_crops(model):
         for images, targets in ProgressLog("Test:", print_freq).follow(batches):
             predictions = model([image.to(device) for image in images])
             for image, target, prediction in zip(images, targets, predictions, strict=True):
-                results += to_results(target["image_id"], prediction, image.shape[-2:])
-    gathered = [result for part in gather(results) for result in part]
-    return sorted(gathered, key=lambda result: result["image_id"])
+                results += to_results(target["image_id"], prediction, image.shape[-2:], labels)
+                if labels is not None:
+                    others.update(label for label in prediction["labels"].tolist() if label not in labels.ids)
+    parts = gather((results, others))
+    if labels is not None:
+        _log_others(sum((part[1] for part in parts), Counter()), labels)
+    return sorted((result for part in parts for result in part[0]), key=lambda result: result["image_id"])
+
+
+def _log_others(counts: Counter[int], labels: Labels) -> None:
+    if counts:
+        names = ", ".join(f"{labels.classes[label]} {count}" for label, count in counts.most_common(5))
+        more = ", ..." if len(counts) > 5 else ""
+        logger.info("%d detections of classes that the data does not have: %s%s", counts.total(), names, more)
 
 
 @torch.inference_mode()

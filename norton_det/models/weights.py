@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torchvision.models import WeightsEnum
 from norton_det.errors import DataError, UsageError
 from norton_det.models.architecture import Architecture
 from norton_det.models.state_dicts import read_state_dict
+from norton_det.models.tasks import Detection
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,19 @@ def named_weights(enum: type[WeightsEnum] | None, weights: str | Path | WeightsE
     if enum is not None and isinstance(weights, str):
         return enum.__members__.get(weights.removeprefix(f"{enum.__name__}."))
     return None
+
+
+def names_of(architecture: Architecture, weights: object) -> dict[str, Any]:
+    """Return the names of a detector's classes and keypoints, as fields of a spec, if torchvision published them.
+
+    Args:
+        architecture: of the network.
+        weights: where its weights come from; only torchvision's weights of a detector have names.
+    """
+    named = isinstance(weights, (str, WeightsEnum)) and named_weights(architecture.weights, weights)
+    if not named or architecture.task.name != Detection.name:
+        return {}
+    return {"classes": tuple(named.meta["categories"]), "keypoints": tuple(named.meta.get("keypoint_names", ()))}
 
 
 def load_state(

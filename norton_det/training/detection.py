@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from norton_det.data.coco.labels import Labels
 from norton_det.evaluation.coco import CocoEvaluator, Metrics, format_metrics
 from norton_det.evaluation.coco_results import write_results
 from norton_det.evaluation.predict import predict
@@ -37,6 +38,7 @@ class Detection:
         folder: folder of the results and metrics; None: they are not written.
         mix: augmentation of a batch on the device, such as copy-paste: (images, targets) -> (images, targets).
         print_freq: number of images between log lines of the evaluation.
+        labels: category ids of the detector's labels; None: labels are category ids.
     """
 
     training: Callable[[int, int], SizedBatches]
@@ -47,6 +49,7 @@ class Detection:
     folder: Path | None = None
     mix: Callable[[list[Tensor], Targets], Batch] | None = None
     print_freq: int = 100
+    labels: Labels | None = None
 
     @property
     def best(self) -> str:
@@ -76,7 +79,7 @@ class Detection:
             The COCO metrics, in every process.
         """
         broadcast_buffers(network)
-        results = predict(network, self.evaluation(), self.device, print_freq=self.print_freq)
+        results = predict(network, self.evaluation(), self.device, labels=self.labels, print_freq=self.print_freq)
         metrics = compute_once(lambda: self.evaluator.evaluate(results))
         if self.folder is not None and is_main():
             write_results(self.folder, results)

@@ -57,6 +57,10 @@ def other_keypoints(content: Content) -> None:
     content["categories"].append({"id": 2, "name": "other", "keypoints": ["a"]})
 
 
+def same_name(content: Content) -> None:
+    content["categories"].append({"id": 2, "name": "thing"})
+
+
 SHORT = {"size": [6, 8], "counts": [7, 3]}
 SPOILT = [
     ("empty lists", "error", lambda c: c["annotations"].clear(), "no annotations"),
@@ -69,7 +73,7 @@ SPOILT = [
     ("duplicate annotation ids", "warning", put("annotations", id=2), "id 2 comes 2 times"),
     ("annotations without image", "error", put("annotations", image_id=9), "annotation 1: image_id 9"),
     ("unknown categories", "error", put("annotations", category_id=5), "annotation 1: category_id 5"),
-    ("labels out of range", "error", put("annotations", category_id=0), "category_id 0 of 1 annotations; expected 1"),
+    ("categories of one name", "warning", same_name, "'thing' of ids 1, 2"),
     ("malformed boxes", "error", put("annotations", bbox=[1, 1, float("nan"), 3]), "annotation 1: bbox is [1, 1, nan"),
     ("malformed boxes", "error", drop("annotations", "bbox"), "annotation 1: no bbox"),
     ("negative boxes", "error", put("annotations", bbox=[1, 1, -2, 3]), "annotation 1: bbox [1, 1, -2, 3]"),
@@ -102,10 +106,10 @@ def test_spoilt_annotations_are_told(check: str, severity: str, spoil: Callable[
     assert severity == next(f.severity for f in check_annotations(content, masks=True) if f.check == check)
 
 
-def test_labels_are_held_to_the_number_of_classes() -> None:
-    assert "labels out of range" not in told(check_annotations(sound(), num_classes=2))
+def test_categories_are_held_to_the_number_of_classes() -> None:
+    assert "too many categories" not in told(check_annotations(sound(), num_classes=2))
     found = told(check_annotations(sound(), num_classes=1))
-    assert "expected 1 to 0, as num_classes is 1" in found["labels out of range"]
+    assert "1 categories; expected at most 0, as num_classes is 1" in found["too many categories"]
 
 
 def test_notes_are_no_errors() -> None:

@@ -39,7 +39,8 @@ def main() -> None:
 
     def made(arch: str, **options: object) -> tuple[nn.Module, nd.Spec]:
         net, spec = nd.compress(None, arch=arch, num_classes=3, criterion="norm", **options)
-        return _with_statistics(net), replace(spec, provenance={"source": "random, seed 0"})
+        names = ("cat", "dog", "cow")
+        return _with_statistics(net), replace(spec, provenance={"source": "random, seed 0"}, classes=names)
 
     def save(net: nn.Module, spec: nd.Spec, name: str) -> None:
         nd.save(net, spec, folder / name)

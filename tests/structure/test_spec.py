@@ -52,6 +52,8 @@ def test_spec_survives_json() -> None:
         kept={"layer1": (0, 4, 9)},
         options={"min_size": [64]},
         provenance={"source": "here"},
+        classes=("__background__", "a", "N/A", "N/A", *"bcdefg"),
+        keypoints=("top", "left"),
     )
     again = Spec.from_json(spec.to_json())
     assert json.loads(again.to_json()) == json.loads(spec.to_json())
@@ -86,12 +88,16 @@ def test_spec_survives_json() -> None:
             '{"version": 1, "arch": "a", "num_classes": 2, "ranks": {}}',
             "unknown fields ranks; expected arch, num_classes",
         ),
-        ('{"version": -1, "arch": "a", "num_classes": 2}', "version is -1; expected an integer from 0 to 1"),
+        ('{"version": -1, "arch": "a", "num_classes": 2}', "version is -1; expected an integer from 0 to 2"),
         (
-            '{"version": 2, "norton_det": "0.9", "arch": "a", "num_classes": 2, "shape": 3}',
-            r"format version 2, written by norton_det 0\.9; this norton_det \(.*\) reads versions up to 1: "
+            '{"version": 3, "norton_det": "0.9", "arch": "a", "num_classes": 2, "shape": 3}',
+            r"format version 3, written by norton_det 0\.9; this norton_det \(.*\) reads versions up to 2: "
             r"install norton_det 0\.9 or newer",
         ),
+        ('{"arch": "a", "num_classes": 2, "classes": ["a"]}', r"classes is \['a'\]; expected 2 names, or none"),
+        ('{"arch": "a", "num_classes": 2, "classes": ["a", "a"]}', r"classes is \['a', 'a'\]; expected distinct names"),
+        ('{"arch": "a", "num_classes": 2, "classes": ["a", 1]}', r"classes is \['a', 1\]; expected names"),
+        ('{"arch": "a", "num_classes": 2, "keypoints": "ab"}', "keypoints is 'ab'; expected names"),
         ('{"arch": "a", "num_classes": 2, "widths": []}', "widths is \\[\\]; expected a mapping"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 2}, "kept": {"g": 3}}', r"kept\['g'\] is 3; expected a list"),
         ('{"arch": "a", "num_classes": 2, "widths": {"g": 1}, "kept": {"g": ["a"]}}', "expected a list of channel"),
@@ -140,4 +146,4 @@ def test_specs_of_files_without_a_version_are_read() -> None:
     old = '{"arch": "a", "num_classes": 2, "ranks": {"x": [2, 3], "y": 4}, "decomposition": "tucker2"}'
     spec = Spec.from_json(old)
     assert spec == Spec("a", 2, {"x": DecomposedLayer("tucker2", (2, 3)), "y": DecomposedLayer("tucker2", 4)})
-    assert json.loads(spec.to_json())["version"] == 1
+    assert json.loads(spec.to_json())["version"] == 2

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
-from norton_det.data.coco import labels
 from norton_det.data.coco.checks import check_annotations, raise_errors
+from norton_det.data.coco.labels import Labels, keypoint_names
 from norton_det.data.image_folder import read_rgb
 from norton_det.errors import DataError, expect_choice
+from norton_det.spec import Spec
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     An item is an image, float (3, H, W) with values from 0 to 1, and a target with ``boxes`` (N, 4) as x1, y1, x2, y2
     in pixels, ``labels`` (N,), ``image_id``, ``area`` (N,) in square pixels, ``iscrowd`` (N,), and optionally ``masks``
-    (N, H, W) uint8 and ``keypoints`` (N, K, 3) as x, y, visibility. The labels are COCO's category ids.
+    (N, H, W) uint8 and ``keypoints`` (N, K, 3) as x, y, visibility. The labels are 1 to N in the order of the category
+    ids, or after :meth:`match` those of a detector.
 
     For training, the annotations are checked (see :mod:`norton_det.data.coco.checks`), and crowds, objects whose boxes
     have no area, and images without objects are left out.
@@ -123,13 +125,13 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.folder = Path(images or Path(root or "") / f"{split}2017")
         self.annotations = Path(annotations or usual)
         self.coco = read_coco(self.annotations)
+        self.labels = Labels.new(self.coco.cats.values())
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self.ids = sorted(self.coco.imgs)
         if train:
-            findings = check_annotations(self.coco.dataset, num_classes=self.num_classes, masks=masks)
-            raise_errors(findings, self.annotations)
+            raise_errors(check_annotations(self.coco.dataset, masks=masks), self.annotations)
             self.ids = [i for i in self.ids if self._usable(i)]
             self._warn_of_empty_boxes()
         if not self.ids:
@@ -139,13 +141,25 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     @property
     def num_classes(self) -> int:
-        """Number of outputs of a detector: the largest category id, plus one for the background."""
-        return labels.num_classes(self.coco.cats.values())
+        """Number of classes of a detector with the labels of this data set, the background included."""
+        return len(self.labels.classes)
 
     @property
     def keypoint_names(self) -> list[str]:
         """Names of the keypoints; an empty list if there are none."""
-        return labels.keypoint_names(self.coco.cats.values())
+        return keypoint_names(self.coco.cats.values())
+
+    def match(self, spec: Spec, detector: str | Path) -> None:
+        """Use the labels of a detector, matched by the names of the classes.
+
+        Args:
+            spec: spec of the detector.
+            detector: name of the detector in messages: its file.
+
+        Raises:
+            DataError: the data set has classes or keypoints that the detector does not have.
+        """
+        self.labels = Labels.match(spec, self.coco.cats.values(), detector=detector, data=self.annotations)
 
     def aspect_ratios(self) -> list[float]:
         """Return width / height of each image, computed from the annotations."""
@@ -195,7 +209,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         boxes[:, 1::2].clamp_(0, height)
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            "labels": labels.class_labels(annotations),
+            "labels": self.labels.of(annotations),
             "area": torch.tensor([a["area"] for a in annotations], dtype=torch.float32),
             "iscrowd": torch.tensor([a.get("iscrowd", 0) for a in annotations], dtype=torch.int64),
         }

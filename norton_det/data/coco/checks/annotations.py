@@ -1,6 +1,6 @@
 """Checks of COCO annotations that need no images."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -67,12 +67,23 @@ def _without_annotations(data: Annotations) -> Iterator[str]:
     return (image["file_name"] for image in data.images if image["id"] not in used)
 
 
-def _labels_out_of_range(data: Annotations) -> Iterator[str]:
-    limit = data.num_classes
-    expected = "1 or more" if limit is None else f"1 to {limit - 1}, as num_classes is {limit}"
-    for label, count in Counter(a["category_id"] for a in data.annotations).items():
-        if not isinstance(label, int) or label < 1 or (limit is not None and label >= limit):
-            yield f"category_id {label!r} of {count} annotations; expected {expected}"
+def _too_many_categories(data: Annotations) -> Iterator[str]:
+    count, limit = len(data.category_of), data.num_classes
+    if limit is not None and count >= limit:
+        yield f"{count} categories; expected at most {limit - 1}, as num_classes is {limit}"
+
+
+def _category_zero(data: Annotations) -> Iterator[str]:
+    if 0 in data.category_of:
+        yield f"category {data.category_of[0].get('name', 0)}"
+
+
+def _same_names(data: Annotations) -> Iterator[str]:
+    ids = defaultdict(list)
+    for number, category in data.category_of.items():
+        if "name" in category:
+            ids[str(category["name"])].append(number)
+    return (f"{name!r} of ids {', '.join(map(str, same))}" for name, same in ids.items() if len(same) > 1)
 
 
 def _id_zero(data: Annotations, a: Entry) -> str | None:
@@ -129,7 +140,9 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools takes it for unmatched; corrected here"),
     Check("annotations without image", ERROR, each_annotation(_without_image), "expected the id of an image"),
     Check("unknown categories", ERROR, each_annotation(_unknown_category), "expected the id of a category"),
-    Check("labels out of range", ERROR, _labels_out_of_range, "the loss cannot be computed; 0 is the background"),
+    Check("too many categories", ERROR, _too_many_categories, "the detector has no label for each"),
+    Check("category id 0", NOTE, _category_zero, "other programs take it for the background; labels begin with 1 here"),
+    Check("categories of one name", WARNING, _same_names, "they are told apart by their ids"),
     Check("malformed boxes", ERROR, each_annotation(_malformed_box), "expected four finite numbers"),
     Check("negative boxes", ERROR, each_annotation(_negative_box), "expected x, y, width, height"),
     Check("boxes as corners", ERROR, _boxes_as_corners, "expected x, y, width, height"),
