@@ -15,7 +15,7 @@ from norton_det.deployment.record import DEPLOYED, Deployment, deployment_of
 from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_atomically
-from norton_det.models import ARCHITECTURES, Architecture
+from norton_det.models import ARCHITECTURES
 from norton_det.models.tensor_files import (
     DEPLOYMENT_KEY,
     SHA256_KEY,
@@ -27,15 +27,24 @@ from norton_det.models.tensor_files import (
 )
 from norton_det.models.weights import load_state
 from norton_det.spec import Spec
-from norton_det.structure.build import build, build_network
+from norton_det.structure.attributes import differences
+from norton_det.structure.build import build
 from norton_det.structure.describe import described
+from norton_det.structure.equal_outputs import check_outputs
+
+_ROUNDING = 1e-6
+"""Relative: what is multiplied out beforehand is rounded as the processor adds."""
+_DEPLOY_AGAIN = "deploy the changed network instead"
 
 
 def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     """Write a network to a safetensors file from which :func:`load` rebuilds it, without flags and without pickle.
 
-    The header holds the spec with the format version, and the SHA-256 of the tensors. A deployed network is written as
-    what it was before the implementations were chosen, batch norms folded, with the choice in the header.
+    The network is compared with what its spec builds before anything is written: types of modules, tensors, and the
+    outputs on a small seeded example. Plain attributes that were changed since the spec was made, such as a score
+    threshold, are put down in the file. The header holds the spec with the format version, and the SHA-256 of the
+    tensors. A deployed network is written as what it was before the implementations were chosen, batch norms folded,
+    with the choice in the header; layers that were not replaced are written as they are now.
 
     Args:
         net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it.
@@ -43,7 +52,8 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
         path: the file; its folder must exist. An older file stays whole until the new one is complete.
 
     Raises:
-        UsageError: the network does not have the shapes of the spec, or an option of the spec is no JSON value.
+        UsageError: the network is not what the spec builds, the message names the difference; or a replaced layer of a
+            deployed network was changed since; or an option of the spec is no JSON value.
 
     Example:
         >>> import tempfile
@@ -55,27 +65,71 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
         >>> again == spec
         True
     """
-    metadata = {SPEC_KEY: spec.to_json(), "format": "pt"}
-    architecture = ARCHITECTURES[spec.arch]
-    if deployment := deployment_of(net):
-        metadata[DEPLOYMENT_KEY] = deployment.to_json()
-        state = deployment.state
-        _check_folded(deployment, spec, architecture)
+    spec.to_json()  # refuses what no file can hold
+    deployment = deployment_of(net)
+    if deployment is None:
+        network = described(net, ARCHITECTURES[spec.arch], spec)
+        spec, state = network.spec, net.state_dict()
+        check_outputs(network, _rebuilt(spec, state, None, "model"))
     else:
-        state = net.state_dict()
-        described(net, architecture, spec)
+        state = _state_of_deployed(net, deployment)
+        spec = _attributes_of_deployed(net, spec, _rebuilt(spec, state, deployment, "deployed model"))
+        _check_deployed(net, _rebuilt(spec, state, deployment, "deployed model"))
+    metadata = {SPEC_KEY: spec.to_json(), "format": "pt"}
+    metadata |= {DEPLOYMENT_KEY: deployment.to_json()} if deployment else {}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     metadata[SHA256_KEY] = sha256_of(tensors)
     write_atomically(path, lambda file: save_file(tensors, file, metadata))
 
 
-def _check_folded(deployment: Deployment, spec: Spec, architecture: Architecture) -> None:
-    net = build_network(spec, architecture, "meta").module
-    fold_structure(net, deployment.folded)
-    try:
-        load_state(net, {name: tensor.to("meta") for name, tensor in deployment.state.items()}, "deployed model")
-    except DataError as error:
-        raise UsageError(f"{error} (as arch={spec.arch!r})") from None
+def _rebuilt(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | None, source: str | Path) -> nn.Module:
+    """Return the network of a spec with these tensors, in evaluation mode, deployed if there is a record of it.
+
+    Raises:
+        UsageError: the spec, or the record, cannot be built.
+        DataError: the tensors do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        net = build(spec)
+    fold_structure(net, deployment.folded if deployment else {})
+    load_state(net, state, source, keep_precision=True)
+    net.eval()
+    return restore(net, deployment) if deployment else net
+
+
+def _state_of_deployed(net: nn.Module, deployment: Deployment) -> dict[str, Tensor]:
+    """Return the tensors of a deployed network before its layers were replaced; others than theirs as they are now."""
+    now = net.state_dict()
+    return {
+        name: now[name] if name in now and now[name].shape == tensor.shape else tensor
+        for name, tensor in deployment.state.items()
+    }
+
+
+def _attributes_of_deployed(net: nn.Module, spec: Spec, again: nn.Module) -> Spec:
+    """Return the spec with the plain attributes in which a deployed network differs from what would be loaded."""
+    changed = {difference.path: difference.given for difference in differences(net, again)}
+    return replace(spec, attributes={**spec.attributes, **changed})
+
+
+def _check_deployed(net: nn.Module, again: nn.Module) -> None:
+    """Check that a deployed network is what would be loaded.
+
+    Raises:
+        UsageError: a layer that was replaced, or anything else, was changed since; the message names it.
+    """
+    for difference in differences(net, again):
+        raise UsageError(f"model was changed since norton_det.deploy: {difference}; {_DEPLOY_AGAIN}")
+    loaded = again.state_dict()
+    for name, tensor in net.state_dict().items():
+        expected = loaded[name].to(tensor.device)
+        if tensor.dtype != expected.dtype:
+            change = f"{name} is {tensor.dtype}; a file would give {expected.dtype}"
+        elif not torch.allclose(tensor, expected, rtol=_ROUNDING, atol=_ROUNDING * float(expected.abs().max())):
+            change = f"{name} has other values"
+        else:
+            continue
+        raise UsageError(f"model was changed since norton_det.deploy: {change}; {_DEPLOY_AGAIN}")
 
 
 def load(
@@ -108,20 +162,18 @@ def load(
     """
     spec, tensors = read_network(path, deployed=deployed)
     deployment = _read_deployment(path)
-    folded = deployment.folded if deployment else {}
+    folded = deployment
+    if deployment is not None and redeploy is not None:
+        folded = replace(deployment, blocks=(), memory_format="contiguous")
     try:
-        with torch.random.fork_rng(devices=[]):
-            net = build(spec)
-        fold_structure(net, folded)
-        load_state(net, tensors, path, keep_precision=True)
-        net.to(device).eval()
-        if deployment and redeploy is None:
-            net = restore(net, deployment)
+        net = _rebuilt(spec, tensors, folded, path).to(device)
     except UsageError as error:
         raise DataError(f"{path}: spec cannot be built: {error}") from None
     if redeploy is not None:
         fast: Any = deploy(net, redeploy)
-        fast.deployment = replace(fast.deployment, folded={**folded, **fast.deployment.folded})
+        if deployment is not None:
+            record = fast.deployment
+            fast.deployment = replace(record, folded={**deployment.folded, **record.folded})
         return fast, spec
     return net, spec
 

@@ -19,6 +19,7 @@ FLOORS = [
     {"errors", "version"},
     {"files", "formatting", "linalg"},
     {"registry", "spec", "runtime", "channels"},
+    {"notation"},
     {"models", "decompositions", "visualization", "reporting"},
     {"pruning", "structure", "deployment", "data"},
     {"calibration", "cost", "evaluation", "checkpoint", "config"},

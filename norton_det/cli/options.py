@@ -11,8 +11,8 @@ from norton_det.cli.common import Parser
 from norton_det.config import names_config, read_config
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
 from norton_det.errors import UsageError
+from norton_det.notation import parse_ranks
 from norton_det.pruning import CRITERIA
-from norton_det.spec import parse_ranks
 
 Group = argparse._ArgumentGroup
 CONFIGURATION = "RANK[:RATES]|CONFIG"

@@ -6,7 +6,6 @@ which the whole network is fastest. Fewer multiply-accumulates are not always le
 result is compared with the given network on the example: what changes its outputs is undone.
 """
 
-import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -24,8 +23,9 @@ from norton_det.deployment.fold_batch_norm import fold_norms
 from norton_det.deployment.followers import followers, has_hooks
 from norton_det.deployment.implementations import expand, has_implementations, implementations_of
 from norton_det.deployment.record import MEMORY_FORMATS, BlockChoice, Deployment
-from norton_det.deployment.restore import with_implementations, with_record
+from norton_det.deployment.restore import in_memory_format, with_implementations, with_record
 from norton_det.errors import UsageError
+from norton_det.runtime.modes import copied
 from norton_det.runtime.timing import time_alternating, time_contenders
 
 CHANGES_OUTPUTS = "without it the outputs on the example would change"
@@ -71,7 +71,7 @@ def deploy(
     if repeats < 1:
         raise UsageError(f"repeats is {repeats}; expected at least 1")
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    given = copy.deepcopy(model).eval().requires_grad_(False)
+    given = copied(model).eval().requires_grad_(False)
     with torch.inference_mode():
         reference = Reference(given, arguments)
         net, folded, unchanged = _folded(given, arguments, reference)
@@ -111,11 +111,11 @@ def _folded(
     """Return a copy of the network with its norms folded, which ones into what, and why the others are not."""
 
     def with_folded(pairs: Sequence[tuple[str, str]]) -> nn.Module:
-        net = copy.deepcopy(given)
+        net = copied(given)
         fold_norms(net, dict(pairs))
         return net
 
-    pairs, unchanged = followers(copy.deepcopy(given), arguments)
+    pairs, unchanged = followers(copied(given), arguments)
     folded = dict(reference.keeps(list(pairs.items()), with_folded))
     unchanged |= {name: CHANGES_OUTPUTS for name in pairs if name not in folded}
     return with_folded(list(folded.items())), folded, unchanged
@@ -127,7 +127,7 @@ def _equal_choices(
     """Return the choices that keep the outputs, and a copy of the network with these implementations."""
 
     def with_choices(part: Sequence[BlockChoice]) -> nn.Module:
-        return with_implementations(net, part).to(memory_format=memory_format)
+        return in_memory_format(with_implementations(net, part), memory_format)
 
     kept = reference.keeps(choices, with_choices)
     return kept, with_choices(kept)
@@ -144,7 +144,7 @@ def _time_implementations(
     """Return the median milliseconds of each implementation in calls of these shapes."""
     inputs = random_inputs(layer, calls, memory_format)
     runs = {
-        implementation: partial(_run, expand(layer, implementation).to(memory_format=memory_format), inputs)
+        implementation: partial(_run, in_memory_format(expand(layer, implementation), memory_format), inputs)
         for implementation in implementations_of(layer)
     }
     return {implementation: 1e3 * seconds for implementation, seconds in time_contenders(runs, repeats).items()}

@@ -22,17 +22,19 @@ class Task(ABC):
         name: "classification" or "detection".
         image_size: side of the square image at which complexity is stated for any network of the task; None: it depends
             on the architecture.
+        compared_size: side of the images on which two networks are compared; None: ``image_size`` of the architecture.
         features: name of the submodule whose outputs are the features; "" is the whole network.
         kinds: what a detector predicts, in COCO's words: "bbox", and "segm" or "keypoints".
     """
 
     name: ClassVar[str]
     image_size: ClassVar[int | None] = None
+    compared_size: ClassVar[int | None] = None
     features: ClassVar[str] = ""
     kinds: tuple[str, ...] = ()
 
     @abstractmethod
-    def example(self, size: int, batch: int = 1) -> Any:
+    def example(self, size: int, batch: int = 1, channels: int = 3) -> Any:
         """Return ``batch`` random square images of side ``size``, as the network takes them."""
 
     @abstractmethod
@@ -67,9 +69,9 @@ class Classification(Task):
 
     name = "classification"
 
-    def example(self, size: int, batch: int = 1) -> Tensor:
-        """Return images (batch, 3, size, size)."""
-        return torch.rand(batch, 3, size, size)
+    def example(self, size: int, batch: int = 1, channels: int = 3) -> Tensor:
+        """Return images (batch, channels, size, size)."""
+        return torch.rand(batch, channels, size, size)
 
     def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
         """Return the logits, as the only feature."""
@@ -85,14 +87,15 @@ class Detection(Task):
 
     name = "detection"
     image_size: ClassVar[int] = 800
+    compared_size: ClassVar[int] = 64
     features = "backbone"
 
     def __init__(self, kinds: tuple[str, ...] = ("bbox",)) -> None:
         self.kinds = kinds
 
-    def example(self, size: int, batch: int = 1) -> list[Tensor]:
-        """Return ``batch`` images (3, size, size)."""
-        return list(torch.rand(batch, 3, size, size))
+    def example(self, size: int, batch: int = 1, channels: int = 3) -> list[Tensor]:
+        """Return ``batch`` images (channels, size, size)."""
+        return list(torch.rand(batch, channels, size, size))
 
     def features_of(self, net: Any, images: Images) -> list[Tensor]:
         """Return the feature maps, level by level."""
@@ -101,7 +104,7 @@ class Detection(Task):
 
     def compared(self, net: nn.Module, *arguments: Any, size: int | None = None) -> Any:
         """Return what the detector's parts compute before boxes are chosen."""
-        return outputs_before_choice(net, *arguments, size=size)
+        return outputs_before_choice(net, arguments[0], size)
 
     def counted(self, net: nn.Module) -> nn.Module:
         """Return the detector at exactly 1000 proposals, so that the count does not depend on the weights."""

@@ -1,5 +1,6 @@
-"""Evaluation mode within a block."""
+"""Modes of a network's modules: evaluation mode within a block, and copies that keep them."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +28,22 @@ def evaluating(net: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a copy of a network in which each module is in the mode that it had.
+
+    ``copy.deepcopy`` alone puts a graph of torch.fx, as of torchvision's ``create_feature_extractor``, into training
+    mode.
+
+    Example:
+        >>> from torch import fx, nn
+        >>> from norton_det.runtime.modes import copied
+        >>> copied(fx.symbolic_trace(nn.Sequential(nn.Dropout())).eval()).training
+        False
+    """
+    modes = {name: module.training for name, module in net.named_modules()}
+    copy_ = copy.deepcopy(net)
+    for name, module in copy_.named_modules():
+        module.training = modes.get(name, module.training)
+    return copy_

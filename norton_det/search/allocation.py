@@ -18,9 +18,10 @@ from norton_det.cost.cost_model import CostModel, Costs
 from norton_det.errors import UsageError
 from norton_det.models import Architecture
 from norton_det.models.tasks import Images
+from norton_det.notation import format_ranks, format_rates
 from norton_det.search.candidates import LEVELS, Choice, RankChoice, RateChoice
 from norton_det.search.sensitivity import Sensitivity, measure
-from norton_det.spec import DecomposedLayer, Rank, Spec, format_ranks, format_rates
+from norton_det.spec import DecomposedLayer, Rank, Spec
 from norton_det.structure.build import build_network
 from norton_det.structure.network import Network
 from norton_det.structure.settings import decomposable_layers, widths_at

@@ -16,7 +16,8 @@ from norton_det.cost.budget import Budget
 from norton_det.cost.cost_model import CostModel, Costs
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
-from norton_det.spec import DecomposedLayer, Rank, format_ranks, format_rates
+from norton_det.notation import format_ranks, format_rates
+from norton_det.spec import DecomposedLayer, Rank
 from norton_det.structure.build import conv_of
 from norton_det.structure.network import Network
 from norton_det.structure.settings import Ranks, chosen_layers, decomposable_layers, dense_network, widths_at

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models import ResNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import MultiScaleRoIAlign
 
 from norton_det.decompositions import Decomposition
@@ -28,7 +27,7 @@ _WITHOUT_EFFECT: dict[type, tuple[str, ...]] = {
     Decomposition: ("implementation",),  # all compute the same
     MultiScaleRoIAlign: ("scales", "map_levels"),  # of the images that it saw last
     AnchorGenerator: ("cell_anchors",),  # follow from sizes and aspect ratios
-    GeneralizedRCNN: ("_has_warned",),
+    nn.Module: ("deployment", "train", "_has_warned"),  # of a deployed network; of torchvision's detectors
 }
 _WITH_EQUALITY = (bool, int, float, str, tuple, Mapping, FunctionType, Enum, torch.dtype, torch.device)
 MISSING: Any = object()
@@ -120,7 +119,10 @@ def set_attributes(net: nn.Module, attributes: Mapping[str, Any]) -> None:
             raise UsageError(f"attribute {path!r} is not plain; expected a number, text or a sequence of such")
         setattr(owner, name, value)
         if isinstance(owner, _ConvNd):
-            _renew_padding(owner)
+            try:
+                _renew_padding(owner)
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"attribute {path!r} is {value!r}: {error}") from None
 
 
 def _different(name: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Difference]:
@@ -178,4 +180,4 @@ def _renew_padding(conv: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    return repr(value) if is_plain(value) else f"a {type(value).__name__}"
+    return repr(value) if is_plain(value) else type(value).__name__

@@ -14,7 +14,8 @@ from torch import nn
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
-from norton_det.spec import DecomposedLayer, Rank, Spec, check_rate, is_rank, parse_ranks, parse_rates
+from norton_det.notation import check_rate, parse_ranks, parse_rates
+from norton_det.spec import DecomposedLayer, Rank, Spec, is_rank
 from norton_det.structure.build import build_network, conv_of
 from norton_det.structure.network import Network
 

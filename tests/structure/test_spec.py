@@ -5,8 +5,9 @@ import json
 import pytest
 
 from norton_det.errors import DataError, UsageError
+from norton_det.notation import format_ranks, format_rates, parse_ranks, parse_rates
 from norton_det.registry import Registry
-from norton_det.spec import DecomposedLayer, Spec, format_ranks, format_rates, parse_ranks, parse_rates
+from norton_det.spec import DecomposedLayer, Spec
 
 
 @pytest.mark.parametrize(
