@@ -154,9 +154,7 @@ def test_what_detectors_are_given_comes_back(tmp_path: Path) -> None:
     nd.save(net, spec, tmp_path / "net.safetensors")
     assert nd.load(tmp_path / "net.safetensors")[0].roi_heads.score_thresh == 0.7
     other = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=5, sampling_ratio=2)
-    with pytest.raises(
-        UsageError, match="roi_heads.box_head.fc6.weight|roi_heads.box_head.fc6.in_features|output_size"
-    ):
+    with pytest.raises(UsageError, match=r"roi_heads\.box_head\.fc6\.\w+ (is|has shape)"):
         describe(detector(box_roi_pool=other), DETECTOR)
 
 
@@ -252,7 +250,7 @@ def test_any_change_comes_back_or_is_refused(
         owner, _, name = path.rpartition(".")
         conv: Any = net.get_submodule(owner)
         setattr(conv, name, value)
-        if name == "padding":
+        if name == "padding" and isinstance(conv, nn.Conv2d):
             conv._reversed_padding_repeated_twice = [side for size in reversed(conv.padding) for side in (size, size)]
     message = ""
     try:
@@ -270,7 +268,7 @@ def test_any_change_comes_back_or_is_refused(
     def outcome(network: nn.Module) -> Any:
         try:
             return network(x)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:
             return str(error)
 
     with torch.no_grad():
