@@ -26,7 +26,7 @@ from norton_det.models.tensor_files import (
     sha256_of,
 )
 from norton_det.models.weights import load_state
-from norton_det.spec import Spec
+from norton_det.spec import Spec, is_plain
 from norton_det.structure.attributes import differences
 from norton_det.structure.build import build
 from norton_det.structure.describe import described
@@ -108,7 +108,8 @@ def _state_of_deployed(net: nn.Module, deployment: Deployment) -> dict[str, Tens
 
 def _attributes_of_deployed(net: nn.Module, spec: Spec, again: nn.Module) -> Spec:
     """Return the spec with the plain attributes in which a deployed network differs from what would be loaded."""
-    changed = {difference.path: difference.given for difference in differences(net, again)}
+    found = differences(net, again)
+    changed = {difference.path: difference.given for difference in found if is_plain(difference.given)}
     return replace(spec, attributes={**spec.attributes, **changed})
 
 

@@ -1,5 +1,6 @@
 """Deployed networks in files."""
 
+import copy
 import re
 from functools import partial
 from pathlib import Path
@@ -88,3 +89,56 @@ def test_a_damaged_deployment(text: str, message: str, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "net.safetensors", metadata)
     with pytest.raises(DataError, match=re.escape(message)):
         nd.load(tmp_path / "net.safetensors")
+
+
+def test_layers_that_were_not_replaced_are_written_as_they_are(
+    deployed: tuple[nn.Module, nd.Spec, Path], tmp_path: Path
+) -> None:
+    fast, spec, _ = deployed
+    with torch.no_grad():
+        fast.linear.weight.normal_()  # as after a training of the head
+    nd.save(fast, spec, tmp_path / "head.safetensors")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(nd.load(tmp_path / "head.safetensors")[0](x), fast(x))
+
+
+def test_replaced_layers_that_were_changed_are_refused(
+    deployed: tuple[nn.Module, nd.Spec, Path], tmp_path: Path
+) -> None:
+    fast, spec, _ = deployed
+    changed = copy.deepcopy(fast)
+    name, weight = next((name, p) for name, p in changed.named_parameters() if name.startswith("layer1.0.conv1."))
+    with torch.no_grad():
+        weight.mul_(1.01)
+    with pytest.raises(UsageError, match=rf"changed since norton_det.deploy: {name} has other values; deploy the"):
+        nd.save(changed, spec, tmp_path / "x.safetensors")
+    with pytest.raises(UsageError, match=r"changed since norton_det.deploy: \S+ is torch.float16; a file would give"):
+        nd.save(copy.deepcopy(fast).half(), spec, tmp_path / "x.safetensors")
+    changed = copy.deepcopy(fast)
+    changed.layer1[0].relu = nn.SiLU()
+    with pytest.raises(UsageError, match=r"changed since norton_det.deploy: layer1.0.relu is SiLU; expected"):
+        nd.save(changed, spec, tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_half_network_is_deployed_saved_and_loaded(tmp_path: Path) -> None:
+    spec = spec_from_configuration("resnet56_cifar", 2, "[0.5]*57")
+    x = torch.randn(1, 3, 32, 32).bfloat16()
+    net = with_statistics(nd.build(spec)).bfloat16()
+    fast = deploy(net, x, repeats=1)
+    nd.save(fast, spec, tmp_path / "half.safetensors")
+    again, _ = nd.load(tmp_path / "half.safetensors")
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.equal(again(x), fast(x))
+
+
+def test_training_mode_says_what_it_means(
+    deployed: tuple[nn.Module, nd.Spec, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    fast = copy.deepcopy(deployed[0])
+    assert fast.eval() is fast
+    assert not caplog.text
+    assert fast.train().training
+    assert "train(): the network is deployed, for inference only" in caplog.text
