@@ -1,5 +1,6 @@
 """Reading and writing files: atomic writes, JSON, and records of it."""
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,9 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
     """Write a file under a temporary name in the same folder, then rename it: no reader ever sees half a file.
+
+    The content is on the disk before it has its name, and the name is when this returns: a power failure leaves the old
+    file or the new one.
 
     Args:
         path: the file; an existing one is replaced when the new one is complete.
@@ -49,7 +53,7 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
     try:
         write(name)
         temporary.chmod(0o666 & ~_umask())  # mkstemp allows nobody else to read the file
-        temporary.replace(path)
+        _put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -89,7 +93,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # mkdtemp allows nobody else to read the folder
-        temporary.replace(path)
+        _put(temporary, path)
     except BaseException:
         shutil.rmtree(temporary)
         raise
@@ -152,6 +156,28 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
         return kind(**values)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Give a complete file or folder its name, in an order that survives a power failure."""
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return  # it cannot open folders
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do this for folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

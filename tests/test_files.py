@@ -1,6 +1,7 @@
 """Files are complete or absent, records are checked, and tables are readable."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,37 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_content_reaches_the_disk_before_its_name_and_the_name_before_the_end(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, replace = os.fsync, os.replace
+    events: list[tuple[str, int | str, int]] = []
+
+    def synced(handle: int) -> None:
+        status = os.fstat(handle)
+        events.append(("sync", status.st_ino, status.st_size))
+        fsync(handle)
+
+    def replaced(source: Path, target: Path) -> None:
+        events.append(("rename", str(target), source.stat().st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    path = tmp_path / "x"
+    if kind == "file":
+        write_text(path, "content")
+    else:
+        with new_folder(path) as folder:
+            (folder / "y").write_text("content")
+    first, second, third = events
+    assert first[:2] == ("sync", path.stat().st_ino)
+    assert kind == "folder" or first[2] == len("content"), "complete when it is synced"
+    assert second == ("rename", str(path), path.stat().st_ino)
+    assert third[:2] == ("sync", tmp_path.stat().st_ino)
 
 
 def test_a_file_needs_its_folder(tmp_path: Path) -> None:
