@@ -59,6 +59,35 @@ def test_gathered_roi_align_is_torchvisions(dtype: torch.dtype, levels: list[str
     assert gathered(maps, [box[:0] for box in images], sizes).shape == (0, 5, 7, 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_boxes_are_pooled_as_torchvision_does(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator, dtype=dtype)
+
+    for points in (1, 2, 3, 5):
+        maps = {str(i): between(-1, 1, 1, 2, 64 >> i, 48 >> i) for i in range(4)}
+        boxes = between(-300, 500, 60, 4)  # turned round, outside of the image, huge
+        boxes[::7, 2:] = boxes[::7, :2]  # no area
+        boxes[::11, 2:] = boxes[::11, :2] + between(-1e-3, 1e-3, 6, 2)
+        for levels in (["0"], ["0", "1", "2", "3"]):
+            pool = MultiScaleRoIAlign(levels, (3, 4), sampling_ratio=points)
+            got, expected = (layer(maps, [boxes], [(256, 192)]) for layer in (expand(pool, "gathered"), pool))
+            torch.testing.assert_close(got, expected, rtol=0, atol=500 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("levels", [["0"], ["0", "1"]])
+def test_boxes_that_are_no_numbers_pool_zeros(levels: list[str], wrong: float) -> None:
+    maps = {str(i): torch.ones(1, 2, 64 >> i, 48 >> i) for i in range(2)}
+    good, bad = torch.tensor([10.0, 10.0, 40.0, 60.0]), torch.full((4,), wrong)
+    pool = expand(MultiScaleRoIAlign(levels, 7, sampling_ratio=2), "gathered")
+    for _ in range(5):  # what is not written differs from time to time
+        pooled = pool(maps, [torch.stack([bad, good, bad])], [(64, 48)])
+        assert torch.equal(pooled.flatten(1).mean(1), torch.tensor([0.0, 1.0, 0.0]))
+
+
 def test_layers_with_one_implementation() -> None:
     class Derived(nn.Linear):
         """It might do something else."""

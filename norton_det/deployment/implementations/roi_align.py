@@ -38,7 +38,8 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         assert self.map_levels is not None
         levels = self.map_levels(boxes)
         height, width = self.output_size
-        pooled = maps[0].new_empty(len(rois), height, width, maps[0].shape[1]).permute(0, 3, 1, 2)
+        # Zeros, as in torchvision: a box without an area (right of left, not a number) is on no level.
+        pooled = maps[0].new_zeros(len(rois), height, width, maps[0].shape[1]).permute(0, 3, 1, 2)
         for level, (features, scale) in enumerate(zip(maps, self.scales, strict=True)):
             (chosen,) = torch.where(levels == level)
             pooled[chosen] = self._pool(features, rois[chosen], images[chosen], scale)
@@ -76,11 +77,11 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         point = torch.arange(points, device=start.device) + 0.5
         at = start[:, None, None] + bin_ * step + point * step / points
         inside = (at >= -1) & (at <= size)
-        at = at.clamp(0, size - 1)
+        at = torch.where(inside, at, 0.0).clamp(0, size - 1)  # a point that is no number lies outside, and has a place
         low = at.floor()
         fraction = at - low
         positions = torch.stack([low, (low + 1).clamp(max=size - 1)], -1).long()
-        weights = torch.stack([1 - fraction, fraction], -1) * (inside / points)[..., None]
+        weights = torch.stack([1 - fraction, fraction], -1) * (inside.to(at) / points)[..., None]
         return positions.flatten(2), weights.flatten(2)
 
 
