@@ -161,7 +161,7 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
 def _put(temporary: Path, path: Path) -> None:
     """Give a complete file or folder its name, in an order that survives a power failure."""
     _sync(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
     _sync(path.parent)
 
 
