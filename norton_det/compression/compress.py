@@ -51,7 +51,7 @@ def compress(
         rank: of every k x k convolution, of each in the network's order ("[2]*9+[3]*18", 0 leaves it dense), or by
             layer; None decomposes nothing.
         rates: the fraction of the filters to remove, in the publication's notation or as numbers, in the architecture's
-            order; None prunes nothing.
+            order, relative to the width that ``model`` has; None prunes nothing.
         criterion: registered name of what chooses the filters to keep (pabs, csa, vbd, norm, random). For groups that
             are written by a layer without factors, a criterion that needs factors is replaced by norm.
         decomposition: registered name.
@@ -66,11 +66,13 @@ def compress(
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
 
     Returns:
-        The compressed network (same class, same training mode) and its spec.
+        The compressed network and its spec. The network has the class of ``model`` (of what is inside, if that is a
+        wrapper such as ``DistributedDataParallel``). Its layers keep training mode, hooks and what is frozen.
 
     Raises:
-        UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short; a budget that
-            cannot be met, or without ``calibration``, or with a rank or rates.
+        UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short; a rank for all
+            where layers have another one already; layers that share a module or a tensor; a budget that cannot be met,
+            or without ``calibration``, or with a rank or rates.
         DataError: a weights file that is damaged or does not fit, weights that are not finite.
 
     Example:
@@ -99,7 +101,7 @@ def compress(
         network = decomposed(network, rank, method=decomposition, **fit)
     if rates is not None:
         network = pruned(network, rates, criterion=criterion, seed=seed)
-    if network.module is model:
+    if network.module is before.module:
         network = replace(network, module=copy.deepcopy(network.module))
     if calibration is not None and (rank is not None or rates is not None):
         network = calibrated(network, before, calibration, seed=seed)

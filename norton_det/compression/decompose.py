@@ -14,7 +14,7 @@ from norton_det.compression.network import network_to_compress
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.errors import DataError, UsageError
 from norton_det.models.tasks import Images
-from norton_det.spec import Spec
+from norton_det.spec import DecomposedLayer, Rank, Spec
 from norton_det.structure.build import conv_of
 from norton_det.structure.network import Network
 from norton_det.structure.settings import Ranks, chosen_layers
@@ -36,7 +36,8 @@ def decompose(
 
     With one number for all, every k x k convolution of the architecture's channel plan is decomposed, but for those it
     keeps dense. The errors, and what was left out and why, are in the spec's provenance. Layers that are decomposed
-    already stay as they are, so that several methods can be used in one network.
+    already by another method stay as they are, so that several methods can be used in one network; the log says so.
+    Their hooks, training mode and what is frozen are kept.
 
     Args:
         model: the network, which stays as it is.
@@ -53,7 +54,7 @@ def decompose(
 
     Raises:
         UsageError: an unknown name or layer, rank below 1, too few ranks, a grouped convolution named, a layer that
-            cannot be calibrated.
+            cannot be calibrated, or one that has another rank of this method already.
         DataError: weights that are not finite; the message names layer and filters.
 
     Example:
@@ -85,6 +86,7 @@ def decomposed(
     """
     DECOMPOSITIONS[method].solvers.check(solver)
     layers, skipped = chosen_layers(network, rank, method)
+    skipped |= _left_as_they_are(network, rank, method, layers)
     if calibrating:
         check_calibratable(network, layers)
     net = copy.deepcopy(network.module)
@@ -97,10 +99,54 @@ def decomposed(
             raise type(error)(f"layer {name!r}: {error}") from None
         fit = {"method": method, "solver": solver, "seed": seed, "rank": layer.rank}
         report[name] = {**fit, **_fit_report(conv, fitted)}
+        _keep_hooks(conv, fitted, name)
         net.set_submodule(name, fitted)
     logger.info("%d layers decomposed, %d left dense", len(layers), len(skipped))
     spec = replace(network.spec, decompositions={**network.spec.decompositions, **layers})
     return replace(network, module=net, spec=spec).with_step("decompose", _merged(network, report, skipped))
+
+
+def _left_as_they_are(
+    network: Network, rank: Ranks, method: str, layers: Mapping[str, DecomposedLayer]
+) -> dict[str, str]:
+    """Return why one rank for all, or a list, leaves out the layers of the plan that are decomposed already.
+
+    Raises:
+        UsageError: they have another rank of this method; or there is no other layer to decompose.
+    """
+    if isinstance(rank, Mapping):  # of the layers that it names; what is no convolution is refused
+        return {}
+    before = network.spec.decompositions
+    names = [layer.name for layer in network.plan.layers if layer.name in before]
+    meant = [name for name in names if name not in network.architecture.kept_dense]
+    other = {name: before[name] for name in meant if not _is_as_asked(network, name, rank, method)}
+    if other:
+        name, layer = next(iter(other.items()))
+        where = f"layer {name!r} and {len(other) - 1} others are" if len(other) > 1 else f"layer {name!r} is"
+        message = f"{where} decomposed already ({layer.method}, rank {layer.rank})"
+        if not layers or (not isinstance(rank, str) and any(layer.method == method for layer in other.values())):
+            raise UsageError(f"{message}; expected the dense network, or ranks by the names of other layers")
+        logger.warning("%s and left so", message)
+    return {name: f"decomposed already ({before[name].method}, rank {before[name].rank})" for name in names}
+
+
+def _is_as_asked(network: Network, name: str, rank: Rank | str, method: str) -> bool:
+    layer: Any = network.spec.decompositions[name]
+    if layer.method != method or isinstance(rank, str):  # a list is of the dense layers
+        return False
+    block: Any = network.module.get_submodule(name)
+    return bool(layer.rank == DECOMPOSITIONS[method].rank_for(block.to_dense(), rank))
+
+
+def _keep_hooks(conv: nn.Conv2d, block: nn.Module, name: str) -> None:
+    """Give the block that replaces a convolution its hooks on inputs, outputs and gradients."""
+    for kind, hooks in vars(conv).items():
+        if kind == "_is_full_backward_hook":
+            setattr(block, kind, hooks)
+        elif kind.endswith("_hooks") and hooks and "state_dict" in kind:
+            logger.warning("layer %r: its %s are lost: the tensors of its factors have other names", name, kind[1:])
+        elif kind.startswith("_forward") or kind.startswith("_backward"):
+            setattr(block, kind, hooks)
 
 
 def _merged(network: Network, report: Mapping[str, Any], skipped: Mapping[str, str]) -> dict[str, Any]:

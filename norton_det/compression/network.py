@@ -6,6 +6,7 @@ from norton_det.deployment.record import refuse_deployed
 from norton_det.models import ARCHITECTURES
 from norton_det.spec import Spec
 from norton_det.structure.describe import described
+from norton_det.structure.given import refuse_shared, unwrapped
 from norton_det.structure.network import Network
 
 
@@ -13,12 +14,15 @@ def network_to_compress(net: nn.Module, arch: str | Spec) -> Network:
     """Return a network that is to be compressed with its spec and architecture.
 
     Args:
-        net: dense or compressed.
+        net: dense or compressed; wrappers of torch are taken off.
         arch: registered name of its architecture, or its spec.
 
     Raises:
-        UsageError: the network is of another architecture or spec, or deployed.
+        UsageError: the network is of another architecture or spec, or deployed, or two of its layers share a module or
+            a tensor.
     """
+    net = unwrapped(net)
+    refuse_shared(net)
     refuse_deployed(net)
     spec = arch if isinstance(arch, Spec) else None
     return described(net, ARCHITECTURES[spec.arch if spec else str(arch)], spec)

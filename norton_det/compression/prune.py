@@ -1,8 +1,10 @@
 """The second step: remove whole filters."""
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from norton_det.spec import Spec
 from norton_det.structure.network import Network
 from norton_det.structure.settings import kept_widths
 
+logger = logging.getLogger(__name__)
+
 
 def prune(
     model: nn.Module,
@@ -31,7 +35,8 @@ def prune(
     """Remove whole filters, and all that read or accompany them.
 
     Each channel group keeps ``int(width * (1 - rate))`` channels; the layers that write it (all of a residual stage)
-    keep the same ones. Every choice is made on the network as it was given.
+    keep the same ones. Every choice is made on the network as it was given. Of a network that was pruned before, the
+    rates are relative to its present widths; the log says so, and the provenance keeps the step before.
 
     Args:
         model: the network, which stays as it is.
@@ -66,6 +71,7 @@ def pruned(network: Network, rates: str | Sequence[float], *, criterion: str, se
     CRITERIA.check(criterion)
     spec, plan = network.spec, network.plan
     widths = {group: width for group, width in kept_widths(network, rates).items() if width < plan.widths[group]}
+    _warn_of_narrowed(network, widths)
     net = copy.deepcopy(network.module)
     generator = torch.Generator().manual_seed(seed)
     kept: dict[str, Tensor] = {}
@@ -78,6 +84,18 @@ def pruned(network: Network, rates: str | Sequence[float], *, criterion: str, se
         group: [spec.kept[group][c] for c in k] if group in spec.kept else k.tolist() for group, k in kept.items()
     }
     text = rates if isinstance(rates, str) else list(rates)
-    step = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
+    step: dict[str, Any] = {"rates": text, "criterion": criterion, "seed": seed, "used": used}
+    if "prune" in spec.provenance:
+        step["before"] = spec.provenance["prune"]
     spec = replace(spec, widths={**spec.widths, **widths}, kept={**spec.kept, **original})
     return replace(network, module=net, spec=spec).with_step("prune", step)
+
+
+def _warn_of_narrowed(network: Network, widths: Mapping[str, int]) -> None:
+    full, present = network.architecture.plan.widths, network.plan.widths
+    if narrowed := [group for group in widths if present[group] < full[group]]:
+        logger.warning(
+            "the network was pruned before: rates are relative to its present widths (group %s: %d of %d channels, now "
+            "%d); %d groups are narrowed again",
+            *(narrowed[0], present[narrowed[0]], full[narrowed[0]], widths[narrowed[0]], len(narrowed)),
+        )

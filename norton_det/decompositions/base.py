@@ -80,7 +80,8 @@ class Decomposition(nn.Module, ABC):
     def from_conv(cls, conv: nn.Conv2d, rank: Rank, *, seed: int = 0, solver: str = "als") -> Self:
         """Return the block fitted to the filters of ``conv``, which stays as it is.
 
-        The fit is in float64 on the CPU, whatever the dtype and device of ``conv``.
+        The factors are frozen if the weight is, the bias if the bias is. The fit is in float64 on the CPU, whatever the
+        dtype and device of ``conv``.
 
         Args:
             conv: the convolution.
@@ -96,6 +97,9 @@ class Decomposition(nn.Module, ABC):
         block = cls.like(conv, rank)
         block._write(fit(conv.weight, block.rank, seed=seed))
         block._write_bias(conv.bias)
+        for name, parameter in block.named_parameters():
+            given = conv.bias if name == "bias" and conv.bias is not None else conv.weight
+            parameter.requires_grad_(given.requires_grad)
         return block.train(conv.training)
 
     @abstractmethod
