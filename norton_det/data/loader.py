@@ -1,8 +1,12 @@
 """Loading of items in several processes, with results that do not depend on the processes."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -30,6 +34,8 @@ def load(
 ) -> DataLoader[Any]:
     """Return batches of items. The random numbers of an item do not depend on the process that reads it, nor on when.
 
+    The processes that read leave SIGTERM to this one, which needs its data until the end of the batch, and end with it.
+
     Args:
         items: the items.
         order: index of the item at each position, int64 (N,).
@@ -39,7 +45,7 @@ def load(
         collate: makes a batch from a list of items; None: tensors are stacked.
     """
     keys = Batches(lambda part: list(zip(order[part].tolist(), seeds[part].tolist(), strict=True)), parts)
-    return DataLoader(
+    return _Loader(
         _Seeded(items),
         batch_sampler=keys,
         num_workers=workers,
@@ -62,6 +68,32 @@ class _Seeded(Dataset[Any]):
             return self.items[index]
 
 
+class _Loader(DataLoader[Any]):
+    """A DataLoader whose processes end with this one, although they ignore SIGTERM."""
+
+    def __iter__(self) -> Any:
+        others = set(multiprocessing.active_children())
+        batches = super().__iter__()
+        _end_at_exit(set(multiprocessing.active_children()) - others)
+        return batches
+
+
+_READERS: WeakSet[BaseProcess] = WeakSet()
+
+
+def _end_at_exit(readers: set[BaseProcess]) -> None:
+    """Kill processes at the exit of this one, before multiprocessing sends them SIGTERM and waits for them for ever."""
+    if readers:
+        _READERS.update(readers)
+        atexit.unregister(_kill_readers)
+        atexit.register(_kill_readers)  # what is registered last runs first
+
+
+def _kill_readers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports killed readers as an error
+    for reader in _READERS:
+        reader.kill()
+
+
 def _ignore_sigterm(worker: int) -> None:
-    """Leave SIGTERM to the training process, which needs its data until the end of the batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
