@@ -18,7 +18,7 @@ PACKAGE = ROOT / "norton_det"
 FLOORS = [
     {"errors", "version"},
     {"files", "formatting", "linalg"},
-    {"registry", "spec", "runtime", "channels"},
+    {"registry", "spec", "runtime", "channels", "image_files"},
     {"notation"},
     {"models", "decompositions", "visualization", "reporting"},
     {"pruning", "structure", "deployment", "data"},

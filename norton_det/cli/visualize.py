@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     add(
         "--annotations",
         metavar="FILE",
-        help="COCO annotations, for the skeleton, and for the names of classes that a file does not name",
+        help="COCO annotations: skeleton, orientation of the images, names of classes that a file does not name",
     )
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="DIR", help="folder for the images, or for the video as MP4")
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw and print the speeds."""
     if args.compare is not None and Path(args.compare) == Path(args.checkpoint):
         raise UsageError(f"--compare {args.compare}: is --checkpoint; expected another file")
-    source = open_images(args.input)
+    source = open_images(args.input, args.annotations)
     legend = Legend.read(args.annotations) if args.annotations else Legend()
     detectors = {file: _load(file, args, legend) for file in (args.checkpoint, args.compare) if file is not None}
     _warm_up(detectors, source)

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from norton_det.data.batching import hold_out
 from norton_det.data.cifar import SIZE, normalize, read_cifar
-from norton_det.data.image_folder import image_folder, read_rgb
+from norton_det.data.coco.dataset import KINDS
+from norton_det.data.image_folder import image_folder
 from norton_det.data.imagenet import Preset
 from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.files import IMAGE_SUFFIXES
+from norton_det.image_files import AnnotatedSizes, read_image, read_rgb
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
 
@@ -32,7 +34,8 @@ def read_calibration_set(
         seed: seed of the selection.
 
     Returns:
-        For a classifier float (N, 3, S, S), normalised; for a detector N images (3, H, W) with values from 0 to 1.
+        For a classifier float (N, 3, S, S), normalised; for a detector N images (3, H, W) with values from 0 to 1,
+        turned upright by EXIF unless the folder's annotations have the stored size.
 
     Raises:
         UsageError: ``count`` is below 1, or ``holdout`` leaves no image.
@@ -50,7 +53,8 @@ def read_calibration_set(
     selected = [paths[i] for i in _select(len(paths), count, holdout, seed).tolist()]
     bar = tqdm(selected, desc=f"Reading {root}", disable=None, leave=False)
     if architecture.task.name == Detection.name:
-        return [TF.pil_to_tensor(read_rgb(path)).float() / 255 for path in bar]
+        sizes = _annotated_sizes(root)
+        return [TF.pil_to_tensor(read_image(path, sizes).rgb).float() / 255 for path in bar]
     if not small:
         prepare = Preset().evaluation()
         return torch.stack([prepare(read_rgb(path)) for path in bar])
@@ -71,6 +75,11 @@ def _files(root: str | Path) -> list[str]:
     if not paths:
         raise DataError(f"{folder}: no image; expected files ending with {', '.join(IMAGE_SUFFIXES)}")
     return paths
+
+
+def _annotated_sizes(root: str | Path) -> AnnotatedSizes:
+    paths = [Path(root) / "annotations" / f"{kind}_train2017.json" for kind in KINDS.values()]
+    return AnnotatedSizes(next((path for path in paths if path.is_file()), None))
 
 
 def _read_small(path: str) -> Tensor:

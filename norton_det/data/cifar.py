@@ -16,9 +16,10 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.data.batching import Batches, Batching
-from norton_det.data.image_folder import MEAN, SPLITS, STD, image_folder, read_rgb
+from norton_det.data.image_folder import MEAN, SPLITS, STD, image_folder
 from norton_det.errors import DataError, expect_choice
 from norton_det.files import write_atomically
+from norton_det.image_files import read_rgb
 
 SIZE, PADDING = 32, 4
 Batch = tuple[Tensor, Tensor]

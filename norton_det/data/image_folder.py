@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from norton_det.errors import DataError, UsageError, expect_choice
@@ -38,19 +37,6 @@ def image_folder(root: str | Path, split: str, loader: Callable[[Any], Any]) -> 
         return ImageFolder(str(folder), loader=loader)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no class folders with images: {error}") from None
-
-
-def read_rgb(path: str | Path) -> Image.Image:
-    """Return an image file as an RGB image.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from None
 
 
 def check_classes(train: Sequence[str], val: Sequence[str], root: str | Path) -> None:

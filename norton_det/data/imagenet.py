@@ -11,9 +11,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.autoaugment import AutoAugmentPolicy
 
 from norton_det.data.batching import Batching
-from norton_det.data.image_folder import MEAN, STD, image_folder, read_rgb
+from norton_det.data.image_folder import MEAN, STD, image_folder
 from norton_det.data.loader import load
 from norton_det.errors import expect_choice
+from norton_det.image_files import read_rgb
 
 POLICIES = ("ra", "ta_wide", "augmix", *(policy.value for policy in AutoAugmentPolicy))
 INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)

@@ -8,46 +8,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from norton_det.errors import DataError, UsageError
 from norton_det.files import IMAGE_SUFFIXES, write_atomically
+from norton_det.image_files import AnnotatedSizes, read_image
 
 
 class Images:
-    """Image files, rotated to upright by their EXIF orientation.
+    """Image files, turned upright by their EXIF orientation, unless annotations have the stored size.
 
     Iterating yields images (3, H, W), uint8. :meth:`write` writes images under the same names.
 
     Args:
         paths: paths of the files.
+        annotations: COCO annotation file of the images, if there is one.
 
     Raises:
         UsageError: there is no file, or two files have the same name.
         DataError: (when iterating) a file cannot be read as an image.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], annotations: str | Path | None = None) -> None:
         if not paths:
             raise UsageError(f"no image; expected files ending with {', '.join(IMAGE_SUFFIXES)}")
         names = [path.name for path in paths]
         if duplicates := [name for name in names if names.count(name) > 1]:
             count = names.count(duplicates[0])
             raise UsageError(f"{duplicates[0]}: {count} files have this name; expected different names")
-        self.paths = paths
+        self.paths, self._sizes = paths, AnnotatedSizes(annotations)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Tensor]:
         for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    yield TF.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f"{path}: cannot be read as an image: {error}") from None
+            yield TF.pil_to_tensor(read_image(path, self._sizes).rgb)
 
     def write(self, folder: str | Path, images: Iterable[Tensor]) -> Path:
         """Write an image (3, H, W), uint8, for each file into a folder, and return the folder.
@@ -123,8 +120,13 @@ class Video:
             container.mux(stream.encode())
 
 
-def open_images(paths: Sequence[str | Path]) -> Images | Video:
+def open_images(paths: Sequence[str | Path], annotations: str | Path | None = None) -> Images | Video:
     """Return the images of image files and folders, or of one video.
+
+    Args:
+        paths: of the files and folders.
+        annotations: COCO annotation file of the images, if there is one: an image whose annotated size is the stored
+            one is not turned by its EXIF orientation.
 
     Raises:
         DataError: a file is missing or cannot be read.
@@ -147,7 +149,7 @@ def open_images(paths: Sequence[str | Path]) -> Images | Video:
         files += [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES or not path.is_dir()]
     videos = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
     if not videos:
-        return Images(files)
+        return Images(files, annotations)
     if len(files) > 1:
         raise UsageError(f"{videos[0]}: is not an image; a video must be the only input")
     return Video(videos[0])

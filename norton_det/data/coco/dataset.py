@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.coco.checks import check_annotations, raise_errors
 from norton_det.data.coco.labels import Labels, keypoint_names
-from norton_det.data.image_folder import read_rgb
+from norton_det.data.coco.pixels import PixelReader
 from norton_det.errors import DataError, expect_choice
 from norton_det.spec import Spec
 
@@ -129,6 +128,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
+        self._read = PixelReader()
         self.ids = sorted(self.coco.imgs)
         if train:
             raise_errors(check_annotations(self.coco.dataset, masks=masks), self.annotations)
@@ -170,15 +170,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         image_id = self.ids[index]
-        image = self._read(self.coco.imgs[image_id]["file_name"])
+        entry = self.coco.imgs[image_id]
+        image = self._read(self.folder / entry["file_name"], entry)
         target = self._target(image_id, *image.shape[-2:])
         if self.transform is not None:
             image, target = self.transform(image, target)
         return image, target
-
-    def _read(self, name: str) -> Tensor:
-        pixels: Tensor = TF.pil_to_tensor(read_rgb(self.folder / name))
-        return pixels.float() / 255
 
     def _usable(self, image_id: int) -> bool:
         usable = [a for a in self._objects(image_id) if self._has_area(a)]

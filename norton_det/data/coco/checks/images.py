@@ -1,21 +1,21 @@
 """Checks of the image files of COCO annotations."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from norton_det.data.coco.checks.content import Annotations, Entry
 from norton_det.data.coco.checks.fields import leaves_folder
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+from norton_det.data.coco.pixels import annotated_size
+from norton_det.errors import DataError
 from norton_det.files import IMAGE_SUFFIXES
-
-_UPRIGHT = 1  # EXIF's orientation of an image that is stored without rotation
+from norton_det.image_files import UPRIGHT, Size, read_image
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,18 @@ class ImageFile:
     Attributes:
         entry: the entry.
         path: path of the file.
-        size: width and height in pixels, as stored; None if the file is missing or cannot be read.
+        size: width and height in pixels, as read; None if the file is missing or cannot be read.
         error: the reason why the file cannot be read; empty if it can be read or is missing.
         orientation: EXIF's orientation, 1 to 8.
+        turned: whether the image was turned upright.
     """
 
     entry: Entry
     path: Path
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     error: str = ""
-    orientation: int = _UPRIGHT
+    orientation: int = UPRIGHT
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,10 @@ def _read(entry: Entry, path: Path) -> ImageFile:
     if not path.is_file():
         return ImageFile(entry, path)
     try:
-        with Image.open(path) as image:
-            image.convert("RGB")  # reads the whole file, as the data set does
-            orientation = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-            return ImageFile(entry, path, image.size, orientation=orientation)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return ImageFile(entry, path, error=str(error) or type(error).__name__)
+        image = read_image(path, lambda name: annotated_size(entry))  # as the data set does
+    except DataError as error:
+        return ImageFile(entry, path, error=str(error))
+    return ImageFile(entry, path, image.rgb.size, orientation=image.orientation, turned=image.turned)
 
 
 def _missing(folder: ImageFolder) -> Iterator[str]:
@@ -82,18 +82,24 @@ def _missing(folder: ImageFolder) -> Iterator[str]:
 
 
 def _unreadable(folder: ImageFolder) -> Iterator[str]:
-    return (f"{file.path}: {file.error}" for file in folder.files if file.error)
+    return (file.error for file in folder.files if file.error)
 
 
 def _sizes(folder: ImageFolder) -> Iterator[str]:
     for file in folder.files:
-        annotated = (file.entry["width"], file.entry["height"])
+        annotated = annotated_size(file.entry)
         if file.size not in (None, annotated):
             yield "{}: {} x {}, annotated as {} x {}".format(file.path, *file.size, *annotated)
 
 
-def _rotated(folder: ImageFolder) -> Iterator[str]:
-    return (f"{file.path}: orientation {file.orientation}" for file in folder.files if file.orientation != _UPRIGHT)
+def _rotated(turned: bool) -> Callable[[ImageFolder], Iterator[str]]:
+    def find(folder: ImageFolder) -> Iterator[str]:
+        for file in folder.files:
+            fits = file.size == annotated_size(file.entry)
+            if file.orientation != UPRIGHT and file.turned == turned and fits:
+                yield f"{file.path}: orientation {file.orientation}"
+
+    return find
 
 
 def _without_entries(folder: ImageFolder) -> Iterator[str]:
@@ -106,8 +112,9 @@ def _without_entries(folder: ImageFolder) -> Iterator[str]:
 CHECKS = (
     Check("missing images", ERROR, _missing, "expected a file for each image of the annotations"),
     Check("unreadable images", ERROR, _unreadable, "they would stop the training"),
-    Check("sizes that differ", ERROR, _sizes, "boxes and masks do not fit the pixels"),
-    Check("images rotated by EXIF", WARNING, _rotated, "they are read without rotation"),
+    Check("sizes that differ", ERROR, _sizes, "boxes and masks do not fit the pixels; reading stops there"),
+    Check("images rotated by EXIF", WARNING, _rotated(False), "read as stored, which is the annotated size"),
+    Check("images turned by EXIF", NOTE, _rotated(True), "read upright, which is the annotated size"),
     Check("files without entry", NOTE, _without_entries, "the annotations do not name them; they are not used"),
 )
 """All checks of image files, in the order of the findings."""

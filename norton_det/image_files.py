@@ -1,0 +1,135 @@
+"""Image files: what is read of them as RGB, and which way up."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from norton_det.errors import DataError
+from norton_det.files import read_json
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+UPRIGHT = 1
+"""EXIF's orientation of an image that is stored upright."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by EXIF's orientation."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that was read.
+
+    Attributes:
+        rgb: the RGB image.
+        orientation: EXIF's orientation, 1 to 8.
+        turned: whether ``rgb`` was turned upright.
+    """
+
+    rgb: Image.Image
+    orientation: int
+    turned: bool
+
+
+def read_image(path: str | Path, annotated: Callable[[str], Size | None] | None = None) -> StoredImage:
+    """Read an image file as RGB, 8 bits a channel. Channels of 16 bits are scaled to 8.
+
+    Args:
+        path: the file.
+        annotated: None: the image is left as it is stored, as torchvision's ``ImageFolder`` does. A function: the image
+            is turned upright by its EXIF orientation, unless the stored size is the one that the function returns for
+            the file's name. It is called for images with such an orientation only.
+
+    Raises:
+        DataError: the file is missing or damaged, has more pixels than PIL reads, or has integers of 32 bits or floats,
+            whose range no format defines.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from norton_det.image_files import read_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     exif = Image.Exif()
+        ...     exif[0x0112] = 6
+        ...     Image.new("RGB", (40, 30)).save(f"{folder}/a.jpg", exif=exif)
+        ...     upright, stored = (read_image(f"{folder}/a.jpg", lambda name: size) for size in (None, (40, 30)))
+        ...     upright.rgb.size, stored.rgb.size
+        ((30, 40), (40, 30))
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = _orientation(image)
+            rgb = _to_rgb(image)
+    except Exception as error:  # PIL's readers raise errors of any kind for damaged files
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as an image: {reason}") from None
+    turned = orientation != UPRIGHT and annotated is not None and annotated(Path(path).name) != rgb.size
+    return StoredImage(rgb.transpose(_TURNS[orientation]) if turned else rgb, orientation, turned)
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Return an image file as RGB, as it is stored; see :func:`read_image`.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return read_image(path).rgb
+
+
+class AnnotatedSizes:
+    """The sizes of the images in a COCO annotation file, by file name. The file is read at the first call.
+
+    Args:
+        path: the file; None: no size is known.
+
+    Raises:
+        DataError: (when called) the file is missing or is not JSON.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = path
+
+    def __call__(self, name: str) -> Size | None:
+        """Return the annotated width and height of an image, or None."""
+        size: Size | None = self._sizes.get(name)
+        return size
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, Any]:
+        images = [] if self.path is None else read_json(self.path, dict, "COCO annotations").get("images")
+        return {
+            Path(str(image.get("file_name"))).name: (image.get("width"), image.get("height"))
+            for image in (images if isinstance(images, list) else [])
+            if isinstance(image, dict)
+        }
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except Exception:  # damaged EXIF data in a good image
+        return UPRIGHT
+    return value if value in _TURNS else UPRIGHT
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):  # grey of 16 bits
+        pixels = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((pixels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if mode in ("I", "F"):
+        kind = "floats" if mode == "F" else "integers"
+        raise ValueError(f"its pixels are {kind} of 32 bits; expected 8 or 16 bits a channel")
+    return image.convert("RGB")
