@@ -114,7 +114,7 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
         content = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected {expected}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {error}; expected {expected}") from None
     if not isinstance(content, kind):
         raise DataError(f"{path}: holds a {type(content).__name__}; expected {expected}")

@@ -30,6 +30,14 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def pair_of_names(text: str) -> list[str]:
+    """Return the two names that an argument "A,B" is; a ``type`` for ``add_argument``."""
+    names = text.split(",")
+    if len(names) != 2 or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of names; expected A,B")
+    return names
+
+
 def rate_or_auto(text: str) -> float | str:
     """Return the learning rate that an argument is, or "auto"; a ``type`` for ``add_argument``."""
     try:

@@ -24,7 +24,7 @@ from torch import nn
 from norton_det.builders import freeze_backbone, make_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
-from norton_det.cli.options import add_compression, add_workers, json_object, rate_or_auto
+from norton_det.cli.options import add_compression, add_workers, json_object, pair_of_names, rate_or_auto
 from norton_det.cli.training_options import (
     Checkpoint,
     add_computation,
@@ -111,6 +111,10 @@ def _add_data(parser: Parser) -> None:
     add_workers(group)
     add("--aspect-ratio-group-factor", default=3, type=int, metavar="K", help="batch images of similar shape; -1: no")
     add("--data-augmentation", default="hflip", choices=PRESETS, metavar="NAME", help="preset of torchvision's script")
+    add(
+        "--keypoint-pairs", nargs="+", type=pair_of_names, metavar="A,B", help="left and right ones (default: by names)"
+    )
+    add("--no-hflip", action="store_true", help="do not flip images")
     add("--use-copypaste", action="store_true", help="paste objects of other images; with --data-augmentation lsj")
     add("--backend", default="pil", type=str.lower, choices=BACKENDS, metavar="NAME", help="ignored; always PIL")
     add("--use-v2", action="store_true", help="ignored; the transforms are v2 always")
@@ -149,6 +153,8 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse at once what would fail late."""
     if ("keypoints" in ARCHITECTURES[MODELS[args.model]].task.kinds) != (args.dataset == "coco_kp"):
         raise UsageError(f"--model {args.model} with --dataset {args.dataset}: keypoints need both, others neither")
+    if args.keypoint_pairs and args.dataset != "coco_kp":
+        raise UsageError(f"--keypoint-pairs with --dataset {args.dataset}: expected coco_kp")
     if args.use_copypaste and args.data_augmentation != "lsj":
         raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
     check_training(args, accumulate=1, eval_every=1)
@@ -160,7 +166,12 @@ def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
         logger.info("--backend and --use-v2 are ignored: images are decoded by PIL, then transformed by transforms v2")
     masks = "segm" in ARCHITECTURES[MODELS[args.model]].task.kinds or args.use_copypaste
     train_images = CocoDataset(args.data_path, "train", args.dataset, train=True, masks=masks)
-    train_images.transform = Augment(args.data_augmentation, train_images.keypoint_names)
+    train_images.transform = Augment(
+        args.data_augmentation,
+        train_images.keypoint_names,
+        probability=0 if args.no_hflip else 0.5,
+        pairs=args.keypoint_pairs,
+    )
     return train_images, CocoDataset(args.data_path, "val", args.dataset)
 
 

@@ -29,11 +29,12 @@ MAIN_LINES = {kind: tuple(line for line in lines if line[-1] not in "sml") for k
 CLASSES = "classes"
 """Key of the metrics of single classes, beside the names of the metrics."""
 _DEFAULT_SIGMA = 0.05
-_COMMON = ("incomplete entries", "duplicate image ids", "duplicate category ids", "wrong areas")
+_COMMON = ("incomplete entries", "duplicate image ids", "duplicate category ids", "wrong areas", "wrong iscrowd")
+_POINTS = ("wrong keypoint names", "wrong keypoints")
 _TRUTH_CHECKS = {
     "bbox": (*_COMMON, "malformed boxes", "negative boxes"),
     "segm": (*_COMMON, "objects without mask", "broken masks"),
-    "keypoints": (*_COMMON, "malformed boxes", "categories of different keypoints", "wrong keypoints"),
+    "keypoints": (*_COMMON, "malformed boxes", "categories of different keypoints", *_POINTS),
 }
 """Errors of annotations for which pycocotools would fail, hang or return wrong metrics, by kind."""
 
@@ -154,7 +155,7 @@ def evaluate_results(
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:
     """Return a copy of annotations that pycocotools evaluates correctly."""
     raise_errors(check_annotations(content, masks=kind == "segm", only=_TRUTH_CHECKS[kind]), name)
-    categories = [c for c in content["categories"] if kind != "keypoints" or "keypoints" in c]
+    categories = [c for c in content["categories"] if kind != "keypoints" or c.get("keypoints")]
     if not categories:
         raise DataError(f"{name}: no category has keypoints; expected one to evaluate {kind}")
     evaluated = {c["id"] for c in categories}
@@ -162,7 +163,7 @@ def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str,
     for annotation in content["annotations"]:
         if annotation["category_id"] in evaluated:
             new_id = len(annotations) + 1  # pycocotools takes 0 for unmatched and needs distinct ids
-            row = {**annotation, "id": new_id, "iscrowd": int(annotation.get("iscrowd") or 0)}
+            row = {**annotation, "id": new_id, "iscrowd": int(annotation.get("iscrowd", 0))}
             if kind == "keypoints":
                 row["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
             annotations.append(row)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from norton_det.data import AspectRatioBatchSampler, Augment, CocoDataset, make_shapes
 from norton_det.data.coco.synthetic_shapes import KEYPOINTS
-from norton_det.data.coco.transforms import flipped_order
 from norton_det.errors import DataError, UsageError
 
 
@@ -104,7 +103,10 @@ def test_missing_and_damaged_data(tmp_path: Path) -> None:
     (folder / "train2017" / "1.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"1\.png: cannot be read as an image"):
         CocoDataset(folder, "train")[0]
-    for text, message in (("{", "no COCO annotations"), ('{"images": []}', "lacks annotations, categories")):
+    for text, message in (
+        ("{", "cannot be read: .* expected COCO annotations"),
+        ('{"images": []}', "lacks annotations, categories"),
+    ):
         (folder / "annotations" / "instances_train2017.json").write_text(text)
         with pytest.raises(DataError, match=message):
             CocoDataset(folder, "train")
@@ -121,11 +123,6 @@ def test_flip_moves_everything(shapes: Path) -> None:
     left, right = KEYPOINTS.index("left"), KEYPOINTS.index("right")
     torch.testing.assert_close(moved["keypoints"][:, left, 0], 64 - target["keypoints"][:, right, 0])
     assert (moved["keypoints"][:, left, 0] < moved["keypoints"][:, right, 0]).all()
-
-
-def test_person_keypoints_change_sides() -> None:
-    names = ["nose", "left_eye", "right_eye", "left_ear"]
-    assert flipped_order(names) == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize("preset", ["lsj", "multiscale", "ssd", "ssdlite"])

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,20 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from norton_det.data.coco.checks import check_annotations, raise_errors
+from norton_det.data.coco.checks.annotations import READING
+from norton_det.data.coco.checks.fields import is_area
+from norton_det.data.coco.checks.findings import ERROR
 from norton_det.data.coco.labels import Labels, keypoint_names
 from norton_det.data.coco.pixels import PixelReader
 from norton_det.errors import DataError, expect_choice
+from norton_det.files import read_json
 from norton_det.spec import Spec
 
 logger = logging.getLogger(__name__)
 
 KINDS = {"coco": "instances", "coco_kp": "person_keypoints"}
 """Names of ``--dataset``, and the beginning of the names of COCO's annotation files."""
-_MIN_KEYPOINTS = 10
+_MIN_VISIBLE, _OF_KEYPOINTS = 10, 17  # torchvision's rule for COCO's persons
 
 Target = dict[str, Any]
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -33,20 +38,20 @@ def read_coco(path: str | Path) -> Any:
     """Return the ``pycocotools.coco.COCO`` object of an annotation file.
 
     Raises:
-        DataError: the file is missing, is not JSON, or does not contain COCO annotations.
+        DataError: the file is missing, is not JSON, or does not contain COCO annotations; an entry lacks an id, a file
+            name or a size.
     """
     from pycocotools.coco import COCO
 
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; expected COCO annotations")
+    coco = COCO()
+    coco.dataset = read_json(path, dict, "COCO annotations")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(path))
-        missing = [key for key in ("images", "annotations", "categories") if key not in coco.dataset]
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DataError(f"{path}: no COCO annotations: {type(error).__name__} {error}") from None
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(missing)}; expected COCO annotations")
+        findings = check_annotations(coco.dataset, only=["incomplete entries"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    raise_errors(findings, path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
     return coco
 
 
@@ -78,8 +83,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     (N, H, W) uint8 and ``keypoints`` (N, K, 3) as x, y, visibility. The labels are 1 to N in the order of the category
     ids, or after :meth:`match` those of a detector.
 
-    For training, the annotations are checked (see :mod:`norton_det.data.coco.checks`), and crowds, objects whose boxes
-    have no area, and images without objects are left out.
+    The annotations are checked (see :mod:`norton_det.data.coco.checks`), for training more than for evaluation. For
+    training, crowds, objects whose boxes have no area, images without objects, and in a keypoint data set images with
+    few visible keypoints are left out. A line with their number is logged.
+
+    Objects of categories without keypoints have invisible keypoints in a keypoint data set. Where the area of an object
+    is missing or wrong, it is that of its box.
 
     Args:
         root: the COCO folder; None if ``images`` and ``annotations`` are given.
@@ -124,15 +133,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.folder = Path(images or Path(root or "") / f"{split}2017")
         self.annotations = Path(annotations or usual)
         self.coco = read_coco(self.annotations)
-        self.labels = Labels.new(self.coco.cats.values())
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
+        self._check()
+        self.labels = Labels.new(self.coco.cats.values())
         self._read = PixelReader()
         self.ids = sorted(self.coco.imgs)
         if train:
-            raise_errors(check_annotations(self.coco.dataset, masks=masks), self.annotations)
-            self.ids = [i for i in self.ids if self._usable(i)]
+            self._leave_out()
             self._warn_of_empty_boxes()
         if not self.ids:
             raise DataError(
@@ -146,8 +155,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     @property
     def keypoint_names(self) -> list[str]:
-        """Names of the keypoints; an empty list if there are none."""
-        return keypoint_names(self.coco.cats.values())
+        """Names of the keypoints; an empty list if there are none, or if they are not read."""
+        return keypoint_names(self.coco.cats.values()) if self.keypoints else []
 
     def match(self, spec: Spec, detector: str | Path) -> None:
         """Use the labels of a detector, matched by the names of the classes.
@@ -177,12 +186,46 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             image, target = self.transform(image, target)
         return image, target
 
-    def _usable(self, image_id: int) -> bool:
+    def _check(self) -> None:
+        """Refuse annotations that cannot be read, and before a training also those that would spoil it."""
+        reads = {"area": False, "segmentation": self.masks, "keypoints": self.keypoints}
+        unread = [field for field, read in reads.items() if not read]
+        only = None if self.train else READING
+        findings = check_annotations(self.coco.dataset, masks=self.masks, only=only, unread=unread)
+        raise_errors([f for f in findings if self.train or f.severity == ERROR], self.annotations)
+        if self.keypoints and not self.keypoint_names:
+            raise DataError(f"{self.annotations}: no category has keypoints; expected their names in one")
+
+    def _leave_out(self) -> None:
+        """Leave out the images that training cannot use."""
+        reasons = {i: self._fault(i) for i in self.ids}
+        self.ids = [i for i, reason in reasons.items() if not reason]
+        if counts := Counter(filter(None, reasons.values())):
+            texts = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            logger.info(
+                "%s: %d of %d images are left out of training: %s",
+                self.annotations,
+                counts.total(),
+                len(reasons),
+                texts,
+            )
+
+    def _fault(self, image_id: int) -> str:
+        """Return why an image is not used for training, or an empty text."""
         usable = [a for a in self._objects(image_id) if self._has_area(a)]
+        if not usable:
+            return "without objects that can be used"
         if not self.keypoints:
-            return bool(usable)
-        visible = sum(v > 0 for a in usable for v in a["keypoints"][2::3])
-        return bool(visible >= min(_MIN_KEYPOINTS, len(self.keypoint_names)))
+            return ""
+        visible = sum(v > 0 for a in usable for v in self._points(a)[2::3])
+        minimum = max(1, _MIN_VISIBLE * len(self.keypoint_names) // _OF_KEYPOINTS)
+        return "" if visible >= minimum else f"with fewer than {minimum} visible keypoints"
+
+    def _points(self, annotation: dict[str, Any]) -> list[float]:
+        """Return the flat keypoints of an object; if its category has none, as many that are invisible."""
+        category = self.coco.cats.get(annotation["category_id"], {})
+        none = [0.0] * 3 * len(self.keypoint_names)
+        return annotation["keypoints"] if category.get("keypoints") else none
 
     def _objects(self, image_id: int) -> list[dict[str, Any]]:
         return [a for a in self.coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
@@ -207,7 +250,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
             "labels": self.labels.of(annotations),
-            "area": torch.tensor([a["area"] for a in annotations], dtype=torch.float32),
+            "area": torch.tensor([_area(a) for a in annotations], dtype=torch.float32),
             "iscrowd": torch.tensor([a.get("iscrowd", 0) for a in annotations], dtype=torch.int64),
         }
         if self.masks:
@@ -215,11 +258,17 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=np.uint8)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(stacked))
         if self.keypoints:
-            points = torch.tensor([a["keypoints"] for a in annotations], dtype=torch.float32)
+            points = torch.tensor([self._points(a) for a in annotations], dtype=torch.float32)
             target["keypoints"] = points.reshape(-1, len(self.keypoint_names), 3)
         if self.train:
             target = drop_degenerate(target)
         return {**target, "image_id": image_id}
+
+
+def _area(annotation: dict[str, Any]) -> float:
+    area: Any = annotation.get("area")
+    width, height = annotation["bbox"][2:]
+    return float(area if is_area(area) else width * height)
 
 
 def drop_degenerate(target: Target) -> Target:

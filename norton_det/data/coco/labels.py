@@ -124,15 +124,15 @@ def class_names(categories: Iterable[Category]) -> dict[Any, str]:
 
 
 def keypoint_names(categories: Iterable[Category]) -> list[str]:
-    """Return the names of the keypoints, those of the first category that has any; empty if none has.
+    """Return the names of the keypoints, those of the first category that has any; an empty list if none has.
 
     Example:
         >>> from norton_det.data.coco.labels import keypoint_names
         >>> keypoint_names([{"id": 1}, {"id": 2, "keypoints": ["head", "tail"]}])
         ['head', 'tail']
     """
-    names: list[str] = next((category["keypoints"] for category in categories if "keypoints" in category), [])
-    return names
+    lists = (category.get("keypoints") for category in categories)
+    return next((names for names in lists if names and isinstance(names, list)), [])
 
 
 def _described(number: Any, name: str, label_of: Mapping[str, int]) -> str:

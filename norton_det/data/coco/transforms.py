@@ -1,6 +1,6 @@
 """Augmentation for detection: the presets of torchvision's reference script, with transforms v2."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.coco.dataset import Target, drop_degenerate
+from norton_det.data.coco.sides import flipped_order
 from norton_det.errors import UsageError, expect_choice
 
 _MEAN = (123.0, 117.0, 104.0)  # mean colour of COCO's images, 0 to 255
@@ -25,9 +26,12 @@ class Augment:
             them with a flip as well.
         keypoint_names: names of the keypoints of a keypoint data set; a flip exchanges left and right ones.
         probability: probability of the flip.
+        pairs: names of the left and right keypoints; None: by their names, see
+            :func:`norton_det.data.coco.sides.partners`.
 
     Raises:
-        UsageError: an unknown preset, or one that does not support keypoints.
+        UsageError: an unknown preset, or one that does not support keypoints; a wrong pair, or a keypoint whose partner
+            on the other side is missing.
 
     Example:
         >>> import torch
@@ -39,12 +43,19 @@ class Augment:
                 [1., 0.]])
     """
 
-    def __init__(self, preset: str = "hflip", keypoint_names: Sequence[str] = (), probability: float = 0.5) -> None:
+    def __init__(
+        self,
+        preset: str = "hflip",
+        keypoint_names: Sequence[str] = (),
+        probability: float = 0.5,
+        *,
+        pairs: Iterable[Sequence[str]] | None = None,
+    ) -> None:
         expect_choice("data_augmentation", preset, PRESETS)
         if keypoint_names and preset != "hflip":
             raise UsageError(f"data_augmentation {preset!r} does not support keypoints; expected 'hflip'")
         self.probability = probability
-        self.flipped_order = flipped_order(keypoint_names)
+        self.flipped_order = flipped_order(keypoint_names, pairs) if probability > 0 else []
         self.transforms = _transforms(preset)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -68,22 +79,6 @@ class Augment:
             points[points[..., 2] == 0] = 0  # COCO's convention: an absent keypoint is 0, 0, 0
             flipped["keypoints"] = points
         return image.flip(-1), {**target, **flipped}
-
-
-def flipped_order(names: Sequence[str]) -> list[int]:
-    """Return the order of keypoints in a flipped image: the index of the keypoint that takes each one's position.
-
-    Example:
-        >>> from norton_det.data.coco.transforms import flipped_order
-        >>> flipped_order(["nose", "left_eye", "right_eye"])
-        [0, 2, 1]
-    """
-    swap = {"left": "right", "right": "left"}
-    order = []
-    for name in names:
-        mirrored = "_".join(swap.get(part, part) for part in name.split("_"))
-        order.append(list(names).index(mirrored if mirrored in names else name))
-    return order
 
 
 def _transforms(preset: str) -> list[nn.Module]:

@@ -2,12 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from norton_det.data.coco.checks import objects
 from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
-from norton_det.data.coco.checks.fields import are_numbers, is_number, leaves_folder, outside
+from norton_det.data.coco.checks.fields import are_coordinates, is_area, leaves_folder, outside
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+
+
+_LOWER = {ERROR: WARNING, WARNING: NOTE, NOTE: NOTE}
 
 
 def check_annotations(
@@ -16,6 +20,7 @@ def check_annotations(
     num_classes: int | None = None,
     masks: bool = False,
     only: Collection[str] | None = None,
+    unread: Collection[str] = (),
 ) -> list[Finding]:
     """Check COCO annotations. No file is read.
 
@@ -24,6 +29,7 @@ def check_annotations(
         num_classes: number of outputs of the detector that will be trained, with the background; None: unknown.
         masks: each object must have a mask.
         only: names of the checks to run; None: all.
+        unread: fields that are not read, of "area", "segmentation" and "keypoints". Their errors are warnings, their warnings notes.
 
     Returns:
         The findings, errors first.
@@ -41,6 +47,7 @@ def check_annotations(
         warning boxes without area: annotation 1: bbox [1, 1, 0, 3]; left out in training
     """
     checks = [check for check in CHECKS if only is None or check.name in only]
+    checks = [replace(c, severity=_LOWER[c.severity]) if c.field in unread else c for c in checks]
     return run_checks(checks, Annotations(content, num_classes, masks))
 
 
@@ -99,30 +106,43 @@ def _unknown_category(data: Annotations, a: Entry) -> str | None:
 
 
 def _wrong_area(data: Annotations, a: Entry) -> str | None:
-    return None if is_number(a.get("area")) and a["area"] >= 0 else describe_field(a, "area")
+    return None if is_area(a.get("area")) else describe_field(a, "area")
+
+
+def _wrong_iscrowd(data: Annotations, a: Entry) -> str | None:
+    return None if a.get("iscrowd", 0) in (0, 1) else describe_field(a, "iscrowd")
+
+
+def _kinds_of_ids(data: Annotations) -> Iterator[str]:
+    numbers = [image["id"] for image in data.images if isinstance(image["id"], int)]
+    texts = [image["id"] for image in data.images if isinstance(image["id"], str)]
+    if numbers and texts:
+        yield f"{numbers[0]!r} and {texts[0]!r}"
 
 
 def _malformed_box(data: Annotations, a: Entry) -> str | None:
-    return None if are_numbers(a.get("bbox"), 4) else describe_field(a, "bbox")
+    return None if are_coordinates(a.get("bbox"), 4) else describe_field(a, "bbox")
 
 
 def _negative_box(data: Annotations, a: Entry) -> str | None:
-    return f"bbox {a['bbox']}" if are_numbers(a.get("bbox"), 4) and min(a["bbox"][2:]) < 0 else None
+    return f"bbox {a['bbox']}" if are_coordinates(a.get("bbox"), 4) and min(a["bbox"][2:]) < 0 else None
 
 
 def _box_without_area(data: Annotations, a: Entry) -> str | None:
-    return f"bbox {a['bbox']}" if are_numbers(a.get("bbox"), 4) and min(a["bbox"][2:]) == 0 else None
+    return f"bbox {a['bbox']}" if are_coordinates(a.get("bbox"), 4) and min(a["bbox"][2:]) == 0 else None
 
 
 def _box_outside(data: Annotations, a: Entry) -> str | None:
     image = data.image_of.get(a["image_id"])
-    if image is None or not are_numbers(a.get("bbox"), 4) or not outside(a["bbox"], image):
+    if image is None or not are_coordinates(a.get("bbox"), 4) or not outside(a["bbox"], image):
         return None
     return f"bbox {a['bbox']}, image {image['width']} x {image['height']}"
 
 
 def _boxes_as_corners(data: Annotations) -> Iterator[str]:
-    pairs = [(a["bbox"], data.image_of.get(a["image_id"])) for a in data.annotations if are_numbers(a.get("bbox"), 4)]
+    pairs = [
+        (a["bbox"], data.image_of.get(a["image_id"])) for a in data.annotations if are_coordinates(a.get("bbox"), 4)
+    ]
     boxes = [(box, image) for box, image in pairs if image is not None]
     leaving = sum(outside(box, image) for box, image in boxes)
     if leaving > len(boxes) / 2 and all(
@@ -135,6 +155,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("empty lists", ERROR, _empty, "training and evaluation need images, annotations and categories"),
     Check("incomplete entries", ERROR, lambda data: data.incomplete, "expected ids, a file name, sizes above 0"),
     Check("duplicate image ids", ERROR, _duplicate("images"), "their annotations are mixed"),
+    Check("image ids of different kinds", ERROR, _kinds_of_ids, "expected all numbers, or all strings"),
     Check("duplicate category ids", ERROR, _duplicate("categories"), "the last one hides the others"),
     Check("duplicate annotation ids", WARNING, _duplicate("annotations"), "other programs use the last one for all"),
     Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools takes it for unmatched; corrected here"),
@@ -143,14 +164,24 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("too many categories", ERROR, _too_many_categories, "the detector has no label for each"),
     Check("category id 0", NOTE, _category_zero, "other programs take it for the background; labels begin with 1 here"),
     Check("categories of one name", WARNING, _same_names, "they are told apart by their ids"),
-    Check("malformed boxes", ERROR, each_annotation(_malformed_box), "expected four finite numbers"),
+    Check("malformed boxes", ERROR, each_annotation(_malformed_box), "expected four finite numbers of at most 1e6"),
     Check("negative boxes", ERROR, each_annotation(_negative_box), "expected x, y, width, height"),
     Check("boxes as corners", ERROR, _boxes_as_corners, "expected x, y, width, height"),
     Check("boxes without area", WARNING, each_annotation(_box_without_area), "left out in training"),
     Check("boxes outside the image", WARNING, each_annotation(_box_outside), "clipped, or left out in training"),
-    Check("wrong areas", ERROR, each_annotation(_wrong_area), "expected square pixels, for APs, APm and APl"),
+    Check("wrong areas", ERROR, each_annotation(_wrong_area), "expected square pixels, for APs, APm and APl", "area"),
+    Check("wrong iscrowd", ERROR, each_annotation(_wrong_iscrowd), "expected 0 or 1"),
     *objects.CHECKS,
     Check("paths that leave the folder", ERROR, _paths, "expected a file in the folder of images"),
     Check("images without annotations", NOTE, _without_annotations, "left out in training"),
 )
 """All checks of annotations, in the order of the findings."""
+READING = (
+    "incomplete entries",
+    "image ids of different kinds",
+    "unknown categories",
+    "malformed boxes",
+    "wrong iscrowd",
+    *objects.READING,
+)
+"""Names of the checks without which no item can be read."""

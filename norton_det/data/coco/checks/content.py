@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from norton_det.data.coco.checks.fields import is_id
+from norton_det.data.coco.checks.fields import is_id, is_size
 from norton_det.errors import DataError
 
 Entry = dict[str, Any]
@@ -27,7 +27,7 @@ class Annotations:
             raise DataError(f"lacks {', '.join(missing)}; expected COCO annotations")
         self.num_classes, self.masks = num_classes, masks
         self.incomplete: list[str] = []
-        image = {"id": is_id, "file_name": _is_name, "width": _is_size, "height": _is_size}
+        image = {"id": is_id, "file_name": _is_name, "width": is_size, "height": is_size}
         ids = dict.fromkeys(("id", "image_id", "category_id"), is_id)
         self.images = self._complete(content, "images", image)
         self.categories = self._complete(content, "categories", {"id": is_id})
@@ -37,7 +37,7 @@ class Annotations:
         self.keypoints_of = {
             number: len(category["keypoints"])
             for number, category in self.category_of.items()
-            if isinstance(category.get("keypoints"), list)
+            if isinstance(category.get("keypoints"), list) and category["keypoints"]
         }
         """Number of keypoints of each category that has any."""
 
@@ -74,7 +74,3 @@ def describe_field(entry: Entry, field: str) -> str:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and value != ""
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

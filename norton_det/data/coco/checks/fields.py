@@ -12,22 +12,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_COORDINATE = 1e6  # in pixels; pycocotools visits every pixel on the edges of a polygon
+_MAX_ID = 2**63 - 1  # numpy and torch have integers of 64 bits
 
 
 def is_number(value: object) -> bool:
     """Return whether a value is a finite number."""
     numbers = (int, float, np.integer, np.floating)
-    return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, numbers) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def is_id(value: object) -> bool:
-    """Return whether a value can be an id: an integer or a string."""
-    return isinstance(value, (int, str, np.integer)) and not isinstance(value, bool)
+    """Return whether a value can be an id: an integer of 64 bits, or a string."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and abs(int(value)) <= _MAX_ID
+
+
+def is_size(value: object) -> bool:
+    """Return whether a value can be the width or height of an image."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_COORDINATE
+
+
+def is_area(value: object) -> bool:
+    """Return whether a value can be an area in square pixels."""
+    return is_number(value) and 0 <= value <= _MAX_COORDINATE**2  # type: ignore[operator]
 
 
 def are_numbers(values: object, count: int | None = None) -> bool:
     """Return whether a value is a list of ``count`` finite numbers; of any length if ``count`` is None."""
     return isinstance(values, Sequence) and (count is None or len(values) == count) and all(map(is_number, values))
+
+
+def are_coordinates(values: object, count: int | None = None) -> bool:
+    """Return whether a value is a list of ``count`` finite numbers of at most 1e6 pixels; of any length for None."""
+    return are_numbers(values, count) and max(map(abs, values), default=0) <= _MAX_COORDINATE  # type: ignore[call-overload]
 
 
 def leaves_folder(name: str) -> bool:
@@ -56,22 +79,23 @@ def keypoints_fault(points: object, count: int) -> str | None:
     if not isinstance(points, Sequence) or len(points) != 3 * count:
         value = f"{len(points)} numbers" if isinstance(points, Sequence) else repr(points)
         return f"keypoints: {value}; expected {3 * count}, three for each of {count}"
-    if not are_numbers(points):
-        return "keypoints: a value is not a finite number"
+    if not are_coordinates(points):
+        return "keypoints: a value is not a finite number of at most 1e6"
     return None
 
 
 def mask_fault(mask: Any, height: int, width: int) -> str | None:
     """Return the error of a segmentation (polygons or run-length code) of an image of this size in pixels.
 
-    pycocotools does not check segmentations: a run-length code that is too short and a NaN in a polygon make it hang,
-    and a mask of another size overlaps nothing.
+    pycocotools does not check segmentations: run lengths that do not add up, also because they are no integers, and a
+    NaN in a polygon make it hang, and a mask of another size overlaps nothing.
     """
     if isinstance(mask, list):
         return _polygons_fault(mask)
     if not isinstance(mask, dict) or "counts" not in mask or "size" not in mask:
         return f"segmentation is a {type(mask).__name__}; expected polygons, or counts and size"
-    if not are_numbers(mask["size"], 2) or list(mask["size"]) != [height, width]:
+    integers = are_numbers(mask["size"], 2) and all(isinstance(side, (int, np.integer)) for side in mask["size"])
+    if not integers or list(mask["size"]) != [height, width]:
         return f"segmentation of size {mask['size']}; the image has [{height}, {width}] (height, width)"
     runs = mask["counts"]
     if isinstance(runs, (str, bytes)):
@@ -80,7 +104,7 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
         runs = np.array(runs)
     else:
         runs = None
-    if runs is None or (runs < 0).any():
+    if runs is None or (runs < 0).any() or (runs % 1 != 0).any():
         return "segmentation with damaged counts"
     if runs.sum() != height * width:
         return f"segmentation whose counts add up to {runs.sum()}; expected {height * width}, {height} x {width}"

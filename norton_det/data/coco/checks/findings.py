@@ -52,12 +52,14 @@ class Check(Generic[T]):
         severity: severity of the error.
         find: yields a description of each case.
         message: the consequence, or what was expected.
+        field: the field of the objects that has the error; empty: none, or one that everybody reads.
     """
 
     name: str
     severity: str
     find: Callable[[T], Iterable[str]]
     message: str
+    field: str = ""
 
 
 def run_checks(checks: Sequence[Check[T]], subject: T) -> list[Finding]:

@@ -1,10 +1,12 @@
 """Checks of the masks and keypoints of COCO annotations."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
 from norton_det.data.coco.checks.fields import keypoints_fault, mask_fault
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check
+from norton_det.data.coco.sides import partners
 
 
 def _without_mask(data: Annotations, a: Entry) -> str | None:
@@ -58,15 +60,55 @@ def _different_keypoints(data: Annotations) -> Iterator[str]:
         yield ", ".join(f"category {number} has {count}" for number, count in data.keypoints_of.items())
 
 
+def _wrong_names(data: Annotations) -> Iterator[str]:
+    for category in data.categories:
+        names = category.get("keypoints") or []
+        texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not texts or len(set(names)) < len(names):
+            yield f"category {category['id']}: {describe_field(category, 'keypoints')}"
+
+
+def _different_names(data: Annotations) -> Iterator[str]:
+    first, *others = [(n, data.category_of[n]["keypoints"]) for n in data.keypoints_of] or [(None, None)]
+    for number, names in others:
+        if names != first[1] and len(names) == len(first[1]):
+            yield f"category {number}: {names}, category {first[0]}: {first[1]}"
+
+
+def _without_keypoints(data: Annotations) -> Iterator[str]:
+    counts = Counter(a["category_id"] for a in data.annotations if a["category_id"] in data.category_of)
+    for number, count in counts.items():
+        if data.keypoints_of and number not in data.keypoints_of:
+            yield f"category {number}: {count} objects"
+
+
+def _one_sided(data: Annotations) -> Iterator[str]:
+    for number in data.keypoints_of:
+        names = [name for name in data.category_of[number]["keypoints"] if isinstance(name, str)]
+        yield from (f"category {number}: {name}" for name, other in partners(names).items() if other is None)
+
+
+MASK, POINTS = "segmentation", "keypoints"
 CHECKS: tuple[Check[Annotations], ...] = (
-    Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs all masks"),
-    Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs, or decodes other masks"),
+    Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs all masks", MASK),
+    Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs, or decodes other masks", MASK),
     Check("compressed run-length masks", NOTE, each_annotation(_run_lengths(str)), "they are read"),
     Check("uncompressed run-length masks", NOTE, each_annotation(_run_lengths(list)), "they are read"),
-    Check("categories of different keypoints", ERROR, _different_keypoints, "a detector has one number of keypoints"),
-    Check("wrong keypoints", ERROR, each_annotation(_wrong_keypoints), "expected those of the category"),
-    Check("unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0, 1 or 2 (visible)"),
-    Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs use it"),
+    Check("wrong keypoint names", ERROR, _wrong_names, "expected a list of distinct names, or none", POINTS),
+    Check(
+        "categories of different keypoints", ERROR, _different_keypoints, "a detector has one number of them", POINTS
+    ),
+    Check(
+        "categories of different keypoint names", WARNING, _different_names, "those of the first one are used", POINTS
+    ),
+    Check("categories without keypoints", WARNING, _without_keypoints, "their objects have boxes alone", POINTS),
+    Check("keypoints without partner", WARNING, _one_sided, "a flip needs --keypoint-pairs, or do not flip", POINTS),
+    Check("wrong keypoints", ERROR, each_annotation(_wrong_keypoints), "expected those of the category", POINTS),
+    Check("unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0, 1 or 2 (visible)", POINTS),
+    Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs use it", POINTS),
     Check("no visible keypoints", NOTE, each_annotation(_all_invisible), "ignored in the evaluation of keypoints"),
 )
 """Checks of masks and keypoints, in the order of the findings."""
+READING = ("objects without mask", "broken masks", "wrong keypoint names", "categories of different keypoints")
+READING += ("wrong keypoints",)
+"""Names of the checks without which masks and keypoints cannot be read."""
