@@ -10,7 +10,6 @@ from norton_det.data.coco.checks.content import Annotations, Entry, describe_fie
 from norton_det.data.coco.checks.fields import are_coordinates, is_area, leaves_folder, outside
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
 
-
 _LOWER = {ERROR: WARNING, WARNING: NOTE, NOTE: NOTE}
 
 
@@ -29,7 +28,8 @@ def check_annotations(
         num_classes: number of outputs of the detector that will be trained, with the background; None: unknown.
         masks: each object must have a mask.
         only: names of the checks to run; None: all.
-        unread: fields that are not read, of "area", "segmentation" and "keypoints". Their errors are warnings, their warnings notes.
+        unread: fields that are not read, of "area", "segmentation" and "keypoints". Their errors are warnings, and
+            their warnings are notes.
 
     Returns:
         The findings, errors first.

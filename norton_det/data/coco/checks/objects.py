@@ -109,6 +109,11 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("no visible keypoints", NOTE, each_annotation(_all_invisible), "ignored in the evaluation of keypoints"),
 )
 """Checks of masks and keypoints, in the order of the findings."""
-READING = ("objects without mask", "broken masks", "wrong keypoint names", "categories of different keypoints")
-READING += ("wrong keypoints",)
+READING = (
+    "objects without mask",
+    "broken masks",
+    "wrong keypoint names",
+    "categories of different keypoints",
+    "wrong keypoints",
+)
 """Names of the checks without which masks and keypoints cannot be read."""
