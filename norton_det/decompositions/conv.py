@@ -67,10 +67,10 @@ def sum_terms(x: Tensor, rank: int) -> Tensor:
 
     In this order what is added lies together in every memory format; filter by filter it does not in channels_last.
     """
-    first, *others = x.chunk(rank, -3)
-    if not others:
-        return first
-    total = first + others[0]
-    for term in others[1:]:
-        total += term
+    terms = x.chunk(rank, -3)
+    if rank == 1:
+        return terms[0]
+    total = terms[0] + terms[1]
+    for i in range(2, rank):
+        total += terms[i]
     return total

@@ -56,18 +56,22 @@ class CPLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
+        if torch.jit.is_scripting() or self.implementation == "factored":  # type: ignore[attr-defined]
+            y: Tensor = self.horizontal(self.vertical(self.pointwise(x)))
+            y = y.unflatten(-3, [self.out_channels, self.rank]).sum(-3) if self.rank > 1 else y
+            return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        return self._multiplied_out(x)
+
+    @torch.jit.unused
+    def _multiplied_out(self, x: Tensor) -> Tensor:
+        """Compute in one of the other implementations; scripts of torch have the factored one."""
         if self.implementation == "dense":
             return self._convolve(x, self.kernel(), self.bias, groups=1)
         if self.implementation == "merged":
             return self._convolve(self.pointwise(x), self._merged_kernel(), self.bias, groups=self.out_channels)
-        y: Tensor
-        if self.implementation == "depthwise":
-            y = F.conv2d(x, self.by_terms(self.pointwise.weight))
-            kernel = self.by_terms(self.vertical.weight * self.horizontal.weight)
-            y = sum_terms(self._convolve(y, kernel, None, groups=len(kernel)), self.rank)
-        else:
-            y = self.horizontal(self.vertical(self.pointwise(x)))
-            y = y.unflatten(-3, (self.out_channels, self.rank)).sum(-3) if self.rank > 1 else y
+        y = F.conv2d(x, self.by_terms(self.pointwise.weight))
+        kernel = self.by_terms(self.vertical.weight * self.horizontal.weight)
+        y = sum_terms(self._convolve(y, kernel, None, groups=len(kernel)), self.rank)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def kernel(self) -> Tensor:

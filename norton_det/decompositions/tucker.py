@@ -114,10 +114,15 @@ class TuckerConv2d(Decomposition):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H', W'), as ``nn.Conv2d`` would."""
-        if self.implementation == "dense":
-            dense: Tensor = self.core._conv_forward(x, self.kernel(), self.bias)
-            return dense
-        return F.conv2d(self.core(self.reduce(x)), self.expand.weight, self.bias)
+        if torch.jit.is_scripting() or self.implementation == "factored":  # type: ignore[attr-defined]
+            return F.conv2d(self.core(self.reduce(x)), self.expand.weight, self.bias)
+        return self._dense(x)
+
+    @torch.jit.unused
+    def _dense(self, x: Tensor) -> Tensor:
+        """Compute as one convolution; scripts of torch have the factored one."""
+        dense: Tensor = self.core._conv_forward(x, self.kernel(), self.bias)
+        return dense
 
     def kernel(self) -> Tensor:
         """Return the kernel (O, I, Kh, Kw), differentiable by the factors."""

@@ -1,5 +1,7 @@
 """Equal implementations of linear layers."""
 
+import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,16 +15,24 @@ from norton_det.deployment.implementations.base import (
 from norton_det.registry import Registry
 
 
+def convolved_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply rows (..., I) by a weight (O, I), as a convolution over an image whose positions are the rows."""
+    if not input.numel():
+        return F.linear(input, weight, bias)
+    image = input.reshape(-1, weight.shape[1]).t()[None, :, :, None]  # (1, I, rows, 1), channels_last as it lies
+    outputs = F.conv2d(image, weight[:, :, None, None], bias)[0, :, :, 0].t()
+    return outputs.reshape(input.shape[:-1] + weight.shape[:1])
+
+
+torch.fx.wrap("convolved_linear")  # one operation of a graph: it asks whether there are rows
+
+
 class ConvolvedLinear(nn.Linear):
     """A linear layer as a 1x1 convolution over an image whose spatial positions are the rows: nothing is copied."""
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name: a caller may use it
         """Multiply: (..., I) -> (..., O)."""
-        if not input.numel():
-            return super().forward(input)
-        image = input.reshape(-1, self.in_features).t()[None, :, :, None]  # (1, I, rows, 1), channels_last as it lies
-        outputs = F.conv2d(image, self.weight[:, :, None, None], self.bias)
-        return outputs[0, :, :, 0].t().reshape(*input.shape[:-1], self.out_features)
+        return convolved_linear(input, self.weight, self.bias)
 
 
 LINEAR: Implementations = Registry("implementation")

@@ -1,5 +1,7 @@
 """Equal implementations of RoIAlign: torchvision's own module with the same parameters, computed in another way."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,11 +22,15 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
 
     Each bin is a sum over the neighbours of its sampling points. A feature map in channels_last is a table with a row
     of channels for each spatial position, so that all bins are one ``embedding_bag``, which is vectorised over channels
-    and parallel over bins. The bins are returned in channels_last.
+    and parallel over bins. The bins are returned in channels_last. Where a graph is traced, exported, compiled or
+    scripted, torchvision's own is what it holds.
     """
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool feature maps (N, C, H, W) by name and boxes (K, 4) of each image -> (sum K, C, h, w)."""
+        if _in_graph():
+            pooled: Tensor = super().forward(x, boxes, image_shapes)
+            return pooled
         if self.scales is None or self.map_levels is None:  # torchvision sets them in its forward
             super().forward(x, [box[:0] for box in boxes], image_shapes)
         assert self.scales is not None
@@ -44,6 +50,11 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
             (chosen,) = torch.where(levels == level)
             pooled[chosen] = self._pool(features, rois[chosen], images[chosen], scale)
         return pooled
+
+    def __prepare_scriptable__(self) -> MultiScaleRoIAlign:
+        """Return what ``torch.jit.script`` compiles in place of this module: torchvision's."""
+        sampling: dict[str, Any] = {"canonical_scale": self.canonical_scale, "canonical_level": self.canonical_level}
+        return MultiScaleRoIAlign(self.featmap_names, self.output_size, self.sampling_ratio, **sampling)
 
     def _pool(self, features: Tensor, boxes: Tensor, images: Tensor, scale: float) -> Tensor:
         channels, height, width = features.shape[1:]
@@ -83,6 +94,11 @@ class GatheredRoIAlign(MultiScaleRoIAlign):
         positions = torch.stack([low, (low + 1).clamp(max=size - 1)], -1).long()
         weights = torch.stack([1 - fraction, fraction], -1) * (inside.to(at) / points)[..., None]
         return positions.flatten(2), weights.flatten(2)
+
+
+def _in_graph() -> bool:
+    """Tell whether a graph is being made, which would hold the numbers of boxes and their positions as constants."""
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined,no-untyped-call]
 
 
 ROI_ALIGN: Implementations = Registry("implementation")
