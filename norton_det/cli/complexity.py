@@ -69,6 +69,7 @@ def _json(counted: _Counted) -> dict[str, Any]:
 
 
 def _table(complexity: Complexity) -> str:
+    head = ("layer", "kind", "MACs", "params")
     rows = [
         (layer.name, layer.kind, format_count(layer.macs), format_count(layer.params)) for layer in complexity.layers
     ]
@@ -78,6 +79,8 @@ def _table(complexity: Complexity) -> str:
         (f"total at {size}", "conv + linear", format_count(complexity.macs), format_count(complexity.params)),
         ("", "published convention", format_count(complexity.macs_published), ""),
     ]
-    if complexity.macs_per_detection:
-        rows.append(("", "for each detected object", format_count(complexity.macs_per_detection), ""))
-    return table(("layer", "kind", "MACs", "params"), rows)
+    each = [layer.macs_per_detection for layer in complexity.layers]
+    if not any(each):
+        return table(head, rows)
+    column = [*map(format_count, each), "", format_count(complexity.macs_per_detection), ""]
+    return table((*head, "MACs for each object"), [(*row, more) for row, more in zip(rows, column, strict=True)])

@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.channels.narrow import NORMS
-from norton_det.decompositions import Decomposition
+from norton_det.decompositions import Decomposition, set_implementation
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Task, task_of
@@ -30,6 +30,8 @@ class LayerComplexity:
     """Name of the layer's class."""
     macs: int
     params: int
+    macs_per_detection: int = 0
+    """Of a mask or keypoint head, for each detected object."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Complexity:
     """What a network costs for one image.
 
     Attributes:
-        layers: convolutions (decomposed ones as one) and linear layers, in the network's order.
+        layers: convolutions (decomposed ones as one) and linear layers, in the network's order; and any other module
+            that convolves or multiplies by itself. Their MACs add up to ``macs``, and those for each detected object to
+            ``macs_per_detection``.
         macs: multiply-accumulates of convolutions and linear layers, one fused multiply-add counted as one.
         macs_published: NORTON's column: the same plus 3 per output element of a batch norm; for Keypoint R-CNN, also
             the keypoint head for one detected object.
@@ -65,7 +69,11 @@ def count_complexity(model: nn.Module | Spec, image_size: int | tuple[int, int] 
     """Count what a network costs for one image.
 
     Torchvision's R-CNNs are counted at 800x800 with exactly 1000 proposals, so that the count does not depend on the
-    weights. The network stays as it is: a copy of it runs once on the CPU.
+    weights. The network stays as it is: a copy of it runs once on the CPU, in single precision.
+
+    A decomposed layer is counted as its factors, one convolution after another, also where it is trained in another
+    implementation (``norton_det.decompositions.set_implementation``): the count is that of its spec. A deployed network
+    is counted as it runs.
 
     Args:
         model: a network, or the spec of one.
@@ -92,16 +100,17 @@ def _complexity(net: nn.Module, task: Task, image_size: int | tuple[int, int] | 
     if image_size is None:
         raise UsageError("image_size is None; expected the height and width of an image for a classifier")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    image = torch.zeros(1, 3, height, width)
+    net = net.float()
+    set_implementation(net, "factored")
+    image = torch.zeros(1, 3, height, width, dtype=torch.float32)
     macs, norm_outputs = _count(task.counted(net), image)
     per_detection = task.counted_per_detection(net)
     head_macs = _count(per_detection, image)[0] if per_detection else {"": 0}
-    macs.update({name: count for name, count in head_macs.items() if name})
     blocks = [module for module in net.modules() if isinstance(module, Decomposition)]
     biases = [bias for block in blocks if (bias := getattr(block, "bias", None)) is not None]
     published_head = head_macs[""] if task.published_counts_heads() else 0
     return Complexity(
-        tuple(_layers(net, macs)),
+        tuple(_layers(net, macs, head_macs)),
         macs[""],
         macs[""] + PUBLISHED_PER_NORM_OUTPUT * norm_outputs + published_head,
         sum(p.numel() for p in net.parameters()),
@@ -116,7 +125,11 @@ def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore compiles its box losses with torch.jit on import
         from fvcore.nn import FlopCountAnalysis
-        from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
+        from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_count, conv_flop_jit, get_shape, linear_flop_jit
+
+    def count_named_padding(inputs: Any, outputs: Any) -> int:  # "same" or "valid"; never transposed
+        count: int = conv_flop_count(*(get_shape(value) for value in (*inputs[:2], outputs[0])))
+        return count
 
     outputs: list[int] = []
     hooks = [
@@ -127,9 +140,9 @@ def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
     analysis = FlopCountAnalysis(net.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     # fvcore's own set also counts normalisation, interpolation and pooling.
-    analysis.clear_op_handles().set_op_handle(
-        **{"aten::_convolution": conv_flop_jit, "aten::addmm": addmm_flop_jit, "aten::linear": linear_flop_jit}
-    )
+    handles = {"_convolution": conv_flop_jit, "_convolution_mode": count_named_padding}
+    handles |= {"addmm": addmm_flop_jit, "linear": linear_flop_jit}
+    analysis.clear_op_handles().set_op_handle(**{f"aten::{name}": handle for name, handle in handles.items()})
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the tracer, about shapes becoming constants: that is intended
@@ -140,13 +153,23 @@ def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
     return macs, sum(outputs)
 
 
-def _layers(net: nn.Module, macs: dict[str, int]) -> Iterator[LayerComplexity]:
-    inside = ""
+def _layers(net: nn.Module, macs: Mapping[str, int], per_detection: Mapping[str, int]) -> Iterator[LayerComplexity]:
+    """Yield the layers, and the modules around them that do something themselves; counts are by module, with all in it.
+
+    Args:
+        net: the network.
+        macs: as it is counted.
+        per_detection: for each detected object.
+    """
+    inside = "."
     for name, module in net.named_modules():
-        if inside and name.startswith(inside):
+        if name.startswith(inside):
             continue
-        if isinstance(module, Decomposition):
+        whole = isinstance(module, (Decomposition, nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+        if whole:
             inside = f"{name}."
-        if isinstance(module, (Decomposition, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            params = sum(p.numel() for p in module.parameters())
-            yield LayerComplexity(name, type(module).__name__, macs.get(name, 0), params)
+        parts = [] if whole else [f"{name}.{part}".lstrip(".") for part, _ in module.named_children()]
+        own = [counts.get(name, 0) - sum(counts.get(part, 0) for part in parts) for counts in (macs, per_detection)]
+        if whole or any(own):
+            params = sum(p.numel() for p in module.parameters(recurse=whole))
+            yield LayerComplexity(name, type(module).__name__, own[0], params, own[1])

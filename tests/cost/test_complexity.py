@@ -2,11 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models import get_model, resnet50
 
 import norton_det as nd
+from norton_det.cost.complexity import Complexity
+from norton_det.decompositions import set_implementation
 from norton_det.errors import UsageError
+from norton_det.models import ARCHITECTURES
 
 
 def test_by_hand() -> None:
@@ -29,6 +33,67 @@ def test_a_strided_block_runs_its_pointwise_convolution_at_the_input() -> None:
     assert cost.layers[1].macs == pointwise + vertical + horizontal
     assert [layer.kind for layer in cost.layers] == ["Conv2d", "CPConv2d"]
     assert cost.layers[1].params == 8 * 12 + 12 * 3 + 12 * 3 + 6
+
+
+class Mixed(nn.Module):
+    """A network that convolves and multiplies outside of layers too, and runs a layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding="same")
+        self.again = nn.Sequential(nn.Conv2d(8, 8, (2, 3), padding="valid"), nn.ReLU())
+        self.other_name = self.again[0]
+        self.weight = nn.Parameter(torch.ones(4, 8, 1, 1))
+        self.attention = nn.MultiheadAttention(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(self.other_name(self.again(self.first(x))), self.weight).flatten(2).mT
+        return self.attention(y, y, y)[0]
+
+
+def check_rows(cost: Complexity) -> None:
+    """Rows add up, every layer is counted, and no parameter twice."""
+    assert sum(layer.macs for layer in cost.layers) == cost.macs
+    assert sum(layer.macs_per_detection for layer in cost.layers) == cost.macs_per_detection
+    assert len({layer.name for layer in cost.layers}) == len(cost.layers)
+    assert sum(layer.params for layer in cost.layers) <= cost.params
+
+
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+def test_rows_add_up(arch: str) -> None:
+    plan = ARCHITECTURES[arch].plan
+    net = nd.build(nd.Spec(arch, 3))
+    convs = [layer.name for layer in plan.layers if isinstance(net.get_submodule(layer.name), nn.Conv2d)][1:3]
+    layers = {convs[0]: nd.DecomposedLayer("cp", 2), convs[1]: nd.DecomposedLayer("tucker2", (3, 5))}
+    cost = nd.count_complexity(nd.Spec(arch, 3, layers), min(64, ARCHITECTURES[arch].image_size))
+    check_rows(cost)
+    assert all(layer.macs > 0 or layer.macs_per_detection > 0 for layer in cost.layers)
+
+
+def test_rows_add_up_where_modules_do_more_than_their_layers() -> None:
+    net = Mixed()
+    cost = nd.count_complexity(net, 8)
+    check_rows(cost)
+    macs = {layer.name: layer.macs for layer in cost.layers}
+    assert macs["first"] == 3 * 8 * 9 * 64
+    assert sum(macs[name] for name in macs if name in ("again.0", "other_name")) == 8 * 8 * 6 * (7 * 6 + 6 * 4)
+    assert macs[""] == 8 * 4 * 6 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_count_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.BatchNorm2d(8), nd.CPConv2d(8, 6, 3, rank=2))
+    expected = nd.count_complexity(net, 16)
+    assert nd.count_complexity(net.to(dtype), 16) == expected
+    assert {parameter.dtype for parameter in net.parameters()} == {dtype}
+
+
+def test_the_count_does_not_depend_on_the_implementation_in_training() -> None:
+    net = nn.Sequential(nd.CPConv2d(8, 6, 3, rank=2), nd.TuckerConv2d.from_conv(nn.Conv2d(6, 9, 3), 2))
+    expected = nd.count_complexity(nn.Sequential(nn.Conv2d(3, 8, 3), net), 16)
+    set_implementation(net, "dense")
+    assert nd.count_complexity(nn.Sequential(nn.Conv2d(3, 8, 3), net), 16) == expected
+    assert {net[0].implementation, net[1].implementation} == {"dense"}
 
 
 def test_the_dense_resnet50() -> None:
