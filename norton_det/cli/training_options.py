@@ -33,7 +33,17 @@ from norton_det.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, mak
 logger = logging.getLogger(__name__)
 
 FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "implementations", "model", "output_dir"}
-FREE |= {"print_freq", "resume", "start_epoch", "tensorboard", "test_only", "weights", "workers", "world_size"}
+FREE |= {
+    "print_freq",
+    "reset_schedule",
+    "resume",
+    "start_epoch",
+    "tensorboard",
+    "test_only",
+    "weights",
+    "workers",
+    "world_size",
+}
 """Arguments that may change when a training is resumed."""
 _RENAMED = {"form": "implementation", "forms": "implementations"}
 """Arguments in checkpoints of the first version, and their names now."""
@@ -47,6 +57,10 @@ _SCHEDULE = {
     "warmup_method": "lr_warmup_method",
     "warmup_decay": "lr_warmup_decay",
 }
+_RESTORED = {*_OPTIMIZER, *_SCHEDULE.values(), "lr_scheduler"}
+"""Arguments whose values are in a checkpoint's optimizer and schedule; new ones need ``--reset-schedule``."""
+_FIXED = {"opt", "lr_schedule_by"}
+"""Arguments without which a checkpoint's optimizer and schedule cannot be restored."""
 
 
 def add_optimiser(parser: Parser) -> Group:
@@ -103,6 +117,7 @@ def add_output(parser: Parser) -> Group:
     add = group.add_argument
     add("--output-dir", default=".", metavar="DIR", help="folder for the files")
     add("--resume", default="", metavar="FILE", help="checkpoint to go on from, with the same other flags")
+    add("--reset-schedule", action="store_true", help="with --resume, let new --lr, --lr-steps, --wd etc. take effect")
     add("--start-epoch", "--start_epoch", default=0, type=int, metavar="N", help="number of the first epoch")
     add("--test-only", action="store_true", help="evaluate the network of --resume or --weights, and stop")
     add("--print-freq", type=int, metavar="N", help="iterations between log lines")
@@ -142,8 +157,29 @@ class Checkpoint:
 
         Raises:
             DataError: the file is missing or damaged.
+            UsageError: the learning rate, its schedule or the optimizer is another one than in the file.
         """
-        return cls(args.resume) if args.resume else None
+        if not args.resume:
+            if args.reset_schedule:
+                raise UsageError("--reset-schedule without --resume; expected the checkpoint of a training")
+            return None
+        checkpoint = cls(args.resume)
+        if not args.test_only:
+            checkpoint._check_schedule(args)
+        return checkpoint
+
+    def _changed(self, args: argparse.Namespace, names: Collection[str]) -> list[str]:
+        return [n for n, value in vars(args).items() if n in names and n in self.args and value != self.args[n]]
+
+    def _check_schedule(self, args: argparse.Namespace) -> None:
+        for name in self._changed(args, _FIXED):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is {getattr(args, name)}; {self.path} was trained with {self.args[name]}")
+        restored = _RESTORED | ({"epochs"} if args.lr_scheduler == "cosineannealinglr" else set())
+        changed = self._changed(args, restored)
+        if changed and not args.reset_schedule:
+            flags = [f"--{n.replace('_', '-')} is {getattr(args, n)}, was {self.args[n]}" for n in changed]
+            raise UsageError(f"{self.path}: {'; '.join(flags)}; expected the same, or --reset-schedule to change it")
 
     def network(self) -> tuple[nn.Module, Spec]:
         """Return the network and its spec.
@@ -171,10 +207,9 @@ class Checkpoint:
         Raises:
             DataError: the file is no training checkpoint, or one of another network or optimizer.
         """
-        state.restore(self.content, self.path)
-        for name, value in vars(args).items():
-            if name in self.args and name not in free and value != self.args[name]:
-                logger.warning("%s: was trained with %s %s, now %s", self.path, name, self.args[name], value)
+        state.restore(self.content, self.path, reset_schedule=args.reset_schedule)
+        for name in self._changed(args, vars(args).keys() - set(free)):
+            logger.warning("%s: was trained with %s %s, now %s", self.path, name, self.args[name], getattr(args, name))
 
 
 def kept_implementations(checkpoint: Checkpoint | None) -> Mapping[str, str]:

@@ -110,12 +110,14 @@ class TrainingState:
             "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         }
 
-    def restore(self, content: Mapping[str, Any], path: str | Path) -> None:
+    def restore(self, content: Mapping[str, Any], path: str | Path, *, reset_schedule: bool = False) -> None:
         """Restore a state that :meth:`save` wrote, and torch's random state.
 
         Args:
             content: content of the file.
             path: path of the file, for the messages.
+            reset_schedule: keep the options of this optimizer and this schedule, with the learning rate that they have
+                at this point of the training, in place of those in the file.
 
         Raises:
             DataError: the file is no training checkpoint, or it is one of another network, optimizer or schedule.
@@ -129,13 +131,12 @@ class TrainingState:
                 path,
             )
         load_state(self.model, content["model"], path)
-        try:
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.schedule.load_state_dict(content["lr_scheduler"])
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{path}: optimizer or lr_scheduler does not fit: {error}") from None
         # torch warns if a schedule steps before its optimizer; in the run that is resumed the optimizer did step.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        try:
+            self._restore_optimizer(content["optimizer"], content["lr_scheduler"], reset_schedule)
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{path}: optimizer or lr_scheduler does not fit: {error}") from None
         if self.scaler is not None and content["scaler"]:  # empty after a run without mixed precision
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
@@ -147,6 +148,19 @@ class TrainingState:
         torch.set_rng_state(content["rng"])
         if content["cuda_rng"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(content["cuda_rng"])
+
+    def _restore_optimizer(self, optimizer: dict[str, Any], schedule: dict[str, Any], reset_schedule: bool) -> None:
+        options = [
+            {name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(optimizer)
+        if not reset_schedule:
+            self.schedule.load_state_dict(schedule)
+            return
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
+        for _ in range(schedule["last_epoch"]):
+            self.schedule.step()
 
 
 def _link(source: Path, target: Path) -> None:

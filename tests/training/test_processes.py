@@ -92,8 +92,8 @@ def test_other_flags_on_resuming_are_told(
     with caplog.at_level("WARNING"):
         assert tool("train_cls").main(words) == 0
         assert not [r for r in caplog.records if "was trained with" in r.message]
-        assert tool("train_cls").main([*words, "--lr", "0.5"]) == 0
-    assert "was trained with lr 0.02, now 0.5" in caplog.text
+        assert tool("train_cls").main([*words, "--mixup-alpha", "0.5"]) == 0
+    assert "was trained with mixup_alpha 0.2, now 0.5" in caplog.text
 
 
 @pytest.fixture(scope="module")
