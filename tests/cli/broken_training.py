@@ -1,6 +1,6 @@
-"""For test_broken_input.py: broken_training.py CASES GUARD, where CASES is a JSON file of {name: words of a command}.
+"""For test_broken_input.py: broken_training.py CASES GUARD; CASES is a JSON file of {name: words of a command}.
 
-For test_broken_input.py: broken_training.py CASES GUARD; CASES is a JSON file of {name: words of a command}.
+Run each command in a process of its own, forked when everything is imported. Print {name: [exit code, seconds, whether a
 process is left]}; the code of one that is killed after GUARD seconds is -9. The errors of a command go to NAME.log.
 """
 
