@@ -194,6 +194,8 @@ def test_a_compressed_file_is_not_compressed_again(
         ("--lr fast", 2, "argument --lr: 'fast' is neither a number nor auto"),
         ("--backend cairo", 2, "argument --backend: 'cairo' is unknown; expected one of: pil, tensor, tv_tensor"),
         ("--use-copypaste", 2, "--use-copypaste with --data-augmentation hflip: expected lsj"),
+        ("--keypoint-pairs a,b", 2, "--keypoint-pairs with --dataset coco: expected coco_kp"),
+        ("--keypoint-pairs a", 2, "argument --keypoint-pairs: 'a' is no pair of names; expected A,B"),
         ("--sync-bn", 2, "--sync-bn with --device cpu: expected cuda"),
         ("--accumulate 0", 2, "--accumulate is 0; expected at least 1"),
         ("--eval-every 0", 2, "--eval-every is 0; expected at least 1"),
@@ -209,6 +211,23 @@ def test_bad_input(words: str, code: int, message: str, shapes: Path, tmp_path: 
     out = tmp_path / "out"
     common = words_of(shapes, out, "fasterrcnn_cpresnet50_fpn")
     refused(lambda: tool("train_det").main([*common, *shlex.split(words)]), code, message, unwritten=out)
+
+
+def test_keypoints_of_one_side_need_pairs_or_no_flip(shapes: Path, tmp_path: Path, refused: Refused) -> None:
+    folder, out = tmp_path / "shapes", tmp_path / "out"
+    shutil.copytree(shapes, folder)
+    path = folder / "annotations" / "person_keypoints_train2017.json"
+    path.write_text(path.read_text().replace('"right", ', '"starboard", '))
+    words = [*words_of(folder, out, "keypointrcnn_cpresnet50_fpn"), "--dataset", "coco_kp"]
+    message = "keypoint 'left' has a side and no partner among centre, top, starboard, bottom, left; expected pairs"
+    refused(lambda: tool("train_det").main(words), 2, message, unwritten=out)
+    pairs = shlex.split("--keypoint-pairs left,starboard top,top")
+    refused(lambda: tool("train_det").main([*words, *pairs]), 2, "pair top,top: 'top' occurs twice", unwritten=out)
+    line = f"--data-path {folder} --dataset coco_kp"
+    paired, _ = train_det._images(parse(f"{line} --keypoint-pairs left,starboard"))
+    assert paired.transform.flipped_order == [0, 1, 4, 3, 2]
+    unflipped, _ = train_det._images(parse(f"{line} --no-hflip"))
+    assert unflipped.transform.probability == 0
 
 
 @pytest.mark.parametrize(
