@@ -1,7 +1,7 @@
 """For test_broken_input.py: broken_training.py CASES GUARD; CASES is a JSON file of {name: words of a command}.
 
-Run each command in a process of its own, forked when everything is imported. Print {name: [exit code, seconds, whether a
-process is left]}; the code of one that is killed after GUARD seconds is -9. The errors of a command go to NAME.log.
+Run each command in a process of its own, forked when everything is imported. Print {name: [exit code, seconds, whether
+a process is left]}; the code of one that is killed after GUARD seconds is -9. Errors of a command go to NAME.log.
 """
 
 import json

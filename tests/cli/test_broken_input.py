@@ -105,6 +105,7 @@ def train(names: list[str], workers: int, folder: Path) -> dict[str, list[Any]]:
     (folder / "cases.json").write_text(json.dumps(commands))
     script = [sys.executable, Path(__file__).with_name("broken_training.py"), folder / "cases.json", str(GUARD)]
     done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    shutil.rmtree(folder / "out", ignore_errors=True)  # it is large
     for name, parts in expected.items():
         last = (folder / f"{name}.log").read_text().splitlines()[-1]
         assert last.startswith(f"error: {parts[0]}: "), last
