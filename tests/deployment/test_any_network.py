@@ -74,7 +74,7 @@ BLOCKS = st.tuples(
 
 
 class Network(nn.Module):
-    """Blocks of a layer and a norm; the layer's output is also added ("skip") or returned ("keep"), or both run again."""
+    """Layers and norms; a layer's output is also added ("skip") or returned ("keep"), or both run again."""
 
     def __init__(self, blocks: list[tuple[str, str, str]]) -> None:
         super().__init__()
