@@ -52,6 +52,7 @@ def main() -> None:
     outputs["checkpoint.pth"] = net(inputs()).tolist()
     save(nd.deploy(net, inputs(), repeats=1), spec, "deployed.safetensors")
     net, _ = nd.compress(None, arch="vgg16_bn_cifar", num_classes=3)
+    net.features[1].eps = 0.5  # an attribute that the builder does not set
     net, spec = nd.decompose(net, "vgg16_bn_cifar", {"features.0": 2})
     net, spec = nd.decompose(net, spec, "[2x3]*9+[0]*3", method="tucker2")
     net, spec = nd.prune(net, spec, VGG, criterion="norm")
