@@ -27,6 +27,7 @@ def outputs_before_choice(rcnn: Any, images: list[Tensor], size: int | None = No
         batch.tensors = torch.nn.functional.interpolate(batch.tensors, (size, size))
         batch.image_sizes = [(size, size)] * len(images)
     features = rcnn.backbone(batch.tensors)
+    features = {"0": features} if isinstance(features, Tensor) else features  # a backbone of one level
     maps = list(features.values())
     outputs["backbone"] = maps
     outputs["rpn"] = rcnn.rpn.head(maps)
