@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from norton_det.models.tasks import task_of
-from norton_det.runtime.outputs import relative_difference, tolerance_of
+from norton_det.runtime.outputs import opened, relative_difference, tolerance_of
 
 T = TypeVar("T")
 
@@ -93,4 +93,4 @@ def largest_equal(changes: Sequence[T], equals: Callable[[list[T]], bool]) -> li
 
 def _is_chosen(outputs: Any) -> bool:
     """Tell whether outputs hold whole numbers, as labels of boxes that were chosen."""
-    return any(isinstance(leaf, Tensor) and not leaf.dtype.is_floating_point for leaf in tree_leaves(outputs))
+    return any(isinstance(leaf, Tensor) and not leaf.dtype.is_floating_point for leaf in tree_leaves(opened(outputs)))

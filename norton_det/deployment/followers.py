@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.decompositions import Decomposition
+from norton_det.runtime.outputs import opened
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 """Norms whose function is known: a subclass may do more."""
@@ -44,9 +45,10 @@ def followers(net: nn.Module, arguments: tuple[Any, ...]) -> tuple[dict[str, str
     hooked = {name for name, module in net.named_modules() if has_hooks(module)}
     with _recording(net, record), record, torch.no_grad():
         outputs = net(*arguments)
-    for leaf in tree_leaves(outputs):
-        record.use(leaf)
     modules = dict(net.named_modules())
+    kept = [vars(module) for module in modules.values()]  # what a network keeps for itself may be read later
+    for leaf in tree_leaves(opened([outputs, kept])):
+        record.use(leaf)
     found: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for name, norm in modules.items():

@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
 
 TOLERANCE = 1e-4
 """Relative difference up to which outputs in float32 are called equal; of coarser types it follows their precision."""
@@ -14,11 +14,12 @@ def relative_difference(outputs: Any, expected: Any) -> float:
     """Return the largest difference of two outputs, tensor by tensor, relative to the largest value of the expected.
 
     Args:
-        outputs: tensors in any nesting of lists, tuples and dicts.
+        outputs: tensors in any nesting of lists, tuples, dicts, and objects with attributes.
         expected: likewise.
 
     Returns:
-        Infinity where the nesting, a shape, or a tensor of whole numbers differs, or where only one is finite.
+        Infinity where the nesting, a shape, or a tensor of whole numbers differs, where only one is finite, or where
+        there is no tensor to compare.
 
     Example:
         >>> import torch
@@ -28,11 +29,21 @@ def relative_difference(outputs: Any, expected: Any) -> float:
         >>> relative_difference([torch.zeros(2)], [torch.zeros(3)])
         inf
     """
-    (ours, structure), (theirs, other) = tree_flatten(outputs), tree_flatten(expected)
+    (ours, structure), (theirs, other) = tree_flatten(opened(outputs)), tree_flatten(opened(expected))
     if structure != other:
         return float("inf")
-    pairs = list(zip(ours, theirs, strict=True))
-    return max((_difference(a, b) for a, b in pairs if isinstance(b, Tensor)), default=0.0)
+    differences = [_difference(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(b, Tensor)]
+    return max(differences, default=float("inf"))
+
+
+def opened(value: Any, depth: int = 3) -> Any:
+    """Return outputs with objects (of classes that torch does not know as containers) as dicts of their attributes."""
+
+    def inside(leaf: Any) -> Any:
+        is_object = hasattr(leaf, "__dict__") and not isinstance(leaf, (Tensor, nn.Module, type)) and not callable(leaf)
+        return {name: opened(inner, depth - 1) for name, inner in vars(leaf).items()} if is_object and depth else leaf
+
+    return tree_map(inside, value)
 
 
 def tolerance_of(expected: Any) -> float:
@@ -44,7 +55,7 @@ def tolerance_of(expected: Any) -> float:
         >>> tolerance_of(torch.zeros(1)), tolerance_of([torch.zeros(1, dtype=torch.bfloat16)])
         (0.0001, 0.0625)
     """
-    types = {leaf.dtype for leaf in tree_flatten(expected)[0] if isinstance(leaf, Tensor)}
+    types = {leaf.dtype for leaf in tree_flatten(opened(expected))[0] if isinstance(leaf, Tensor)}
     return max([TOLERANCE, *(8 * torch.finfo(kind).eps for kind in types if kind.is_floating_point)])
 
 
