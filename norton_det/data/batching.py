@@ -69,8 +69,12 @@ class Batching:
         return list(positions.view(-1, self.world_size, self.batch_size)[start:, self.rank])
 
     def evaluation(self, count: int) -> list[Tensor]:
-        """Return the positions of this process for each batch. All processes together see every image once."""
-        return list(torch.arange(self.rank, count, self.world_size).split(self.batch_size))
+        """Return the positions of this process for each batch. All processes together see every image once.
+
+        With more processes than images, some have no batch.
+        """
+        positions = torch.arange(count)[self.rank :: self.world_size]
+        return list(positions.split(self.batch_size)) if len(positions) else []
 
 
 class Batches(Generic[T]):

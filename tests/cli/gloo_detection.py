@@ -1,4 +1,4 @@
-"""One of two processes, for test_detection_processes.py: gloo_detection.py FOLDER SHAPES."""
+"""One of two processes, for test_detection_processes.py: gloo_detection.py FOLDER SHAPES ONE."""
 
 import os
 import sys
@@ -61,10 +61,10 @@ def crash() -> None:
 
 
 if __name__ == "__main__":
-    folder, shapes = map(Path, sys.argv[1:])
+    folder, shapes, one = map(Path, sys.argv[1:])
     image = [torch.rand(3, 64, 64)]
     with processes("cpu", f"file://{folder / 'meeting'}"):
-        told: dict[str, Any] = {"metrics": evaluate(shapes, folder)}
+        told: dict[str, Any] = {"one": evaluate(one, folder), "metrics": evaluate(shapes, folder)}
         # Objects in the first process alone, then nowhere, then two batches an update.
         with_objects, without = (image, [target(1 - rank())]), (image, [target(0)])
         net = train(shapes, TrainOptions(accumulate=2), with_objects, without, with_objects)

@@ -22,11 +22,19 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pair(five: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO folder with a single image to evaluate on."""
+    folder = tmp_path_factory.mktemp("one") / "shapes"
+    make_shapes(folder, train=1, val=1, size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(five: Path, one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes of gloo_detection.py leave: RANK.pt, RANK.log, and the files of the evaluation."""
     folder = tmp_path_factory.mktemp("pair")
     script = Path(__file__).with_name("gloo_detection.py")
-    running = [start(script, folder, five, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    running = [start(script, folder, five, one, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     (folder / "1.log").write_text(running[1].communicate()[1])
     try:
         # The second process is dead: the first one must not wait for it.
@@ -48,6 +56,11 @@ def test_two_processes_measure_what_one_does(pair: Path, five: Path, tmp_path: P
     results = [json.loads((folder / "coco_instances_results.json").read_text()) for folder in (pair, tmp_path)]
     assert results[0] == results[1]
     assert {result["image_id"] for result in results[0]} == {1, 2, 3, 4, 5}
+
+
+def test_more_processes_than_images_measure_what_one_does(pair: Path, one: Path, tmp_path: Path) -> None:
+    metrics = evaluate(one, tmp_path)
+    assert told(pair, 0)["one"] == told(pair, 1)["one"] == metrics
 
 
 def test_processes_without_objects_do_not_hang_the_others(pair: Path) -> None:
