@@ -69,9 +69,10 @@ def read_image(path: str | Path, annotated: Callable[[str], Size | None] | None 
         ((30, 40), (40, 30))
     """
     try:
-        with Image.open(path) as image:
-            orientation = _orientation(image)
+        # Of an open file, PIL maps no memory: Pillow 13 would take rows for columns in uncompressed TIFF files on end.
+        with Path(path).open("rb") as file, Image.open(file) as image:
             rgb = _to_rgb(image)
+            orientation = _orientation(image)  # after reading: TIFF files are turned by PIL, and have none then
     except Exception as error:  # PIL's readers raise errors of any kind for damaged files
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be read as an image: {reason}") from None

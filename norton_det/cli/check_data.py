@@ -63,7 +63,9 @@ def _check(args: argparse.Namespace) -> Report:
         path = annotation_file(args.data_path, split, args.dataset)
         content = read_json(path, dict, "COCO annotations")
         try:
-            report[split] = check_annotations(content, num_classes=args.num_classes, masks=args.masks)
+            report[split] = check_annotations(
+                content, num_classes=args.num_classes, masks=args.masks, keypoints=args.dataset == "coco_kp"
+            )
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         if not args.annotations_only:

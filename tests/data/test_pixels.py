@@ -120,16 +120,28 @@ def assert_equal(image: Image.Image, other: Image.Image) -> None:
     assert np.array_equal(np.asarray(image), np.asarray(other))
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 10))
-def test_orientations_are_those_of_exif(orientation: int, tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
+def test_orientations_are_those_of_exif(orientation: int, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
     Image.fromarray((RAMP / 257).astype(np.uint8)).save(path, exif=turned(orientation))
     with Image.open(path) as image:
         stored, upright = image.convert("RGB"), ImageOps.exif_transpose(image).convert("RGB")
     assert_equal(read_rgb(path), stored)
     assert_equal(read_image(path, lambda name: None).rgb, upright)
-    assert_equal(read_image(path, lambda name: stored.size if name == "a.png" else None).rgb, stored)
+    assert_equal(read_image(path, lambda name: stored.size if name == path.name else None).rgb, stored)
     assert_equal(read_image(path, lambda name: (1, 1)).rgb, upright)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_files_are_upright_always(orientation: int, compression: str | None, tmp_path: Path) -> None:
+    upright, path = Image.fromarray((RAMP / 257).astype(np.uint8)), tmp_path / "a.tif"
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transpositions that undo an orientation
+    stored = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
+    stored.save(path, exif=turned(orientation), compression=compression)
+    assert_equal(read_rgb(path), upright.convert("RGB"))
+    assert_equal(read_image(path, lambda name: None).rgb, upright.convert("RGB"))
 
 
 def coco(root: Path, size: tuple[int, int], orientation: int = 6) -> Path:

@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from norton_det.data.coco.checks import check_annotations, raise_errors
-from norton_det.data.coco.checks.annotations import READING
+from norton_det.data.coco.checks.annotations import reading_checks
 from norton_det.data.coco.checks.fields import is_area
-from norton_det.data.coco.checks.findings import ERROR
 from norton_det.data.coco.labels import Labels, keypoint_names
 from norton_det.data.coco.pixels import PixelReader
 from norton_det.errors import DataError, expect_choice
@@ -190,11 +189,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         """Refuse annotations that cannot be read, and before a training also those that would spoil it."""
         reads = {"area": False, "segmentation": self.masks, "keypoints": self.keypoints}
         unread = [field for field, read in reads.items() if not read]
-        only = None if self.train else READING
-        findings = check_annotations(self.coco.dataset, masks=self.masks, only=only, unread=unread)
-        raise_errors([f for f in findings if self.train or f.severity == ERROR], self.annotations)
-        if self.keypoints and not self.keypoint_names:
-            raise DataError(f"{self.annotations}: no category has keypoints; expected their names in one")
+        only = None if self.train else reading_checks(unread)
+        options: dict[str, Any] = {"masks": self.masks, "keypoints": self.keypoints, "only": only, "unread": unread}
+        raise_errors(check_annotations(self.coco.dataset, **options), self.annotations)
 
     def _leave_out(self) -> None:
         """Leave out the images that training cannot use."""

@@ -18,6 +18,7 @@ def check_annotations(
     *,
     num_classes: int | None = None,
     masks: bool = False,
+    keypoints: bool = False,
     only: Collection[str] | None = None,
     unread: Collection[str] = (),
 ) -> list[Finding]:
@@ -27,6 +28,7 @@ def check_annotations(
         content: the content of the JSON file (``dataset`` of a ``pycocotools.coco.COCO``).
         num_classes: number of outputs of the detector that will be trained, with the background; None: unknown.
         masks: each object must have a mask.
+        keypoints: a category must have keypoints.
         only: names of the checks to run; None: all.
         unread: fields that are not read, of "area", "segmentation" and "keypoints". Their errors are warnings, and
             their warnings are notes.
@@ -48,7 +50,7 @@ def check_annotations(
     """
     checks = [check for check in CHECKS if only is None or check.name in only]
     checks = [replace(c, severity=_LOWER[c.severity]) if c.field in unread else c for c in checks]
-    return run_checks(checks, Annotations(content, num_classes, masks))
+    return run_checks(checks, Annotations(content, num_classes, masks, keypoints))
 
 
 def _empty(data: Annotations) -> Iterator[str]:
@@ -176,7 +178,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("images without annotations", NOTE, _without_annotations, "left out in training"),
 )
 """All checks of annotations, in the order of the findings."""
-READING = (
+_READING = (
     "incomplete entries",
     "image ids of different kinds",
     "unknown categories",
@@ -184,4 +186,8 @@ READING = (
     "wrong iscrowd",
     *objects.READING,
 )
-"""Names of the checks without which no item can be read."""
+
+
+def reading_checks(unread: Collection[str]) -> list[str]:
+    """Return the names of the checks without which no item can be read, but for those of fields that are not read."""
+    return [check.name for check in CHECKS if check.name in _READING and check.field not in unread]

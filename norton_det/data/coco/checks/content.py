@@ -17,15 +17,22 @@ class Annotations:
         content: the content, with ``images``, ``annotations`` and ``categories``.
         num_classes: number of outputs of the detector that will be trained, with the background; None: unknown.
         masks: each object must have a mask.
+        keypoints: a category must have keypoints.
 
     Raises:
         DataError: one of the three lists is missing.
     """
 
-    def __init__(self, content: Mapping[str, Any], num_classes: int | None = None, masks: bool = False) -> None:
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        num_classes: int | None = None,
+        masks: bool = False,
+        keypoints: bool = False,
+    ) -> None:
         if missing := [part for part in _PARTS if not isinstance(content.get(part), list)]:
             raise DataError(f"lacks {', '.join(missing)}; expected COCO annotations")
-        self.num_classes, self.masks = num_classes, masks
+        self.num_classes, self.masks, self.keypoints = num_classes, masks, keypoints
         self.incomplete: list[str] = []
         image = {"id": is_id, "file_name": _is_name, "width": is_size, "height": is_size}
         ids = dict.fromkeys(("id", "image_id", "category_id"), is_id)

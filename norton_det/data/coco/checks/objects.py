@@ -60,6 +60,11 @@ def _different_keypoints(data: Annotations) -> Iterator[str]:
         yield ", ".join(f"category {number} has {count}" for number, count in data.keypoints_of.items())
 
 
+def _no_names(data: Annotations) -> Iterator[str]:
+    if data.keypoints and not data.keypoints_of:
+        yield "no category has keypoints"
+
+
 def _wrong_names(data: Annotations) -> Iterator[str]:
     for category in data.categories:
         names = category.get("keypoints") or []
@@ -95,6 +100,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("compressed run-length masks", NOTE, each_annotation(_run_lengths(str)), "they are read"),
     Check("uncompressed run-length masks", NOTE, each_annotation(_run_lengths(list)), "they are read"),
     Check("wrong keypoint names", ERROR, _wrong_names, "expected a list of distinct names, or none", POINTS),
+    Check("no keypoint names", ERROR, _no_names, "a keypoint detector needs their names in one", POINTS),
     Check(
         "categories of different keypoints", ERROR, _different_keypoints, "a detector has one number of them", POINTS
     ),
@@ -112,6 +118,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
 READING = (
     "objects without mask",
     "broken masks",
+    "no keypoint names",
     "wrong keypoint names",
     "categories of different keypoints",
     "wrong keypoints",
