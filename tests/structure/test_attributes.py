@@ -12,6 +12,7 @@ import torch
 from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_network import Small, small_architecture
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 from torchvision.models.resnet import Bottleneck
@@ -20,7 +21,6 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import norton_det as nd
 from norton_det.errors import DataError, UsageError
-from norton_det.models import ARCHITECTURES
 from norton_det.structure.attributes import attributes_of, differences
 from norton_det.structure.describe import describe
 
@@ -198,23 +198,10 @@ def test_attributes_of_a_file_that_cannot_be_set(tmp_path: Path) -> None:
     assert nd.build(spec).conv1.padding == (1, 1)
 
 
-class Small(nn.Sequential):
-    """A network with layers of many kinds."""
-
-    def __init__(self, num_classes: int) -> None:
-        convs = [nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.LeakyReLU(0.1)]
-        ends = [nn.MaxPool2d(2), nn.GroupNorm(2, 8), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        super().__init__(*convs, *ends, nn.Linear(8, num_classes))
-
-
 @pytest.fixture(scope="module")
 def small() -> Iterator[nd.Architecture]:
-    """The architecture of :class:`Small`."""
-    plan = nd.ChannelPlan({"first": 6}, (nd.Layer("0", (), "first"), nd.Layer("3", ("first",))))
-    rates = (nd.RateEntry("first", ("first",)),)
-    architecture = nd.Architecture("small", Small, plan, rates, 5, 16, classifier="10", dataset="cifar10")
-    yield nd.register_architecture(architecture)
-    del ARCHITECTURES._items["small"]
+    with small_architecture() as architecture:
+        yield architecture
 
 
 PLAIN = [
