@@ -7,6 +7,7 @@ Examples:
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch.utils.data import DataLoader
 
 from norton_det.builders.load_detector import load_detector
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_device, add_image_size, add_workers, check_minimum
+from norton_det.cli.options import add_device, add_image_size, add_max_detections, add_workers, check_minimum
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
 from norton_det.data.coco.checks.results import FIELD
 from norton_det.data.coco.dataset import KINDS
 from norton_det.errors import UsageError
-from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics
+from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics, metric_names
 from norton_det.evaluation.coco_results import RESULTS_FILE, read_results, write_results
+from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
 from norton_det.formatting import table
@@ -44,7 +46,9 @@ def add_arguments(parser: Parser) -> None:
     add("--annotations", metavar="FILE", help="COCO annotations (default: those of --data-path and --dataset)")
     add("--images", metavar="DIR", help="the images (default: val2017/ of --data-path)")
     add_workers(group)
-    add = parser.add_argument_group("evaluation").add_argument
+    group = parser.add_argument_group("evaluation")
+    add_max_detections(group)
+    add = group.add_argument
     add("--kinds", nargs="+", choices=[*METRICS], metavar="KIND", help="what is evaluated (default: all results)")
     add("--per-class", action="store_true", help="the metrics of each class as well")
     add(
@@ -84,8 +88,12 @@ def _evaluate(args: argparse.Namespace, annotations: str | Path) -> Metrics:
     """Return the metrics of a results file."""
     results = read_results(args.results)
     present = [kind for kind, field in FIELD.items() if results and field in results[0]] or ["bbox"]
-    evaluator = CocoEvaluator(read_coco(annotations), args.kinds or present, backend=args.backend, name=annotations)
+    evaluator = _evaluator(args, read_coco(annotations), args.kinds or present, annotations)
     return evaluator.evaluate(results, per_class=args.per_class, name=args.results)
+
+
+def _evaluator(args: argparse.Namespace, coco: Any, kinds: Sequence[str], annotations: str | Path) -> CocoEvaluator:
+    return CocoEvaluator(coco, kinds, backend=args.backend, name=annotations, max_detections=args.max_detections)
 
 
 def _detect(args: argparse.Namespace, annotations: str | Path) -> tuple[Metrics, list[dict[str, Any]]]:
@@ -93,7 +101,8 @@ def _detect(args: argparse.Namespace, annotations: str | Path) -> tuple[Metrics,
     model, spec = load_detector(args.checkpoint, args.device, min_size=args.min_size, max_size=args.max_size)
     data = CocoDataset(args.data_path, "val", args.dataset, images=args.images, annotations=annotations)
     data.match(spec, args.checkpoint)
-    evaluator = CocoEvaluator(data.coco, args.kinds or kinds_of(model), backend=args.backend, name=annotations)
+    evaluator = _evaluator(args, data.coco, args.kinds or kinds_of(model), annotations)
+    warn_of_detector_limit(model, data.coco.dataset, annotations, args.max_detections)
     batches = DataLoader(data, batch_size=1, num_workers=args.workers, collate_fn=collate)
     results = predict(model, batches, torch.device(args.device), labels=data.labels, print_freq=args.print_freq)
     return evaluator.evaluate(results, per_class=args.per_class), results
@@ -104,8 +113,8 @@ def _class_tables(metrics: Metrics) -> str:
     parts = []
     for kind, lines in metrics.items():
         rows = [
-            (name, *("-" if row[line] is None else f"{row[line]:.3f}" for line in METRICS[kind]))
+            (name, *("-" if row[line] is None else f"{row[line]:.3f}" for line in metric_names(lines)))
             for name, row in {"all": lines, **lines[CLASSES]}.items()
         ]
-        parts.append(f"IoU metric: {kind} (-: no ground truth)\n{table(('class', *METRICS[kind]), rows)}")
+        parts.append(f"IoU metric: {kind} (-: no ground truth)\n{table(('class', *metric_names(lines)), rows)}")
     return "\n\n".join(parts)

@@ -160,6 +160,12 @@ def add_image_size(group: Group) -> None:
     add("--max-size", type=int, metavar="S", help="limit of the longer side (default: as trained)")
 
 
+def add_max_detections(group: Group) -> None:
+    """Add ``--max-detections`` of an evaluation."""
+    text = "of a class in an image that are evaluated (default: COCO's, 100 of boxes and masks, 20 of keypoints)"
+    group.add_argument("--max-detections", type=int, metavar="N", help=text)
+
+
 def add_workers(group: Group) -> None:
     """Add ``--workers``."""
     group.add_argument("-j", "--workers", default=4, type=int, metavar="N", help="processes that load data")

@@ -24,7 +24,14 @@ from torch import nn
 from norton_det.builders import freeze_backbone, make_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
-from norton_det.cli.options import add_compression, add_workers, json_object, pair_of_names, rate_or_auto
+from norton_det.cli.options import (
+    add_compression,
+    add_max_detections,
+    add_workers,
+    json_object,
+    pair_of_names,
+    rate_or_auto,
+)
 from norton_det.cli.training_options import (
     Checkpoint,
     add_computation,
@@ -45,6 +52,7 @@ from norton_det.data.coco.dataset import KINDS
 from norton_det.data.coco.transforms import PRESETS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
+from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import kinds_of
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
@@ -83,8 +91,9 @@ def add_arguments(parser: Parser) -> None:
     add("--teacher-weight", default=1.0, type=float, metavar="W", help="of that error in the loss")
     add_moving_average(parser)
     add_computation(parser)
-    add = add_output(parser).add_argument
-    add("--eval-every", default=1, type=int, metavar="N", help="epochs between evaluations")
+    group = add_output(parser)
+    group.add_argument("--eval-every", default=1, type=int, metavar="N", help="epochs between evaluations")
+    add_max_detections(group)
     parser.set_defaults(batch_size=2, epochs=26, print_freq=20)
     parser.set_defaults(lr_scheduler="multisteplr", lr_step_size=8, lr_steps=[16, 22])
 
@@ -256,12 +265,14 @@ def _task(
     if not args.test_only:
         batching.steps(len(train_images))
     kinds = kinds_of(model)
+    evaluated, limit = val_images.annotations, args.max_detections
+    warn_of_detector_limit(model, val_images.coco.dataset, evaluated, limit)
     factor, workers = args.aspect_ratio_group_factor, args.workers
     return Detection(
         partial(training_batches, train_images, batching, factor=factor, workers=workers),
         partial(evaluation_batches, val_images, batching, workers=workers),
         device,
-        CocoEvaluator(val_images.coco, kinds, name=val_images.annotations),
+        CocoEvaluator(val_images.coco, kinds, name=evaluated, max_detections=limit),
         kinds,
         folder=Path(args.output_dir),
         mix=copy_paste if args.use_copypaste else None,

@@ -13,6 +13,7 @@ from norton_det.data.coco.checks import check_annotations, check_results, raise_
 from norton_det.data.coco.checks.results import FIELD
 from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.evaluation.coco_results import Result
+from norton_det.evaluation.limits import limit_of, warn_of_coco_limit
 from norton_det.registry import Registry
 
 Metrics = dict[str, dict[str, Any]]
@@ -45,18 +46,26 @@ BACKENDS: Registry[Callable[[], tuple[Any, Any]]] = Registry("backend")
 class CocoEvaluator:
     """Evaluates results against the annotations of a data set, as often as needed.
 
+    The figures are those of pycocotools for results of the evaluated kind alone. They differ from a plain call of
+    pycocotools in one case: if results with masks or keypoints contain boxes as well, as those of a detector do,
+    ``COCO.loadRes`` computes the area of a result from its box, also in the evaluation of "segm", where the area of the
+    mask decides here. Of the metrics, only those by size (APs, APm, APl, ARs, ARm, ARl) depend on it.
+
     Data for which pycocotools would silently return wrong metrics are corrected in a copy (annotation ids that are 0 or
-    occur twice, ``num_keypoints`` that differs from the number of visible keypoints, empty results) or refused.
+    occur twice, ``num_keypoints`` that differs from the number of visible keypoints, empty results) or refused. If
+    images have more objects of a class than the limit of detections, a warning says so.
 
     Args:
         coco: ``pycocotools.coco.COCO`` of the annotations. It is not changed.
         kinds: the kinds among "bbox", "segm" and "keypoints" that are evaluated.
         backend: "pycocotools", the reference, or "faster" (faster-coco-eval).
         name: name of the annotations in messages: their file.
+        max_detections: number of detections of a class in an image that are considered, the last of pycocotools'
+            ``maxDets``; None: COCO's, 100 for boxes and masks and 20 for keypoints. AR100 is then named accordingly.
 
     Raises:
         DataError: the annotations have errors; see :mod:`norton_det.data.coco.checks`.
-        UsageError: an unknown kind, or an unknown or missing backend.
+        UsageError: an unknown kind, an unknown or missing backend, or ``max_detections`` of at most 10.
 
     Example:
         >>> import tempfile
@@ -72,13 +81,21 @@ class CocoEvaluator:
     """
 
     def __init__(
-        self, coco: Any, kinds: Sequence[str], *, backend: str = "pycocotools", name: str | Path = "annotations"
+        self,
+        coco: Any,
+        kinds: Sequence[str],
+        *,
+        backend: str = "pycocotools",
+        name: str | Path = "annotations",
+        max_detections: int | None = None,
     ) -> None:
         for kind in kinds:
             expect_choice("kind", kind, METRICS)
+        self._limits = {kind: limit_of(kind, max_detections) for kind in kinds}
         self._new_coco, self._new_evaluation = BACKENDS[backend]()
         self._content = coco.dataset
         self._truths = {kind: self._indexed(_truth(coco.dataset, kind, name)) for kind in kinds}
+        warn_of_coco_limit(self._truths, self._limits, name)
 
     def evaluate(self, results: Sequence[Result], *, per_class: bool = False, name: str | Path = "results") -> Metrics:
         """Return the COCO metrics of results.
@@ -104,11 +121,15 @@ class CocoEvaluator:
         evaluation.params.catIds = sorted(truth.cats)
         if kind == "keypoints":
             evaluation.params.kpt_oks_sigmas = _sigmas(truth, evaluation.params.kpt_oks_sigmas)
+        limits, limit = evaluation.params.maxDets, self._limits[kind]
+        evaluation.params.maxDets = [*limits[:-1], limit]
         evaluation.evaluate()
         evaluation.accumulate()
-        metrics: dict[str, Any] = _metrics(evaluation, kind)
+        evaluation.params.maxDets = limits  # summarize() looks for the positions of COCO's limits
+        names = [f"AR{limit}" if name == "AR100" else name for name in METRICS[kind]]
+        metrics: dict[str, Any] = _metrics(evaluation, names)
         if per_class:
-            metrics[CLASSES] = _class_metrics(evaluation, truth, kind)
+            metrics[CLASSES] = _class_metrics(evaluation, truth, names)
         return metrics
 
     def _detections(self, results: Sequence[Result], kind: str) -> Any:
@@ -131,7 +152,13 @@ class CocoEvaluator:
 
 
 def evaluate_results(
-    coco: Any, results: Sequence[Result], kinds: Sequence[str], *, backend: str = "pycocotools", per_class: bool = False
+    coco: Any,
+    results: Sequence[Result],
+    kinds: Sequence[str],
+    *,
+    backend: str = "pycocotools",
+    per_class: bool = False,
+    max_detections: int | None = None,
 ) -> Metrics:
     """Return the COCO metrics of results, computed by a new :class:`CocoEvaluator`.
 
@@ -141,15 +168,17 @@ def evaluate_results(
         kinds: the kinds among "bbox", "segm" and "keypoints" that are evaluated.
         backend: "pycocotools" or "faster".
         per_class: add the metrics of each class.
+        max_detections: number of detections of a class in an image that are considered; None: COCO's.
 
     Returns:
         The metrics as returned by :meth:`CocoEvaluator.evaluate`.
 
     Raises:
         DataError: the annotations or results have errors or do not fit.
-        UsageError: an unknown kind or backend.
+        UsageError: an unknown kind or backend, or ``max_detections`` of at most 10.
     """
-    return CocoEvaluator(coco, kinds, backend=backend).evaluate(results, per_class=per_class)
+    evaluator = CocoEvaluator(coco, kinds, backend=backend, max_detections=max_detections)
+    return evaluator.evaluate(results, per_class=per_class)
 
 
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:
@@ -176,19 +205,19 @@ def _sigmas(truth: Any, persons: Any) -> Any:
     return persons if count == len(persons) else np.full(count, _DEFAULT_SIGMA)
 
 
-def _metrics(evaluation: Any, kind: str) -> dict[str, float | None]:
+def _metrics(evaluation: Any, names: Sequence[str]) -> dict[str, float | None]:
     evaluation.summarize()
-    return {name: None if v == -1 else float(v) for name, v in zip(METRICS[kind], evaluation.stats, strict=True)}
+    return {name: None if v == -1 else float(v) for name, v in zip(names, evaluation.stats, strict=True)}
 
 
-def _class_metrics(evaluation: Any, truth: Any, kind: str) -> dict[str, dict[str, float | None]]:
+def _class_metrics(evaluation: Any, truth: Any, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each class: the third axis of precision and the second axis of recall are the classes."""
     complete, metrics = evaluation.eval, {}
     for k, category in enumerate(evaluation.params.catIds):
         precision, recall = complete["precision"][:, :, k : k + 1], complete["recall"][:, k : k + 1]
         evaluation.eval = {**complete, "precision": precision, "recall": recall}
         name = str(truth.cats[category].get("name", category))
-        metrics[f"{name} {category}" if name in metrics else name] = _metrics(evaluation, kind)
+        metrics[f"{name} {category}" if name in metrics else name] = _metrics(evaluation, names)
     return metrics
 
 
@@ -212,6 +241,11 @@ BACKENDS.register("pycocotools", _pycocotools)
 BACKENDS.register("faster", _faster)
 
 
+def metric_names(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of the metrics of a kind, in the order of pycocotools' summary."""
+    return [name for name in metrics if name != CLASSES]
+
+
 def format_metrics(metrics: Metrics) -> str:
     """Return the metrics as text, one in a line, without those of single classes.
 
@@ -224,7 +258,7 @@ def format_metrics(metrics: Metrics) -> str:
     lines = []
     for kind, values in metrics.items():
         lines.append(f"IoU metric: {kind}")
-        for name in METRICS[kind]:
+        for name in metric_names(values):
             value = values[name]
             lines.append(f" {name:<6} {'no ground truth' if value is None else f'{value:.3f}'}")
     return "\n".join(lines)
