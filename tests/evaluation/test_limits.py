@@ -93,6 +93,25 @@ def test_a_limit_is_that_of_pycocotools(limit: int) -> None:
         assert evaluate_results(indexed(content), results, ["bbox"])["bbox"] == metrics["bbox"]
 
 
+def test_boxes_in_the_results_change_only_the_metrics_by_size_of_pycocotools() -> None:
+    """As the documentation says: loadRes takes the area of a mask's box."""
+    different = set()
+    for seed in range(8):
+        content, results = random_data(seed)
+        metrics = evaluate_results(indexed(content), results, ["segm"])["segm"]
+        truth = indexed(copy.deepcopy(content))
+        evaluation = COCOeval(truth, truth.loadRes([{**r, "keypoints": []} for r in copy.deepcopy(results)]), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        plain = [None if v == -1 else v for v in evaluation.stats]
+        different |= {
+            name for name, ours, theirs in zip(metrics, metrics.values(), plain, strict=True) if ours != theirs
+        }
+    assert different
+    assert all(name[-1] in "sml" for name in different)
+
+
 @pytest.mark.parametrize("limit", [-1, 0, 10])
 def test_a_limit_that_is_too_small_is_refused(limit: int) -> None:
     content, _ = crowded()
