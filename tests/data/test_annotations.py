@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from norton_det.data import Augment, CocoDataset
+from norton_det.data import Augment, CocoDataset, read_coco
 from norton_det.data.coco.checks import check_annotations
 from norton_det.data.coco.dataset import annotation_file
 from norton_det.data.coco.sides import flipped_order, partners
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.coco import CocoEvaluator
+from norton_det.evaluation.coco_results import read_results
 
 Content = dict[str, Any]
 WIDTH, HEIGHT = 20, 10
@@ -326,3 +327,31 @@ def test_keypoints_of_one_side_are_reported() -> None:
     content = changed("categories", keypoints=["nose", "L_eye", "R_ear"])
     (finding,) = [f for f in check_annotations(content) if f.check == "keypoints without partner"]
     assert (finding.severity, finding.examples) == ("warning", ["category 3: L_eye", "category 3: R_ear"])
+
+
+@st.composite
+def results(draw: st.DrawFn) -> Any:
+    """Draw results that are the truth, with up to three values that are replaced or removed."""
+    content = sound()
+    points = content["annotations"][0]["keypoints"]
+    rows = [{"keypoints": points, **annotation, "score": 0.5} for annotation in content["annotations"]]
+    for _ in range(draw(st.integers(1, 3))):
+        row = draw(st.sampled_from(rows))
+        field = draw(st.sampled_from(["image_id", "category_id", "score", "bbox", "segmentation", "keypoints"]))
+        if draw(st.booleans()):
+            row[field] = copy.deepcopy(draw(st.sampled_from(JUNK)))
+        else:
+            row.pop(field, None)
+    return draw(st.sampled_from([*JUNK, rows, rows, [*rows, draw(st.sampled_from(JUNK))]]))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(found=results())
+def test_any_results_are_evaluated_or_refused(found: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = write(tmp_path_factory.getbasetemp() / "results", sound())
+    path = root / "results.json"
+    path.write_text(json.dumps(found))
+    coco = read_coco(annotation_file(root, "val", "coco_kp"))
+    for kind in ("bbox", "segm", "keypoints"):
+        message = refusal(lambda kind=kind: CocoEvaluator(coco, [kind]).evaluate(read_results(path), name=path))
+        assert not message or str(path) in message

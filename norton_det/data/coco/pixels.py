@@ -67,6 +67,6 @@ class PixelReader:
         if image.orientation != UPRIGHT and not self._logged:
             self._logged.fill_(True)
             done = "is turned upright, to the annotated size" if image.turned else "is read as stored, as annotated"
-            logger.info("%s: has EXIF orientation %d and %s; so are others", path, image.orientation, done)
+            logger.info("%s: has EXIF orientation %d and %s; others by the same rule", path, image.orientation, done)
         pixels: Tensor = TF.pil_to_tensor(image.rgb)
         return pixels.float() / 255
