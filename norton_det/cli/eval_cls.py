@@ -17,7 +17,7 @@ from norton_det.cli.common import Parser
 from norton_det.cli.options import add_device, add_implementation, add_workers, check_minimum
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import DATASETS, ImageSet, read_images
-from norton_det.data.image_folder import check_num_classes
+from norton_det.data.image_folder import match_classes
 from norton_det.data.imagenet import INTERPOLATIONS, Preset
 from norton_det.decompositions import set_implementation
 from norton_det.errors import UsageError
@@ -80,7 +80,7 @@ def _images(args: argparse.Namespace, spec: nd.Spec) -> ImageSet:
         workers=args.workers,
         cache=args.cache_dataset,
     )
-    check_num_classes(spec.num_classes, images.classes, args.checkpoint)
+    match_classes(spec, images.classes, args.checkpoint)
     return images.subset(hold_out(len(images), args.holdout)[1]) if args.holdout else images
 
 

@@ -39,7 +39,7 @@ from norton_det.cli.training_options import (
 )
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import DATASETS, ImageSet, read_images
-from norton_det.data.image_folder import check_classes, check_num_classes
+from norton_det.data.image_folder import check_classes, match_classes
 from norton_det.data.imagenet import INTERPOLATIONS, POLICIES, Preset
 from norton_det.errors import UsageError
 from norton_det.evaluation.accuracy import evaluate
@@ -192,10 +192,10 @@ def _network(args: argparse.Namespace, arch: str, described: Described | None, c
     """Return the network to train and its spec: that of the file, or a dense one."""
     if described is not None:
         net, spec = described
-        check_num_classes(spec.num_classes, classes, args.resume or args.weights)
+        spec = match_classes(spec, classes, args.resume or args.weights)
     else:
         net, origin = initial_network(ARCHITECTURES[arch], args.weights, num_classes=len(classes), seed=args.seed)
-        spec = replace(describe(net, arch), provenance={"weights": origin})
+        spec = replace(describe(net, arch), provenance={"weights": origin}, classes=tuple(classes))
     return (nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.sync_bn else net), spec
 
 

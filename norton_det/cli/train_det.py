@@ -202,7 +202,7 @@ def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[
     options = dict(args.model_kwargs)
     given = {"min_size": args.min_size, "max_size": args.max_size, "rpn_score_thresh": args.rpn_score_thresh}
     options |= {name: value for name, value in given.items() if value is not None}
-    if train_images.keypoint_names:
+    if train_images.keypoint_names and not args.weights:
         options["num_keypoints"] = len(train_images.keypoint_names)
     model, spec = make_detector(
         MODELS[args.model],

@@ -1,12 +1,14 @@
 """Class folders: a folder for each split with a folder for each class, as read by torchvision's ``ImageFolder``."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torchvision.datasets import ImageFolder
 
 from norton_det.errors import DataError, UsageError, expect_choice
+from norton_det.spec import Spec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of red, green and blue, 0 to 1, with which the published networks are trained."""
@@ -49,16 +51,31 @@ def check_classes(train: Sequence[str], val: Sequence[str], root: str | Path) ->
         raise DataError(f"{root}: only one split has the class {different[0]}; expected the same classes in both")
 
 
-def check_num_classes(num_classes: int, classes: Sequence[str], source: str | Path) -> None:
-    """Check that a network has as many outputs as the data have classes.
+def match_classes(spec: Spec, classes: Sequence[str], source: str | Path) -> Spec:
+    """Check that a classifier has the classes of the data, and return its spec with their names.
 
     Args:
-        num_classes: number of outputs of the network.
-        classes: names of the classes.
-        source: name of the network for the message: its file.
+        spec: spec of the classifier. If it does not name its classes, only their number is checked.
+        classes: names of the classes by label.
+        source: name of the classifier for the message: its file.
 
     Raises:
         UsageError: the numbers differ.
+        DataError: the names differ. The message lists them.
+
+    Example:
+        >>> from norton_det import Spec
+        >>> from norton_det.data.image_folder import match_classes
+        >>> spec = match_classes(Spec("resnet56_cifar", 2), ["cat", "dog"], "net.pth")
+        >>> spec.classes
+        ('cat', 'dog')
+        >>> match_classes(spec, ["cat", "cow"], "net.pth")
+        Traceback (most recent call last):
+        norton_det.errors.DataError: net.pth: has other classes than the data: 'dog', not 'cow' (label 1)
     """
-    if num_classes != len(classes):
-        raise UsageError(f"{source}: has {num_classes} classes; the data has {len(classes)} ({classes[0]}, ...)")
+    if spec.num_classes != len(classes):
+        raise UsageError(f"{source}: has {spec.num_classes} classes; the data has {len(classes)} ({classes[0]}, ...)")
+    pairs = enumerate(zip(spec.classes, classes, strict=False))
+    if wrong := [f"{ours!r}, not {theirs!r} (label {label})" for label, (ours, theirs) in pairs if ours != theirs]:
+        raise DataError(f"{source}: has other classes than the data: {'; '.join(wrong)}")
+    return replace(spec, classes=tuple(classes))

@@ -1,8 +1,10 @@
 """train_cls.py and eval_cls.py on small class folders; bad input."""
 
 import json
+import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,9 @@ def test_a_compressed_file_is_fine_tuned_and_evaluated(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
-    assert nd.load(tmp_path / "last.safetensors")[1] == nd.load(small_net)[1]
+    assert nd.load(tmp_path / "last.safetensors")[1] == replace(
+        nd.load(small_net)[1], classes=("black", "grey", "white")
+    )
     best = max(line["top1"] for line in lines)
     common = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--holdout", "8", "--json", "--checkpoint"]
     for file, top1 in (("best.safetensors", best), ("last.safetensors", lines[-1]["top1"])):
@@ -144,6 +148,21 @@ def test_bad_input(
     places = {"CLASSES": classes, "NET": small_net, "OUT": tmp_path / "out"}
     places |= {"TEN": tmp_path / "ten.safetensors", "NONE": tmp_path / "none.pth"}
     refused(lambda: run(name, words, **places), code, message, unwritten=places["OUT"])
+
+
+def test_other_classes_are_refused(classes: Path, small_net: Path, tmp_path: Path, refused: Refused) -> None:
+    """Also where their number is the same."""
+    renamed = tmp_path / "renamed"
+    shutil.copytree(classes, renamed)
+    for split in ("train", "test"):
+        (renamed / split / "grey").rename(renamed / split / "green")
+    net, spec = nd.load(small_net)
+    nd.save(net, replace(spec, classes=("black", "grey", "white")), tmp_path / "named.safetensors")
+    places = {"CLASSES": renamed, "OUT": tmp_path / "out", "NAMED": tmp_path / "named.safetensors"}
+    message = "named.safetensors: has other classes than the data: 'grey', not 'green' (label 1)"
+    refused(lambda: run("train_cls", [*TRAIN, "--weights", "NAMED"], **places), 3, message, unwritten=places["OUT"])
+    refused(lambda: run("train_cls", [*TRAIN, "--resume", "NAMED", "--test-only"], **places), 3, message)
+    refused(lambda: run("eval_cls", [*EVAL, "NAMED"], **places), 3, message)
 
 
 def test_tensorboard_that_lacks(

@@ -168,6 +168,20 @@ def test_eval_det_lists_classes_that_the_detector_lacks(
     refused(lambda: tool("eval_det").main(words), 3, f"has classes that {file} lacks: 'star' (id 9)")
 
 
+@pytest.mark.parametrize("count", [5, 2])
+def test_other_keypoints_are_refused(count: int, shapes: Path, tmp_path: Path, refused: Refused) -> None:
+    """Another number of them, or the same ones in another order."""
+    model, names = "keypointrcnn_cpresnet50_fpn", ("left", "right", "top", "bottom", "centre")[:count]
+    net, spec = make_detector(model, num_classes=4, num_keypoints=count, **TINY)
+    file, out = tmp_path / "k.safetensors", tmp_path / "out"
+    nd.save(net, replace(spec, classes=CLASSES, keypoints=names), file)
+    message = f"has the keypoints centre, top, right, bottom, left; {file} has {', '.join(names)}"
+    words = ["--dataset", "coco_kp", "--device", "cpu", "-j", "0", "--data-path", str(shapes)]
+    refused(lambda: tool("eval_det").main([*words, "--checkpoint", str(file)]), 3, message)
+    words += ["--model", model, "--weights", str(file), "--output-dir", str(out), "--epochs", "1"]
+    refused(lambda: tool("train_det").main(words), 3, message, unwritten=out)
+
+
 @pytest.fixture(scope="module")
 def unnamed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as earlier releases wrote it."""
