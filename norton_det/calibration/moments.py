@@ -1,12 +1,12 @@
 """Second moments of a layer's inputs and of its target outputs."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.linalg.least_squares import Regression, best_ridge
+from norton_det.linalg.least_squares import Regression, Solve, best_ridge
 
 POSITIONS = 64
 """Maximum number of spatial positions of an image that are used in each layer: neighbours are nearly the same."""
@@ -14,7 +14,7 @@ _CHUNK = 32  # images unfolded at a time
 
 
 class Moments:
-    """Running sums over samples of inputs x (D) and outputs y (O), for every other image and for those between.
+    """Second moments of inputs x (D) and outputs y (O) over samples, for every other image and for those between.
 
     One chunk of images is unfolded at a time; the largest tensors that stay are two of shape (D, D) in float64: 340 MB
     for 3x3 filters on 512 channels.
@@ -26,64 +26,76 @@ class Moments:
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
         self.layer, self.generator = layer, generator
-        self.halves: list[_Sums] = []
-        self.origin: list[Tensor] = []  # about which sums are taken: far from it, single precision would cancel
+        self.halves: list[_Samples] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add images: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
+        """Add images of any dtype: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
         for inputs, outputs in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
-            patches = unfold(self.layer, inputs)
+            patches = unfold(self.layer, inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
             drawn = torch.randperm(patches.shape[2], generator=self.generator)[:POSITIONS].to(x.device)
             patches = patches[:, :, drawn]
             targets = outputs.flatten(2)[:, :, drawn] if outputs.dim() > 2 else outputs.unsqueeze(2)
-            self.origin = self.origin or [part.mean((0, 2), keepdim=True) for part in (patches, targets)]
-            patches, targets = patches - self.origin[0], targets - self.origin[1]
-            new = [_sums(patches[half::2], targets[half::2]) for half in (0, 1)]
+            new = [_samples(patches[half::2], targets[half::2]) for half in (0, 1)]
             self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of x (D,) and y (O,), float64 on the CPU."""
         total = self.halves[0].plus(self.halves[1])
-        x, y = (part.flatten().to("cpu", torch.float64) for part in self.origin)
-        return x + total.x / total.samples, y + total.y / total.samples
+        return total.x, total.y
 
-    def regression(self, prior: Tensor) -> Regression:
+    def regression(self, prior: Tensor, solve: Solve | None = Regression.solution) -> Regression:
         """Return the problem of y from x, each about its mean: a shift of the output is free.
 
         The ridge is the one that is best when one half of the images is fitted and the error on the other is measured.
 
         Args:
             prior: weights of shape (O, D), float64.
+            solve: fits a layer to half of the images; None leaves the ridge at its default.
         """
         total = self.halves[0].plus(self.halves[1]).regression(prior)
-        return replace(total, ridge=best_ridge(*(half.regression(prior) for half in self.halves)))
+        if solve is None:
+            return total
+        fit, check = (half.regression(prior) for half in self.halves)
+        return replace(total, ridge=best_ridge(fit, check, solve))
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """Sums over samples, float64 on the CPU."""
+class _Samples:
+    """Means of samples and sums of products about them, float64 on the CPU."""
 
-    samples: int
+    number: int
     x: Tensor
     y: Tensor
     xx: Tensor
     yx: Tensor
     yy: Tensor
 
-    def plus(self, other: "_Sums") -> "_Sums":
-        return _Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def plus(self, other: "_Samples") -> "_Samples":
+        """Return both together; nothing cancels (Chan, Golub and LeVeque, "Updating formulae", 1979)."""
+        number = self.number + other.number
+        part = other.number / max(number, 1)
+        x, y, between = other.x - self.x, other.y - self.y, part * self.number
+        return _Samples(
+            number,
+            self.x + part * x,
+            self.y + part * y,
+            self.xx + other.xx + between * x.outer(x),
+            self.yx + other.yx + between * y.outer(x),
+            self.yy + other.yy + between * y.square(),
+        )
 
     def regression(self, prior: Tensor) -> Regression:
-        n = max(self.samples, 1)
-        x, y = self.x / n, self.y / n
-        power = (self.yy / n - y.square()).clamp(min=0)
-        return Regression(prior, self.xx / n - x.outer(x), self.yx / n - y.outer(x), power)
+        n = max(self.number, 1)
+        return Regression(prior, self.xx / n, self.yx / n, self.yy / n)
 
 
-def _sums(patches: Tensor, targets: Tensor) -> _Sums:
-    u, v = patches.movedim(1, 0).flatten(1), targets.movedim(1, 0).flatten(1)
-    sums = (u.sum(1), v.sum(1), u @ u.mT, v @ u.mT, v.square().sum(1))
-    return _Sums(u.shape[1], *(part.to("cpu", torch.float64) for part in sums))
+def _samples(patches: Tensor, targets: Tensor) -> _Samples:
+    # In float64, so that what the products make up is positive semi-definite far below the smallest ridge.
+    u, v = (part.movedim(1, 0).flatten(1).double() for part in (patches, targets))
+    number = max(u.shape[1], 1)
+    x, y = u.sum(1) / number, v.sum(1) / number
+    u, v = u - x[:, None], v - y[:, None]
+    return _Samples(u.shape[1], *(part.cpu() for part in (x, y, u @ u.mT, v @ u.mT, v.square().sum(1))))
 
 
 def unfold(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:

@@ -103,7 +103,9 @@ class Decomposition(nn.Module, ABC):
         return block.train(conv.training)
 
     @abstractmethod
-    def refit(self, regression: Regression, *, seed: int = 0, sweeps: int | None = None) -> None:
+    def refit(
+        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+    ) -> None:
         """Lower the output error of the filters, of D = I * Kh * Kw weights each; it never rises.
 
         The bias stays: both sides of the regression are about their means.
@@ -112,6 +114,7 @@ class Decomposition(nn.Module, ABC):
             regression: from the layer's inputs to its target outputs.
             seed: of the fit's second start.
             sweeps: of the alternating fit; None: its usual number. Fewer are enough where ranks are compared.
+            second_start: begin from another decomposition too, not only from the factors so far.
         """
 
     @abstractmethod

@@ -168,9 +168,12 @@ class CPConv2d(CPLayer, Decomposition):
         """
         return factors_to_cp_tensors(CPFactors(*(f.to(self.pointwise.weight.dtype) for f in self.factors())))
 
-    def refit(self, regression: Regression, *, seed: int = 0, sweeps: int | None = None) -> None:
+    def refit(
+        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+    ) -> None:
         """Lower the output error of each filter; see :func:`~norton_det.decompositions.cp_output_fit.fit_output`."""
-        self._write(fit_output(regression, self.factors(), seed=seed, sweeps=sweeps or SWEEPS))
+        options: dict[str, Any] = {"seed": seed, "sweeps": sweeps or SWEEPS, "second_start": second_start}
+        self._write(fit_output(regression, self.factors(), **options))
 
     def term_energy(self) -> Tensor:
         """Return each filter's ``sum_r ||a_r||^2 ||b_r||^2 ||c_r||^2``, float64 of shape (O,)."""

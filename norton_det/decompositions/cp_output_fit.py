@@ -26,7 +26,9 @@ _CHUNK = 2**26  # numbers in the largest intermediate result, 0.5 GB
 _TINY = 1e-300
 
 
-def fit_output(regression: Regression, start: CPFactors, *, seed: int = 0, sweeps: int = SWEEPS) -> CPFactors:
+def fit_output(
+    regression: Regression, start: CPFactors, *, seed: int = 0, sweeps: int = SWEEPS, second_start: bool = True
+) -> CPFactors:
     """Return CP factors whose filters have no larger output error than those of ``start``.
 
     Two starts are improved: ``start``, and the decomposition in the metric of the channels alone. The best result is
@@ -37,10 +39,12 @@ def fit_output(regression: Regression, start: CPFactors, *, seed: int = 0, sweep
         start: the factors so far.
         seed: of the second start.
         sweeps: alternations from each start.
+        second_start: improve the second start too.
     """
     target, metric = regression.solution(), InputMetric(regression.metric, start.a.shape[1])
+    starts = (start, _channel_start(target, metric, start, seed)) if second_start else (start,)
     best, error = start, regression.error(start.reconstruct().flatten(1))
-    for begin in (start, _channel_start(target, metric, start, seed)):
+    for begin in starts:
         fitted = _sweeps(target, metric, begin, sweeps)
         new = regression.error(fitted.reconstruct().flatten(1))
         better = new < error  # false for NaN

@@ -100,12 +100,14 @@ class TuckerConv2d(Decomposition):
         """Return an unfitted block for ``conv``."""
         return cls(conv, rank)
 
-    def refit(self, regression: Regression, *, seed: int = 0, sweeps: int | None = None) -> None:
+    def refit(
+        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+    ) -> None:
         """Lower the output error, summed over the filters.
 
         See :func:`~norton_det.decompositions.tucker_fit.fit_output`.
         """
-        self._write(fit_output(regression, self._factors(), sweeps or SWEEPS))
+        self._write(fit_output(regression, self._factors(), sweeps or SWEEPS, second_start))
 
     @torch.no_grad()
     def scale_filters(self, scale: Tensor) -> None:

@@ -59,7 +59,9 @@ def _leading(matrix: Tensor, count: int) -> Tensor:
     return vectors[:, -count:].flip(1)
 
 
-def fit_output(regression: Regression, start: TuckerFactors, sweeps: int = SWEEPS) -> TuckerFactors:
+def fit_output(
+    regression: Regression, start: TuckerFactors, sweeps: int = SWEEPS, second_start: bool = True
+) -> TuckerFactors:
     """Return factors whose output error, summed over the filters, is no larger than that of ``start``.
 
     Two starts are improved by alternating least squares: ``start``, and the decomposition in the metric of the channels
@@ -69,16 +71,19 @@ def fit_output(regression: Regression, start: TuckerFactors, sweeps: int = SWEEP
         regression: of the O filters, with D = I * P.
         start: the factors so far.
         sweeps: alternations from each start.
+        second_start: improve the second start too.
     """
     target, metric = regression.solution(), InputMetric(regression.metric, len(start.u))
-    mixed = tucker_decompose(metric.mix_channels(target), (start.u.shape[1], start.v.shape[1]))
-    other = mixed._replace(u=metric.unmix_channels(mixed.u))
+    starts = [start]
+    if second_start:
+        mixed = tucker_decompose(metric.mix_channels(target), (start.u.shape[1], start.v.shape[1]))
+        starts.append(mixed._replace(u=metric.unmix_channels(mixed.u)))
 
     def error(factors: TuckerFactors) -> float:
         value = regression.error(factors.reconstruct().flatten(1)).sum().item()
         return value if value == value else float("inf")
 
-    return min((start, *(_sweeps(target, metric, begin, sweeps) for begin in (start, other))), key=error)
+    return min((start, *(_sweeps(target, metric, begin, sweeps) for begin in starts)), key=error)
 
 
 def _sweeps(target: Tensor, metric: InputMetric, factors: TuckerFactors, sweeps: int) -> TuckerFactors:

@@ -1,5 +1,6 @@
 """The least-squares problem of fitting a layer to target outputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 RIDGES = (1e2, 1.0, 1e-2, 1e-4)
 """Candidates, in units of the mean diagonal of the second moment; the first nearly returns the prior."""
+NEGLIGIBLE = 1e-5
+"""Fraction of the outputs' variance: errors that differ by less are equal."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,22 @@ class Regression:
         return self.power + (weight * (weight @ self.second - 2 * self.cross)).sum(1)
 
 
-def best_ridge(fit: Regression, check: Regression) -> float:
-    """Return the ridge of :data:`RIDGES` whose solution of ``fit`` has the smallest error on ``check``.
+Solve = Callable[[Regression], Tensor]
+"""Returns weights (O, D) that are fitted to a regression."""
 
-    Of equal errors the largest ridge is taken, which changes least.
+
+def best_ridge(fit: Regression, check: Regression, solve: Solve = Regression.solution) -> float:
+    """Return the ridge of :data:`RIDGES` whose fit to ``fit`` has the smallest error on ``check``.
+
+    Errors that differ by less than :data:`NEGLIGIBLE` of the outputs' variance are equal: rounding decides nothing. Of
+    equal errors the largest ridge is taken, which changes least.
 
     Args:
         fit: from some samples.
         check: from samples of other images.
+        solve: what is fitted, in the metric that the ridge makes. The ridge that is best for weights without constraint
+            need not be that for a decomposition.
     """
-    errors = [check.error(replace(fit, ridge=ridge).solution()).sum().item() for ridge in RIDGES]
-    return RIDGES[errors.index(min(errors))]
+    errors = [check.error(solve(replace(fit, ridge=ridge))).sum().nan_to_num(float("inf")).item() for ridge in RIDGES]
+    limit = min(errors) + NEGLIGIBLE * check.power.sum().item()
+    return next(ridge for ridge, error in zip(RIDGES, errors, strict=True) if error <= limit)

@@ -15,6 +15,18 @@ Images = Tensor | Sequence[Tensor]
 """Inputs of a network: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W), 0 to 1, for detectors."""
 
 
+def as_inputs(images: Images, net: nn.Module) -> Images:
+    """Return images on the device and of the dtype of a network's parameters, as it can take them.
+
+    Example:
+        >>> net = nn.Conv2d(3, 8, 3, dtype=torch.bfloat16)
+        >>> net(as_inputs(torch.rand(1, 3, 8, 8), net)).dtype
+        torch.bfloat16
+    """
+    like = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
+    return images.to(like) if isinstance(images, Tensor) else [image.to(like) for image in images]
+
+
 class Task(ABC):
     """A task, as far as compression differs between tasks.
 

@@ -1,4 +1,4 @@
-"""Modes of a network's modules: evaluation mode within a block, and copies that keep them."""
+"""Modes of a network's modules, copies that keep them, and changes that are undone where a block fails."""
 
 import copy
 from collections.abc import Iterator
@@ -47,3 +47,27 @@ def copied(net: nn.Module) -> nn.Module:
     for name, module in copy_.named_modules():
         module.training = modes.get(name, module.training)
     return copy_
+
+
+@contextmanager
+def undone_on_failure(net: nn.Module) -> Iterator[None]:
+    """Restore a network's parameters and buffers where the block raises an exception.
+
+    Example:
+        >>> from torch import nn
+        >>> from norton_det.runtime.modes import undone_on_failure
+        >>> net = nn.BatchNorm2d(1)
+        >>> try:
+        ...     with undone_on_failure(net):
+        ...         _ = net.running_mean.add_(1)
+        ...         raise ValueError
+        ... except ValueError:
+        ...     net.running_mean
+        tensor([0.])
+    """
+    before = copy.deepcopy(net.state_dict())
+    try:
+        yield
+    except BaseException:
+        net.load_state_dict(before)
+        raise

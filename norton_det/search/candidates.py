@@ -179,7 +179,7 @@ class _Fits:
         moments.add(call.inputs, call.output)
         weight = module.weight.detach().cpu().double().flatten(1)
         # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
-        regression = replace(moments.regression(weight), ridge=_RIDGE)
+        regression = replace(moments.regression(weight, None), ridge=_RIDGE)
         trial = Trial(moments.means()[0].float())
         for rank in ranks:
             block = DECOMPOSITIONS[self.decomposition].from_conv(module, rank, seed=self.seed)

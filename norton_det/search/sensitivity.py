@@ -21,7 +21,7 @@ from tqdm import tqdm
 from norton_det.calibration.moments import unfold
 from norton_det.channels.narrow import ChannelMap
 from norton_det.errors import UsageError
-from norton_det.models.tasks import Images
+from norton_det.models.tasks import Images, as_inputs
 from norton_det.search.candidates import RateChoice, Trial, trials
 from norton_det.spec import Rank
 from norton_det.structure.network import Network
@@ -50,7 +50,7 @@ def measure(
     criterion: str = "pabs",
     seed: int = 0,
 ) -> Sensitivity:
-    """Measure a dense network.
+    """Measure a dense network, in single precision whatever its dtype.
 
     Memory is that of one forward pass of all images, and of all the weights that are tried.
 
@@ -68,7 +68,8 @@ def measure(
         raise UsageError("there is no image to measure on; expected at least 1")
     if network.spec.decompositions or network.spec.widths:
         raise UsageError(f"this {network.architecture.name} is compressed already; expected a dense network")
-    dense = replace(network, module=copy.deepcopy(network.module).eval().requires_grad_(False))
+    dense = replace(network, module=copy.deepcopy(network.module).float().eval().requires_grad_(False))
+    images = as_inputs(images, dense.module)
     candidates = trials(dense, images, decomposition=decomposition, criterion=criterion, seed=seed)
     changes = _changes(dense, candidates, images, seed)
     ranks: dict[str, dict[Rank, float]] = defaultdict(dict)
@@ -105,7 +106,7 @@ def _changes(network: Network, candidates: Mapping[str, Trial], images: Images, 
     generator = torch.Generator().manual_seed(seed)
     power = 0.0
     try:
-        for chunk in _chunks(images, device):
+        for chunk in _chunks(images):
             with torch.enable_grad():
                 outputs = network.architecture.task.features_of(net, chunk)
                 directions = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
@@ -128,11 +129,11 @@ def _by_weights(module: Any, x: Tensor, y: Tensor, gradient: Tensor, mean: Tenso
     return by_weights.flatten(1)
 
 
-def _chunks(images: Images, device: torch.device) -> Iterator[Images]:
-    """Yield images on ``device`` whose gradient is asked for, so that there is one by every layer's output."""
+def _chunks(images: Images) -> Iterator[Images]:
+    """Yield images whose gradient is asked for, so that there is one by every layer's output."""
     for start in tqdm(range(0, len(images), _CHUNK), desc="gradients", unit="batch", disable=None, leave=False):
         part = images[start : start + _CHUNK]
         if isinstance(part, Tensor):
-            yield part.to(device).requires_grad_()
+            yield part.detach().requires_grad_()
         else:
-            yield [image.to(device).requires_grad_() for image in part]
+            yield [image.detach().requires_grad_() for image in part]

@@ -95,6 +95,17 @@ def test_measured_changes(resnet8: str) -> None:
     assert all(levels[2] < levels[14] for levels in found.rates.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_changes_do_not_depend_on_the_dtype(resnet8: str, dtype: torch.dtype) -> None:
+    net, images = trained(), torch.randn(4, 3, 32, 32)
+    single, other = (
+        measure(described(net.to(kind), ARCHITECTURES[resnet8]), images, criterion="norm").ranks["layer1.0.conv1"]
+        for kind in (torch.float32, dtype)
+    )
+    assert single.keys() == other.keys()
+    assert other[1] == pytest.approx(single[1], rel=0.1)
+
+
 def test_twins_are_spared(resnet8: str) -> None:
     net = trained()
     inner = net.layer2[0]

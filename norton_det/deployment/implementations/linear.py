@@ -15,6 +15,7 @@ from norton_det.deployment.implementations.base import (
 from norton_det.registry import Registry
 
 
+@torch.fx.wrap  # one operation of a graph: it asks whether there are rows
 def convolved_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply rows (..., I) by a weight (O, I), as a convolution over an image whose positions are the rows."""
     if not input.numel():
@@ -22,9 +23,6 @@ def convolved_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     image = input.reshape(-1, weight.shape[1]).t()[None, :, :, None]  # (1, I, rows, 1), channels_last as it lies
     outputs = F.conv2d(image, weight[:, :, None, None], bias)[0, :, :, 0].t()
     return outputs.reshape(input.shape[:-1] + weight.shape[:1])
-
-
-torch.fx.wrap("convolved_linear")  # one operation of a graph: it asks whether there are rows
 
 
 class ConvolvedLinear(nn.Linear):
