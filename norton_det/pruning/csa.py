@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from norton_det.pruning.base import register_distance
-from norton_det.pruning.subspace_angles import largest_principal_cosine
+from norton_det.pruning.subspace_angles import largest_principal_angle, spans_everything
 
 
 def csa_similarity(factors: tuple[Tensor, ...]) -> Tensor:
@@ -20,7 +20,12 @@ def csa_similarity(factors: tuple[Tensor, ...]) -> Tensor:
                 [0.0000, 1.0000, 0.5000],
                 [0.5000, 0.5000, 1.0000]], dtype=torch.float64)
     """
-    return largest_principal_cosine(factors[0]).square()
+    return largest_principal_angle(factors[0]).cos().square()
 
 
-register_distance("csa", lambda factors: 1 - csa_similarity(factors))
+# 1 - cos^2, which would cancel.
+register_distance(
+    "csa",
+    lambda factors: largest_principal_angle(factors[0]).sin().square(),
+    tells_apart=lambda factors: not spans_everything(factors[0]),
+)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from norton_det.pruning.base import register_distance
-from norton_det.pruning.subspace_angles import largest_principal_cosine
+from norton_det.pruning.subspace_angles import largest_principal_angle, spans_everything
 
 
 def pabs_distance(factors: tuple[Tensor, ...]) -> Tensor:
@@ -25,10 +25,8 @@ def pabs_distance(factors: tuple[Tensor, ...]) -> Tensor:
     """
     total = torch.zeros(len(factors[0]), len(factors[0]), dtype=torch.float64)
     for factor in factors:
-        cosine = largest_principal_cosine(factor)
-        if bool((cosine < 1).any()):  # not where all span everything, as small modes often do
-            total += cosine.acos_()
+        total += largest_principal_angle(factor)
     return total
 
 
-register_distance("pabs", pabs_distance)
+register_distance("pabs", pabs_distance, tells_apart=lambda factors: not all(map(spans_everything, factors)))

@@ -28,13 +28,13 @@ def select_channels(
         writers: the layers that write it.
         keep: number of kept channels.
         criterion: registered name. Where it needs factors and a writer has none for each filter (a dense layer, a
-            Tucker-2 block), ``norm`` is used instead.
+            Tucker-2 block), or the factors do not tell the filters apart (their spaces fill the mode, as those of three
+            input channels do from rank 3 on), ``norm`` is used instead.
         generator: for random choices.
 
     Returns:
         The channels, int64 of shape (keep,), ascending; and the criterion that was used.
     """
     filters = [writer for writer in map(filters_of, writers) if writer is not None]
-    applies = not CRITERIA[criterion].needs_factors or all(writer.factors is not None for writer in filters)
-    used = criterion if applies else "norm"
+    used = criterion if CRITERIA[criterion].applies(filters) else "norm"
     return CRITERIA[used].select(filters, keep, generator), used

@@ -3,37 +3,39 @@
 import torch
 from torch import Tensor
 
-from norton_det.linalg.batched import contract
-from norton_det.linalg.eigenvalues import smallest_eigenvalue
-
 _FULL_RANK = 1e-6  # smallest diagonal of R in QR, of the largest, that means full rank
 _PAIRS = 2**14  # in one block
+_NEAR = 0.99  # a cosine above it says little about the angle
+_NUMBERS = 2**24  # in the differences of near spaces, 128 MB
+_ROUNDING = 1e-12  # an angle below it is 0
 
 
-def largest_principal_cosine(factors: Tensor) -> Tensor:
-    """Return the cosine of the largest principal angle between the column spaces of every two factor matrices.
+def largest_principal_angle(factors: Tensor) -> Tensor:
+    """Return the largest principal angle between the column spaces of every two factor matrices.
 
-    The cosines of the principal angles of two subspaces are the singular values of ``Qi.T @ Qj`` for orthonormal bases
-    (Bjorck and Golub, "Numerical methods for computing angles between linear subspaces", 1973); of subspaces of
-    different dimension there are as many as the smaller has. A zero matrix spans nothing, which lies in every space: 1.
+    The cosines of the principal angles of two subspaces are the singular values of ``Qi.T @ Qj`` for orthonormal bases;
+    those of subspaces of different dimension are as many as the smaller has. Where the cosine is near 1, the sine is
+    used, the norm of what of Qj is outside of the other space (Bjorck and Golub, "Numerical methods for computing
+    angles between linear subspaces", 1973). A zero matrix spans nothing, which lies in every space: 0.
 
     Args:
         factors: of shape (N, K, R).
 
     Returns:
-        Cosines between 0 and 1, float64 of shape (N, N), symmetric, 1 on the diagonal.
+        Angles in radians, 0 to pi / 2, float64 of shape (N, N), symmetric, 0 on the diagonal and for equal spaces; to
+        a precision of 1e-12.
 
     Example:
         >>> lines = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).unsqueeze(2)
-        >>> largest_principal_cosine(lines).square().round(decimals=3)
-        tensor([[1.0000, 0.5000],
-                [0.5000, 1.0000]], dtype=torch.float64)
+        >>> largest_principal_angle(lines).rad2deg().round(decimals=3)
+        tensor([[ 0., 45.],
+                [45.,  0.]], dtype=torch.float64)
     """
     bases, dimensions = orthonormal_bases(factors)
     n, k, r = bases.shape
+    angles = torch.zeros(n, n, dtype=torch.float64)
     if bool((dimensions == k).all()):  # they all span everything
-        return torch.ones(n, n, dtype=torch.float64)
-    cosines = torch.empty(n, n, dtype=torch.float64)
+        return angles
     columns = bases.permute(2, 0, 1).contiguous()  # (R, N, K)
     block = max(1, _PAIRS // n)
     for start in range(0, n, block):
@@ -41,9 +43,24 @@ def largest_principal_cosine(factors: Tensor) -> Tensor:
         rows = columns[:, start : start + block].reshape(1, -1, k)
         products = (rows @ columns[:, start:].mT).view(r, r, -1)
         shared = torch.minimum(dimensions[start : start + block, None], dimensions[None, start:])
-        cosines[start : start + block, start:] = _kth_singular_value(products, shared.flatten()).view(shared.shape)
-    upper = cosines.triu_(1)
-    return (upper + upper.T).fill_diagonal_(1)
+        cosines = _kth_singular_value(products, shared.flatten()).view(shared.shape)
+        part = cosines.acos()
+        near = torch.nonzero(cosines > _NEAR) + start
+        for pairs in near.split(max(1, _NUMBERS // (k * r))):
+            part[tuple((pairs - start).T)] = _small_angles(bases, dimensions, *pairs.T)
+        angles[start : start + block, start:] = part
+    upper = angles.masked_fill_(angles < _ROUNDING, 0).triu_(1)
+    return upper + upper.T
+
+
+def spans_everything(factors: Tensor) -> bool:
+    """Tell whether all factor matrices (N, K, R) have K independent columns, so that there are no angles between them.
+
+    Example:
+        >>> spans_everything(torch.eye(3).repeat(4, 1, 1)), spans_everything(torch.ones(4, 3, 3))
+        (True, False)
+    """
+    return factors.shape[2] >= factors.shape[1] and bool((orthonormal_bases(factors)[1] == factors.shape[1]).all())
 
 
 def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,16 +83,25 @@ def orthonormal_bases(factors: Tensor) -> tuple[Tensor, Tensor]:
     return (u.mT @ q.mT * present.unsqueeze(2)).mT, present.sum(1)
 
 
+def _small_angles(bases: Tensor, dimensions: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Return the largest angle (M,) between the spaces of each pair, from its sine."""
+    swap = dimensions[i] > dimensions[j]
+    small, large = bases[torch.where(swap, j, i)], bases[torch.where(swap, i, j)]
+    outside = small - large @ (large.mT @ small)
+    square: Tensor = torch.linalg.eigvalsh(outside.mT @ outside)[:, -1]
+    return square.clamp(0, 1).sqrt().asin()
+
+
 def _kth_singular_value(matrices: Tensor, k: Tensor) -> Tensor:
     """Return the k-th largest singular value (1 for k = 0) of matrices (R, R, N), each between 0 and 1; k is (N,)."""
     r = len(matrices)
     if r == 1:
-        value = matrices[0, 0].abs()
+        values = matrices[0].abs()
+    elif r == 2:
+        (a, b), (c, d) = matrices
+        total, difference = torch.hypot(a + d, b - c), torch.hypot(a - d, b + c)
+        values = torch.stack([total + difference, (total - difference).abs()]) / 2
     else:
-        squares = contract(matrices.unsqueeze(2), matrices.unsqueeze(1))
-        deficient = (k < r).nonzero().flatten()  # their smallest eigenvalues stand for missing dimensions
-        ascending = torch.linalg.eigvalsh(squares[..., deficient].movedim(2, 0))
-        value = smallest_eigenvalue(squares)
-        value[deficient] = ascending.gather(1, (r - k[deficient]).clamp(max=r - 1).unsqueeze(1)).squeeze(1)
-        value = value.clamp(min=0).sqrt()
+        values = torch.linalg.svdvals(matrices.permute(2, 0, 1)).T
+    value = values.gather(0, (k - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
     return torch.where(k == 0, 1.0, value.clamp(max=1))

@@ -1,20 +1,23 @@
 """Criteria: distances, elimination and the choice of filters."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import subspace_angles
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
+import norton_det as nd
 from norton_det.errors import UsageError
-from norton_det.linalg.eigenvalues import smallest_eigenvalue
 from norton_det.pruning import CRITERIA, Filters
+from norton_det.pruning.base import norms
 from norton_det.pruning.csa import csa_similarity
 from norton_det.pruning.elimination import eliminate
 from norton_det.pruning.pabs import pabs_distance
-from norton_det.pruning.subspace_angles import largest_principal_cosine
+from norton_det.pruning.select import select_channels
+from norton_det.pruning.subspace_angles import largest_principal_angle
 from norton_det.pruning.vbd import vbd_distance
 
 
@@ -40,7 +43,7 @@ def test_pabs_agrees_with_scipy(rank: int) -> None:
     for i in range(9):
         for j in range(9):
             expected = sum(subspace_angles(f[i].numpy(), f[j].numpy())[0] for f in factors)
-            assert distance[i, j].item() == pytest.approx(expected, abs=1e-6)
+            assert distance[i, j].item() == pytest.approx(expected, abs=1e-11)
 
 
 def test_pabs_is_symmetric_and_blind_to_the_basis() -> None:
@@ -58,7 +61,7 @@ def test_spaces_of_different_dimension_and_zero_filters() -> None:
     factors[0, :3] = torch.eye(3)
     factors[1, 0, 0] = 2  # a line inside the first space
     factors[2, 4, 0] = 1  # a line orthogonal to both
-    cosine = largest_principal_cosine(factors)
+    cosine = largest_principal_angle(factors).cos()
     expected = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
     torch.testing.assert_close(cosine, expected)
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -73,20 +76,54 @@ def test_blocks_of_pairs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(pabs_distance(factors), whole, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 8])
-@pytest.mark.parametrize("kind", ["distinct", "all equal", "two equal", "near zero", "zero", "diagonal"])
-def test_smallest_eigenvalues(size: int, kind: str) -> None:
-    values = torch.rand(200, size, dtype=torch.float64)
-    if kind == "all equal":
-        values[:] = values[:, :1]
-    elif kind == "two equal":
-        values[:, 1] = values[:, 0] = values.min(1).values
-    elif kind in ("near zero", "zero"):
-        values[:, 0] *= 1e-12 if kind == "near zero" else 0
-    turn = torch.linalg.qr(torch.randn(200, size, size, dtype=torch.float64)).Q
-    matrices = torch.diag_embed(values) if kind == "diagonal" else (turn * values.unsqueeze(1)) @ turn.mT
-    got = smallest_eigenvalue(matrices.permute(1, 2, 0).contiguous())
-    torch.testing.assert_close(got, values.min(1).values, rtol=0, atol=1e-13)
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+@pytest.mark.parametrize("gap", [0.0, 1e-10, 1e-8, 1e-6, 1e-3, 0.1])
+def test_near_duplicates_have_the_angles_of_the_definition(gap: float, rank: int) -> None:
+    first = torch.randn(6, 16, rank, dtype=torch.float64)
+    factors = torch.cat([first, first @ torch.randn(6, rank, rank, dtype=torch.float64)])
+    factors[6:] += gap * torch.randn(6, 16, rank, dtype=torch.float64)
+    factors[0, :, -1] = factors[0, :, 0]  # a space of fewer dimensions, in and near larger ones
+    angles = largest_principal_angle(factors)
+    expected = torch.eye(12, dtype=torch.float64)
+    for i, j in itertools.combinations(range(12), 2):
+        expected[i, j] = expected[j, i] = float(subspace_angles(factors[i].numpy(), factors[j].numpy())[0])
+    torch.testing.assert_close(angles, expected.fill_diagonal_(0), rtol=1e-7, atol=1e-12)
+    assert eliminate(angles, 6).tolist() == eliminate(expected, 6).tolist() or gap == 0
+
+
+@pytest.mark.parametrize("distinct", ["near", "equal", "orthogonal"])
+def test_angles_are_exact_where_cosines_repeat(distinct: str) -> None:
+    basis = torch.linalg.qr(torch.randn(40, 16, 8, dtype=torch.float64)).Q
+    turned = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64)).Q
+    angle = {"near": 1e-5, "equal": 0.7, "orthogonal": math.pi / 2}[distinct]
+    planes = torch.stack([basis[0, :, :4], math.cos(angle) * basis[0, :, :4] + math.sin(angle) * basis[0, :, 4:]])
+    got = largest_principal_angle(turned @ planes)[0, 1].item()
+    assert got == pytest.approx(angle, abs=1e-12, rel=1e-9)
+
+
+def test_spaces_that_fill_everything_are_told_apart_by_the_norm() -> None:
+    conv = nn.Conv2d(3, 12, 3)
+    with torch.no_grad():
+        conv.weight.mul_(torch.rand(12).view(-1, 1, 1, 1))
+    by_norm = CRITERIA["norm"].select([Filters(conv.weight)], 5, Generator()).tolist()
+    block = nd.CPConv2d.from_conv(conv, 4)
+    for criterion in ("pabs", "csa"):
+        kept, used = select_channels([block], 5, criterion, Generator())
+        assert (kept.tolist(), used) == (by_norm, "norm")
+        assert select_channels([nd.CPConv2d.from_conv(conv, 2)], 5, criterion, Generator())[1] == criterion
+    # What has nothing to do with the angles does: ties within a group that is told apart.
+    assert eliminate(torch.zeros(12, 12), 5, norms([Filters(conv.weight)])).tolist() == by_norm
+
+
+def test_of_twins_the_smaller_goes() -> None:
+    factors = random_factors(8, 2)
+    for factor in factors:
+        factor[5] = factor[2]
+    weight = torch.randn(8, 4)
+    for larger, smaller in ((2, 5), (5, 2)):
+        weight[larger], weight[smaller] = 9, 3
+        kept = CRITERIA["pabs"].select([Filters(weight, factors)], 7, Generator()).tolist()
+        assert kept == [i for i in range(8) if i != smaller]
 
 
 def test_csa_is_cos_squared_of_the_first_mode() -> None:
