@@ -8,9 +8,9 @@ PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOWEST_TESTS := $(addprefix tests/,builders compression decompositions deployment evaluation reporting structure \
 	test_checkpoint.py visualization)
 
-test test-all test-lowest: export OMP_NUM_THREADS ?= 1
+test test-all test-cuda test-lowest: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test test-all test-lowest lint clean
+.PHONY: venv demo test test-all test-cuda test-lowest lint clean
 
 venv: .venv/ready
 
@@ -29,6 +29,10 @@ test: venv
 # Everything: first the tests of "make test", then the others.
 test-all: test
 	$(BIN)/python $(PYTEST) -m slow
+
+# What needs a GPU, and is skipped where there is none: in one process, which has the GPU to itself.
+test-cuda: venv
+	$(BIN)/python -m pytest -m cuda
 
 # Warnings of old versions are theirs.
 test-lowest: .venv-lowest/ready

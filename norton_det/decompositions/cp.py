@@ -173,7 +173,8 @@ class CPConv2d(CPLayer, Decomposition):
     ) -> None:
         """Lower the output error of each filter; see :func:`~norton_det.decompositions.cp_output_fit.fit_output`."""
         options: dict[str, Any] = {"seed": seed, "sweeps": sweeps or SWEEPS, "second_start": second_start}
-        self._write(fit_output(regression, self.factors(), **options))
+        start = CPFactors(*(factor.cpu() for factor in self.factors()))  # where the regression is
+        self._write(fit_output(regression, start, **options))
 
     def term_energy(self) -> Tensor:
         """Return each filter's ``sum_r ||a_r||^2 ||b_r||^2 ||c_r||^2``, float64 of shape (O,)."""

@@ -16,7 +16,7 @@ from norton_det.channels.narrow import ChannelMap, positions
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.linalg.least_squares import Regression
-from norton_det.models.tasks import Images
+from norton_det.models.tasks import Images, as_inputs
 from norton_det.pruning import CRITERIA
 from norton_det.pruning.select import select_channels
 from norton_det.spec import Rank
@@ -105,6 +105,7 @@ def trials(network: Network, images: Images, *, decomposition: str, criterion: s
 @contextmanager
 def _forward(network: Network, names: Sequence[str], images: Images) -> Iterator[Iterator[LayerCall]]:
     task = network.architecture.task
+    images = as_inputs(images, network.module)
     with observed(network.module, names, lambda net: task.features_of(net, images)) as passing:
         yield iter(tqdm(passing, total=len(names), desc="measure", unit="layer", disable=None, leave=False))
 
@@ -193,9 +194,9 @@ class _Fits:
         return trial
 
     def _of_shortcut(self, module: ChannelMap, call: LayerCall, layer: Layer) -> Trial:
-        trial = Trial(call.output.mean((0, 2, 3)))
+        trial, index = Trial(call.output.mean((0, 2, 3))), module.index.cpu()
         for choice, inputs in self._narrowed(layer):
-            gone = (module.index >= 0) & ~torch.isin(module.index.cpu(), inputs)
+            gone = (index >= 0) & ~torch.isin(index, inputs)
             trial.add(choice, -gone.float())
         return trial
 

@@ -53,8 +53,8 @@ def refuse_shared(net: nn.Module) -> None:
     """
     first: dict[object, str] = {}
     for name, tensor in net.state_dict(keep_vars=True).items():
-        known = not tensor.is_meta and tensor.numel() > 0
-        other = first.setdefault((tensor.device, tensor.data_ptr()) if known else id(tensor), name)
+        address = 0 if tensor.is_meta else tensor.data_ptr()  # 0 where there is no memory
+        other = first.setdefault((tensor.device, address) if address else id(tensor), name)
         if other != name:
             layers = [each.rpartition(".")[0] for each in (other, name)]
             one = layers[0] != layers[1] and net.get_submodule(layers[0]) is net.get_submodule(layers[1])
