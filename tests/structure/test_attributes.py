@@ -1,6 +1,8 @@
 """What no tensor shows comes back from a file, or is refused by name."""
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -117,6 +119,30 @@ def test_other_networks_are_refused_by_name(variant: str) -> None:
     make, message = REFUSED[variant]
     with pytest.raises(UsageError, match=f"model differs from resnet50: {message}"):
         nd.compress(make(), arch="resnet50", **COMPRESSED)
+
+
+@pytest.mark.slow
+def test_each_variant_comes_back_or_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes: dict[str, str] = {}
+    for variant, make in {**ORDINARY, **{name: make for name, (make, _) in REFUSED.items()}}.items():
+        for decomposition in ("cp", "tucker2"):
+            torch.manual_seed(0)
+            try:
+                net, spec = nd.compress(make(), arch="resnet50", **COMPRESSED, decomposition=decomposition)
+            except UsageError:
+                outcomes[f"{variant}, {decomposition}"] = "refused"
+                continue
+            nd.save(net, spec, tmp_path / "net.safetensors")
+            loaded, x = nd.load(tmp_path / "net.safetensors")[0], torch.rand(1, 3, 64, 64)
+            with torch.no_grad():
+                assert torch.equal(loaded(x), net.eval()(x)), variant
+            outcomes[f"{variant}, {decomposition}"] = "comes back equal"
+    with capsys.disabled():
+        lines = [f"{variant}: {outcome}" for variant, outcome in outcomes.items()]
+        sys.stdout.write("\n".join(["", f"compressed, saved and loaded: {Counter(outcomes.values())}", *lines, ""]))
+    assert {variant for variant, outcome in outcomes.items() if outcome == "refused"} == {
+        f"{variant}, {decomposition}" for variant in REFUSED for decomposition in ("cp", "tucker2")
+    }
 
 
 def test_hooks_that_change_outputs_are_refused(tmp_path: Path) -> None:
