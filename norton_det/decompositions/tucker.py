@@ -154,9 +154,14 @@ class TuckerConv2d(Decomposition):
 
     @torch.no_grad()
     def _write(self, factors: TuckerFactors) -> None:
+        # G, which has the norm of the kernel, may be beyond the dtype where no weight is; V is far below 1 then.
+        largest = torch.finfo(self.core.weight.dtype).max / 2
+        excess = (factors.g.abs().max() / largest).clamp(min=1)
         self.reduce.weight.copy_(factors.u.mT[:, :, None, None])
-        self.core.weight.copy_(factors.g.unflatten(2, pair(self.core.kernel_size)))
-        self.expand.weight.copy_(factors.v[:, :, None, None])
+        self.core.weight.copy_((factors.g / excess).unflatten(2, pair(self.core.kernel_size)))
+        self.expand.weight.copy_((factors.v * excess)[:, :, None, None])
+        written = torch.cat([part.flatten() for part in self._factors()])
+        check_finite(written.unsqueeze(0), f"factors in {self.core.weight.dtype}")
 
     def extra_repr(self) -> str:
         """Show the geometry of the convolution that the block replaces, and the rank."""

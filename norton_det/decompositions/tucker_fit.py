@@ -46,11 +46,13 @@ def tucker_decompose(weight: Tensor, rank: tuple[int, int]) -> TuckerFactors:
         rank: (r1, r2).
     """
     inner, outer = rank
+    largest = weight.abs().max().clamp(min=_TINY)
+    weight = weight / largest  # squares of it must neither overflow nor underflow
     v = _leading(weight.flatten(1), outer)
     for _ in range(ITERATIONS):
         u = _leading(torch.einsum("oip,ot->itp", weight, v).flatten(1), inner)
         v = _leading(torch.einsum("oip,is->osp", weight, u).flatten(1), outer)
-    return TuckerFactors(u, torch.einsum("oip,ot,is->tsp", weight, v, u), v)
+    return TuckerFactors(u, torch.einsum("oip,ot,is->tsp", weight, v, u) * largest, v)
 
 
 def _leading(matrix: Tensor, count: int) -> Tensor:
