@@ -31,6 +31,7 @@ from norton_det.structure.attributes import differences
 from norton_det.structure.build import build
 from norton_det.structure.describe import described
 from norton_det.structure.equal_outputs import check_outputs
+from norton_det.structure.given import refuse_shared, unwrapped
 
 _ROUNDING = 1e-6
 """Relative: what is multiplied out beforehand is rounded as the processor adds."""
@@ -47,13 +48,15 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     with the choice in the header; layers that were not replaced are written as they are now.
 
     Args:
-        net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it.
+        net: the network that ``spec`` describes, or what :func:`norton_det.deploy` made of it; wrappers of torch are
+            taken off.
         spec: what :func:`norton_det.compress` returned with it.
         path: the file; its folder must exist. An older file stays whole until the new one is complete.
 
     Raises:
-        UsageError: the network is not what the spec builds, the message names the difference; or a replaced layer of a
-            deployed network was changed since; or an option of the spec is no JSON value.
+        UsageError: the network is not what the spec builds, the message names the difference; or two layers share a
+            tensor; or a replaced layer of a deployed network was changed since; or an option of the spec is no JSON
+            value.
 
     Example:
         >>> import tempfile
@@ -66,6 +69,8 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
         True
     """
     spec.to_json()  # refuses what no file can hold
+    net = unwrapped(net)
+    refuse_shared(net)
     deployment = deployment_of(net)
     if deployment is None:
         network = described(net, ARCHITECTURES[spec.arch], spec)

@@ -8,10 +8,11 @@ import torch
 from golden.make import inputs
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import norton_det as nd
 from norton_det.checkpoint import has_spec, read_spec
-from norton_det.errors import DataError
+from norton_det.errors import DataError, UsageError
 from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, sha256_of
 from norton_det.spec import VERSION, DecomposedLayer
@@ -105,3 +106,12 @@ def test_sha256_tells_names_types_and_shapes_apart() -> None:
     assert sha256_of({"a": transposed}) == sha256_of({"a": transposed.contiguous()})
     assert sha256_of({"a": zeros, "b": zeros + 1}) == sha256_of({"b": zeros + 1, "a": zeros})
     assert len(sha256_of({"a": torch.tensor(3)})) == 64
+
+
+def test_wrappers_are_taken_off_and_shared_tensors_refused(tmp_path: Path) -> None:
+    net, spec = nd.compress(None, arch="resnet56_cifar", rank=1)
+    nd.save(nn.DataParallel(net), spec, tmp_path / "net.safetensors")
+    assert nd.load(tmp_path / "net.safetensors")[1] == spec
+    net.layer1[1].bn1.weight = net.layer1[0].bn1.weight
+    with pytest.raises(UsageError, match=r"'layer1\.0\.bn1\.weight' and 'layer1\.1\.bn1\.weight' are one tensor"):
+        nd.save(net, spec, tmp_path / "net.safetensors")
