@@ -27,7 +27,7 @@ from norton_det.decompositions.conv import check_finite
 from norton_det.errors import DataError, UsageError
 from norton_det.linalg.least_squares import Regression, Solve
 from norton_det.models.tasks import Images, as_inputs
-from norton_det.runtime.modes import evaluating, undone_on_failure
+from norton_det.runtime.modes import copied, evaluating, undone_on_failure
 
 _RIDGE_SWEEPS = 2  # of the fits by which a ridge is chosen
 _NEGLIGIBLE = 1e-2  # of a norm's largest gain: a channel that counts less does not make up for anything
@@ -99,6 +99,7 @@ def calibrate(
 
 @torch.no_grad()
 def _check_run_once(net: nn.Module, names: Sequence[str], images: Images) -> None:
+    net = copied(net).float()  # all of a detector runs here, and parts of it in no other precision on a CPU
     counts = dict.fromkeys(names, 0)
 
     def count(name: str, *hook_arguments: Any) -> None:

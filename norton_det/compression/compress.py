@@ -53,7 +53,9 @@ def compress(
         rates: the fraction of the filters to remove, in the publication's notation or as numbers, in the architecture's
             order, relative to the width that ``model`` has; None prunes nothing.
         criterion: registered name of what chooses the filters to keep (pabs, csa, vbd, norm, random). For groups that
-            are written by a layer without factors, a criterion that needs factors is replaced by norm.
+            are written by a layer without factors, or whose factors span everything in every mode (three input channels
+            from rank 3 on: all angles are 0), a criterion that needs factors is replaced by norm; the provenance has
+            the one that was used.
         decomposition: registered name.
         solver: which of the decomposition's solvers fits the filters: "als", or for CP "tensorly", as in the
             publication.

@@ -1,4 +1,8 @@
-"""PABS, principal angles between subspaces: the criterion of NORTON."""
+"""PABS, principal angles between subspaces: the criterion of NORTON.
+
+It says nothing where the factors of all filters span everything in every mode, as those of a stem of three channels do
+from rank 3 on: all angles are 0. The norm decides there, and between filters at equal distances.
+"""
 
 import torch
 from torch import Tensor

@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import Refused
+from conftest import TINY, Refused
 from correlated import IN, OUT, K, correlated, images, network, regression
 from torch import Tensor, nn
 
 import norton_det as nd
+from norton_det.builders import make_detector
 from norton_det.calibration import layerwise
 from norton_det.calibration.layerwise import calibrate
 from norton_det.calibration.moments import Moments
@@ -37,6 +38,18 @@ def test_a_half_network_is_calibrated_as_well_as_a_double_one(dtype: torch.dtype
         errors.append(relative(net.double()(x), dense(x)))
         assert all(fit["fitted"] <= fit["plain"] + 1e-4 for fit in after.provenance["calibrate"]["layers"].values())
     assert errors[1] < 1.3 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_detector_is_calibrated(dtype: torch.dtype) -> None:
+    net, spec = nd.prune(*make_detector("fasterrcnn_cpresnet50_fpn", **TINY), "[0.9]*20", criterion="norm")
+    name = "backbone.body.layer2.1.conv2"
+    sample = [torch.rand(3, 64, 64) for _ in range(2)]
+    fits = [
+        nd.decompose(net.to(kind), spec, {name: 1}, calibration=sample)[1].provenance["calibrate"]["layers"][name]
+        for kind in (torch.float32, dtype)
+    ]
+    assert fits[1]["fitted"] == pytest.approx(fits[0]["fitted"], rel=0.2)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e4])
