@@ -20,7 +20,7 @@ from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.rcnn import BODY
 from norton_det.models.resnet import RESNET50
-from norton_det.models.weights import initial_state, load_state, named_weights, names_of
+from norton_det.models.weights import initial_state, load_state, named_weights, names_of, published_state
 from norton_det.registry import torchvision_builder
 from norton_det.spec import Spec
 from norton_det.structure.build import build_network
@@ -129,12 +129,7 @@ def _published(
     names = names_of(architecture, weights)
     spec = Spec(architecture.name, classes, options=options, provenance={"source": str(weights)}, **names)
     network = build_network(spec, architecture)
-    load_state(network.module, weights.get_state_dict(progress=progress, check_hash=True), str(weights))
-    if weights.name == "COCO_V1":
-        # Those were trained with an epsilon of 0: take it out of the variance rather than carry an option along.
-        for module in network.module.modules():
-            if isinstance(module, FrozenBatchNorm2d):
-                module.running_var -= module.eps
+    load_state(network.module, published_state(weights, progress=progress), str(weights))
     return network
 
 

@@ -15,6 +15,7 @@ from norton_det.models.architecture import Architecture
 from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.tasks import Detection
 
+_EPSILON = 1e-5  # of torch's norms, unless something else is said
 logger = logging.getLogger(__name__)
 
 
@@ -63,9 +64,21 @@ def initial_state(
         DataError: the file is missing, or is no state dict.
     """
     if named := named_weights(architecture.weights, weights):
-        return named.get_state_dict(progress=progress, check_hash=True), str(named)
+        return published_state(named, progress=progress), str(named)
     names = {f"{layer.name}.weight" for layer in architecture.plan.layers}
     return read_state_dict(str(weights), names), Path(str(weights)).name
+
+
+def published_state(weights: WeightsEnum, *, progress: bool = True) -> dict[str, Tensor]:
+    """Return the state dict of torchvision's weights for norms with the usual epsilon.
+
+    The detectors of COCO_V1 were trained with an epsilon of 0, which torchvision sets after it loaded them. Here it is
+    taken out of the variances instead, so that norms of any class compute the same.
+    """
+    state: dict[str, Tensor] = dict(weights.get_state_dict(progress=progress, check_hash=True))
+    if weights.name != "COCO_V1":
+        return state
+    return {name: tensor - _EPSILON if name.endswith("running_var") else tensor for name, tensor in state.items()}
 
 
 def named_weights(enum: type[WeightsEnum] | None, weights: str | Path | WeightsEnum | None) -> WeightsEnum | None:

@@ -108,6 +108,8 @@ def test_published_weights_are_read_by_name(monkeypatch: pytest.MonkeyPatch) -> 
     net = get_model("fasterrcnn_cpresnet50_fpn", weights="COCO_V1").eval()
     norm = net.backbone.body.bn1
     assert ((norm.running_var + norm.eps) - detector.backbone.body.bn1.running_var).abs().max() < 1e-7
+    norm = nd.compress("COCO_V1", arch="fasterrcnn_cpresnet50_fpn")[0].backbone.body.bn1  # of another class
+    assert ((norm.running_var + norm.eps) - detector.backbone.body.bn1.running_var).abs().max() < 1e-7
     with pytest.raises(UsageError, match=r"num_classes is 5; .*COCO_V1 has 91"):
         get_model("fasterrcnn_cpresnet50_fpn", weights="COCO_V1", num_classes=5)
 
