@@ -32,6 +32,12 @@ TINY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What the package logs is seen by every test, whether or not a command ran before in the same process."""
+    caplog.set_level(logging.INFO, "norton_det")
+
+
 def tool(name: str) -> Any:
     """Return what the shim ``tools/NAME.py`` runs: its ``main`` takes the arguments and returns the exit code."""
     outside = {"benchmark": "benchmarks.run", "speed": "benchmarks.report", "results": "scripts.results_page"}
