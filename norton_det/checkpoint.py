@@ -26,16 +26,18 @@ from norton_det.models.tensor_files import (
     sha256_of,
 )
 from norton_det.models.weights import load_state
+from norton_det.runtime.given import refuse_shared, unwrapped
+from norton_det.runtime.initialisation import without_initialisation
 from norton_det.spec import Spec, is_plain
 from norton_det.structure.attributes import differences
 from norton_det.structure.build import build
 from norton_det.structure.describe import described
 from norton_det.structure.equal_outputs import check_outputs
-from norton_det.structure.given import refuse_shared, unwrapped
+from norton_det.structure.network import Network
 
 _ROUNDING = 1e-6
 """Relative: what is multiplied out beforehand is rounded as the processor adds."""
-_DEPLOY_AGAIN = "deploy the changed network instead"
+_DEPLOY_AGAIN = "make the change before norton_det.deploy"
 
 
 def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
@@ -77,9 +79,9 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
         spec, state = network.spec, net.state_dict()
         check_outputs(network, _rebuilt(spec, state, None, "model"))
     else:
-        state = _state_of_deployed(net, deployment)
-        spec = _attributes_of_deployed(net, spec, _rebuilt(spec, state, deployment, "deployed model"))
-        _check_deployed(net, _rebuilt(spec, state, deployment, "deployed model"))
+        spec, state, again = _deployed(net, spec, deployment)
+        _check_deployed(net, again)
+        check_outputs(Network(net, spec, ARCHITECTURES[spec.arch]), again)
     metadata = {SPEC_KEY: spec.to_json(), "format": "pt"}
     metadata |= {DEPLOYMENT_KEY: deployment.to_json()} if deployment else {}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
@@ -94,7 +96,7 @@ def _rebuilt(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | N
         UsageError: the spec, or the record, cannot be built.
         DataError: the tensors do not fit.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_initialisation():
         net = build(spec)
     fold_structure(net, deployment.folded if deployment else {})
     load_state(net, state, source, keep_precision=True)
@@ -111,11 +113,15 @@ def _state_of_deployed(net: nn.Module, deployment: Deployment) -> dict[str, Tens
     }
 
 
-def _attributes_of_deployed(net: nn.Module, spec: Spec, again: nn.Module) -> Spec:
-    """Return the spec with the plain attributes in which a deployed network differs from what would be loaded."""
-    found = differences(net, again)
-    changed = {difference.path: difference.given for difference in found if is_plain(difference.given)}
-    return replace(spec, attributes={**spec.attributes, **changed})
+def _deployed(net: nn.Module, spec: Spec, deployment: Deployment) -> tuple[Spec, dict[str, Tensor], nn.Module]:
+    """Return the spec, with plain attributes as they are now, the tensors of a file, and what it would be loaded as."""
+    state = _state_of_deployed(net, deployment)
+    again = _rebuilt(spec, state, deployment, "deployed model")
+    changed = {each.path: each.given for each in differences(net, again) if is_plain(each.given)}
+    if not changed:
+        return spec, state, again
+    spec = replace(spec, attributes={**spec.attributes, **changed})
+    return spec, state, _rebuilt(spec, state, deployment, "deployed model")
 
 
 def _check_deployed(net: nn.Module, again: nn.Module) -> None:
@@ -126,8 +132,10 @@ def _check_deployed(net: nn.Module, again: nn.Module) -> None:
     """
     for difference in differences(net, again):
         raise UsageError(f"model was changed since norton_det.deploy: {difference}; {_DEPLOY_AGAIN}")
-    loaded = again.state_dict()
-    for name, tensor in net.state_dict().items():
+    now, loaded = net.state_dict(), again.state_dict()
+    if names := sorted(now.keys() ^ loaded.keys()):
+        raise UsageError(f"model was changed since norton_det.deploy: {names[0]} was added or removed; {_DEPLOY_AGAIN}")
+    for name, tensor in now.items():
         expected = loaded[name].to(tensor.device)
         if tensor.dtype != expected.dtype:
             change = f"{name} is {tensor.dtype}; a file would give {expected.dtype}"

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from test_cuda import separate, train
 
 from norton_det.runtime.distributed import data_parallel, gather, processes, rank, sum_over_processes, world_size
-from norton_det.structure.given import unwrapped
+from norton_det.runtime.given import unwrapped
 
 if __name__ == "__main__":
     device, folder = sys.argv[1], Path(sys.argv[2])

@@ -99,7 +99,7 @@ def _on_backbone(
         widths=inner.widths,
         kept=inner.kept,
         options=options,
-        attributes={BODY + path: value for path, value in inner.attributes.items() if _is_of_backbone(path, options)},
+        attributes=_fitting({BODY + path: value for path, value in inner.attributes.items()}, options),
         provenance={"backbone": dict(inner.provenance)},
     )
     network = build_network(spec, architecture)
@@ -109,11 +109,25 @@ def _on_backbone(
     return network
 
 
-def _is_of_backbone(path: str, options: Mapping[str, Any]) -> bool:
-    """Tell whether an attribute of a ResNet-50 is one of the backbone's too: frozen norms have no momentum."""
-    layer, _, name = path.rpartition(".")
-    frozen = options["norm_layer"] in ("FrozenBatchNorm2d", FrozenBatchNorm2d) and name == "momentum"
-    return layer.split(".")[0] not in ("", "avgpool", RESNET50.classifier) and not frozen
+def _fitting(attributes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded attributes of a detector that these options leave as they were.
+
+    Frozen norms have no momentum. Of a ResNet-50, the pooling and the classifier are no part of a backbone. What is
+    given as a module (``box_roi_pool=...``) is taken as it is.
+    """
+    frozen = options.get("norm_layer") in ("FrozenBatchNorm2d", FrozenBatchNorm2d)
+    gone = tuple(BODY + name for name in ("avgpool.", f"{RESNET50.classifier}."))
+    given = tuple(f"{part}.{name}." for name in options for part in ("roi_heads", "rpn"))
+    given += (
+        ("rpn.head.", "rpn.anchor_generator.") if "rpn_head" in options or "rpn_anchor_generator" in options else ()
+    )
+    return {
+        path: value
+        for path, value in attributes.items()
+        if not (frozen and path.endswith(".momentum"))
+        and not path.startswith((*gone, *given))
+        and path.removeprefix(BODY).count(".")  # of a layer, not of the ResNet itself
+    }
 
 
 def _published(
@@ -141,7 +155,8 @@ def _from_file(
         raise UsageError(f"weights {path}: is a {spec.arch}; expected a {architecture.name}")
     if num_classes not in (None, spec.num_classes):
         raise UsageError(f"num_classes is {num_classes}; {path} has {spec.num_classes}")
-    spec = replace(spec, options={**spec.options, **options})
+    options = {**spec.options, **options}
+    spec = replace(spec, options=options, attributes=_fitting(spec.attributes, options))
     network = build_network(spec, architecture)
     load_state(network.module, tensors, str(path))
     return network

@@ -4,9 +4,9 @@ from torch import nn
 
 from norton_det.deployment.record import refuse_deployed
 from norton_det.models import ARCHITECTURES
+from norton_det.runtime.given import refuse_shared, unwrapped
 from norton_det.spec import Spec
 from norton_det.structure.describe import described
-from norton_det.structure.given import refuse_shared, unwrapped
 from norton_det.structure.network import Network
 
 

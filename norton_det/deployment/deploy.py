@@ -20,15 +20,16 @@ from norton_det.decompositions import Decomposition
 from norton_det.deployment.autotune import Calls, calls_of, choose_implementations, random_inputs
 from norton_det.deployment.equality import Reference
 from norton_det.deployment.fold_batch_norm import fold_norms
-from norton_det.deployment.followers import followers, has_hooks
+from norton_det.deployment.followers import followers
 from norton_det.deployment.implementations import expand, has_implementations, implementations_of
-from norton_det.deployment.record import MEMORY_FORMATS, BlockChoice, Deployment
+from norton_det.deployment.record import MEMORY_FORMATS, BlockChoice, Deployment, refuse_deployed
 from norton_det.deployment.restore import in_memory_format, with_implementations, with_record
 from norton_det.errors import UsageError
+from norton_det.runtime.given import has_hooks, unwrapped
 from norton_det.runtime.modes import copied
 from norton_det.runtime.timing import time_alternating, time_contenders
 
-CHANGES_OUTPUTS = "without it the outputs on the example would change"
+CHANGES_OUTPUTS = "since the outputs on the example would change"
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +55,8 @@ def deploy(
         ``deployment`` (:class:`Deployment`) records what was done, and what stayed as it was, with the reason.
 
     Raises:
-        UsageError: repeats below 1.
+        UsageError: repeats below 1; the network is deployed already, is a script of torch, or does not run on the
+            example.
 
     Example:
         >>> import torch
@@ -70,12 +72,16 @@ def deploy(
     """
     if repeats < 1:
         raise UsageError(f"repeats is {repeats}; expected at least 1")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(f"model is a {type(model).__name__}; expected a module whose layers are Python objects")
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    model = unwrapped(model)
+    refuse_deployed(model)
     given = copied(model).eval().requires_grad_(False)
-    with torch.inference_mode():
+    with torch.no_grad():
         reference = Reference(given, arguments)
         net, folded, unchanged = _folded(given, arguments, reference)
-        calls = calls_of(net, arguments, _is_replaceable)
+        calls = calls_of(copied(net), arguments, _is_replaceable)
     choices: dict[str, list[BlockChoice]] = {}
     candidates: dict[str, nn.Module] = {}
     bar = tqdm(MEMORY_FORMATS.items(), desc="deploy", unit="format", disable=None, leave=False)
@@ -84,22 +90,17 @@ def deploy(
         fastest = choose_implementations(net, calls, measure)
         choices[name], candidates[name] = _equal_choices(net, fastest, memory_format, reference)
     runs = {
-        name: partial(_run, candidate, ((arguments, {}),))
+        name: partial(_run, copied(candidate), ((arguments, {}),))  # a copy: a network may keep what it saw
         for name, candidate in [("given", given), *candidates.items()]
     }
     milliseconds = {name: 1e3 * median(seconds) for name, seconds in time_alternating(runs, repeats).items()}
     best = min(candidates, key=milliseconds.__getitem__)
     chosen = {choice.name for choice in choices[best]}
-    unchanged |= {name: CHANGES_OUTPUTS for name in calls if name not in chosen}
+    unchanged |= {name: reference.problem or CHANGES_OUTPUTS for name in calls if name not in chosen}
     difference = reference.difference(candidates[best])
     record = Deployment(tuple(choices[best]), best, folded, milliseconds, unchanged, difference, net.state_dict())
-    if undone := [name for name, reason in unchanged.items() if reason == CHANGES_OUTPUTS]:
-        logger.warning(
-            "deploy: two runs of the given network differ by %.1e, the deployed one by %.1e; left as they are: %s",
-            reference.noise,
-            difference,
-            ", ".join(undone),
-        )
+    if undone := [name for name, reason in unchanged.items() if reason in (CHANGES_OUTPUTS, reference.problem)]:
+        logger.warning("deploy: left as they are, %s: %s", reference.problem or CHANGES_OUTPUTS, ", ".join(undone))
     logger.info("deployed, %s\n%s", best, record)
     deployed = with_record(candidates[best], record)
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
@@ -117,7 +118,7 @@ def _folded(
 
     pairs, unchanged = followers(copied(given), arguments)
     folded = dict(reference.keeps(list(pairs.items()), with_folded))
-    unchanged |= {name: CHANGES_OUTPUTS for name in pairs if name not in folded}
+    unchanged |= {name: reference.problem or CHANGES_OUTPUTS for name in pairs if name not in folded}
     return with_folded(list(folded.items())), folded, unchanged
 
 

@@ -1,14 +1,16 @@
 """Whether a changed network computes what the given one does, and which of its changes keep it so."""
 
+import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from norton_det.errors import UsageError
 from norton_det.models.tasks import task_of
+from norton_det.runtime.modes import copied
 from norton_det.runtime.outputs import opened, relative_difference, tolerance_of
 
 T = TypeVar("T")
@@ -17,53 +19,65 @@ T = TypeVar("T")
 class Reference:
     """The outputs of a network on an example, for networks that should be equal to it.
 
+    Networks are run as copies: what they keep from one run to the next stays as it was.
+
     Args:
         net: in evaluation mode.
         arguments: of the network.
 
     Attributes:
-        noise: relative difference of two runs of the network itself; 0 for a network without randomness.
+        problem: why no network can be compared with this one: its own outputs differ from run to run, or hold no
+            tensor. None for most.
+
+    Raises:
+        UsageError: the network does not run on the arguments.
     """
 
     def __init__(self, net: nn.Module, arguments: tuple[Any, ...]) -> None:
         self._task, self._arguments = task_of(net), arguments
-        self._expected, self._inner = self._run(net)
+        try:
+            self._expected, self._inner = self._run(net)
+        except Exception as error:  # whatever a network's own code raises
+            raise UsageError(f"model does not run on example_inputs: {type(error).__name__}: {error}") from error
         self.tolerance = tolerance_of(self._expected)
-        self.noise = self.difference(net)
+        noise = self.difference(net)
+        self.problem = None if noise <= self.tolerance else f"two runs of the given network differ by {noise:.1e}"
+        if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(opened(self._expected))):
+            self.problem = "its outputs hold no tensor to compare"
 
     def difference(self, net: nn.Module) -> float:
-        """Return the relative difference of the outputs of ``net``.
+        """Return the relative difference of the outputs of ``net``; infinity if it does not run.
 
         Where the outputs hold whole numbers or differ in shape, as chosen boxes do, what the network's direct
         submodules return before is compared instead.
         """
-        outputs, inner = self._run(net)
+        try:
+            outputs, inner = self._run(net)
+        except Exception:  # its own code may read what was changed
+            return float("inf")
         difference = relative_difference(outputs, self._expected)
         if difference <= self.tolerance or not _is_chosen(self._expected):
             return difference
         return relative_difference(inner, self._inner)
 
     def keeps(self, changes: Sequence[T], changed: Callable[[list[T]], nn.Module]) -> list[T]:
-        """Return the changes that keep the outputs; none where the network's own outputs differ from run to run.
+        """Return the changes that keep the outputs; none where there is a problem.
 
         Args:
             changes: that may be made, in any combination.
             changed: returns a network with these changes.
         """
-        if self.noise > self.tolerance:
+        if self.problem:
             return []
-        return largest_equal(changes, lambda part: self.equals(changed(part)))
-
-    def equals(self, net: nn.Module) -> bool:
-        """Tell whether the outputs of ``net`` are equal up to rounding."""
-        return self.difference(net) <= self.tolerance
+        return largest_equal(changes, lambda part: self.difference(changed(part)) <= self.tolerance)
 
     def _run(self, net: nn.Module) -> tuple[Any, list[Any]]:
         inner: list[Any] = []
-        with ExitStack() as hooks, torch.inference_mode():
+        net = copied(net)
+        with torch.no_grad():
             for child in net.children():
-                hooks.enter_context(child.register_forward_hook(lambda m, args, out: inner.append(out)))
-            outputs = self._task.compared(net, *self._arguments)
+                child.register_forward_hook(lambda m, args, out: inner.append(out))
+            outputs = self._task.compared(net, *copy.deepcopy(self._arguments))
         return outputs, [out for out in inner if not _is_chosen(out)]
 
 
@@ -93,4 +107,5 @@ def largest_equal(changes: Sequence[T], equals: Callable[[list[T]], bool]) -> li
 
 def _is_chosen(outputs: Any) -> bool:
     """Tell whether outputs hold whole numbers, as labels of boxes that were chosen."""
-    return any(isinstance(leaf, Tensor) and not leaf.dtype.is_floating_point for leaf in tree_leaves(opened(outputs)))
+    tensors = (leaf for leaf in tree_leaves(opened(outputs)) if isinstance(leaf, Tensor))
+    return any(not (tensor.dtype.is_floating_point or tensor.dtype.is_complex) for tensor in tensors)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.decompositions import Decomposition
+from norton_det.runtime.given import has_hooks
 from norton_det.runtime.outputs import opened
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, FrozenBatchNorm2d)
@@ -25,6 +26,9 @@ _NORM_AND_MORE = {"timm.layers.norm_act.BatchNormAct2d": ("drop", "act")}
 """Classes of other libraries that are a batch norm and what follows: the names of that, in order."""
 LAYERS: Mapping[type[nn.Module], int | None] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5, nn.Linear: 2}
 """Layers whose function is known, with the dimensions of outputs whose channels are those of a norm."""
+
+
+_INTO = f"{', '.join(kind.__name__ for kind in LAYERS)} and decomposed layers"
 
 
 class NotFoldable(Exception):  # noqa: N818  it is caught where it is raised for
@@ -85,11 +89,6 @@ def _class_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether a module has hooks: they see its inputs and outputs, or change them."""
-    return any(getattr(module, name) for name in ("_forward_hooks", "_forward_pre_hooks"))
-
-
 def _layer_before(name: str, modules: Mapping[str, nn.Module], record: "_Record", hooked: set[str]) -> str:
     """Return the layer before a norm.
 
@@ -101,7 +100,8 @@ def _layer_before(name: str, modules: Mapping[str, nn.Module], record: "_Record"
     layer_name, dimensions = record.inputs[name]
     layer: Any = modules[layer_name]
     if not is_layer(layer):
-        raise NotFoldable(f"follows {layer_name}, whose class {type(layer).__name__} may compute something else")
+        own = " with a forward of its own" if "forward" in vars(layer) else ""
+        raise NotFoldable(f"follows {layer_name}, a {type(layer).__name__}{own}; norms are folded into {_INTO} only")
     if layer_name in hooked:
         raise NotFoldable(f"follows {layer_name}, which has hooks")
     if record.runs[layer_name] != 1:
@@ -155,12 +155,12 @@ class _Record(TorchFunctionMode):
         if isinstance(output, Tensor):
             self.watched[id(output)] = (name, output)
 
-    def before_norm(self, name: str, value: Any) -> None:
+    def before_norm(self, name: str, arguments: list[Any]) -> None:
         self.inside_norm = True  # from here on: also to ask for the dimensions is a use
         self.runs[name] = self.runs.get(name, 0) + 1
-        if id(value) in self.watched:
-            layer = self.watched[id(value)][0]
-            self.inputs[name] = (layer, value.ndim)
+        if arguments and id(arguments[0]) in self.watched:
+            layer, output = self.watched[id(arguments[0])]
+            self.inputs[name] = (layer, output.ndim)
             self.followed[layer] = self.followed.get(layer, 0) + 1
 
     def after_norm(self) -> None:
@@ -172,7 +172,9 @@ def _recording(net: nn.Module, record: _Record) -> Iterator[None]:
     with ExitStack() as hooks:  # removed also where the network fails
         for name, module in net.named_modules():
             if _is_known_norm(module):
-                before = module.register_forward_pre_hook(lambda m, args, n=name: record.before_norm(n, args[0]))
+                before = module.register_forward_pre_hook(
+                    lambda m, args, named, n=name: record.before_norm(n, [*args, *named.values()]), with_kwargs=True
+                )
                 after = module.register_forward_hook(lambda m, args, out: record.after_norm())
             elif isinstance(module, (_ConvNd, nn.Linear, Decomposition)):
                 before = module.register_forward_hook(lambda m, args, out, n=name: record.after_layer(n, out))

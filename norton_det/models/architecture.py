@@ -43,7 +43,7 @@ class Architecture:
         keeps_width: groups whose layer is made as wide as what it reads; their rates are of that width, once what they
             read has been narrowed.
         weights: torchvision's published weights for it.
-        options_of: network -> the ``options`` that rebuild it, where the builder has any.
+        options_of: network -> the ``options`` that rebuild it; None where the builder has none.
 
     Example:
         >>> import norton_det as nd
@@ -68,7 +68,7 @@ class Architecture:
     kept_dense: dict[str, str] = field(default_factory=dict)
     keeps_width: frozenset[str] = frozenset()
     weights: type[WeightsEnum] | None = None
-    options_of: Callable[[nn.Module], dict[str, Any]] = lambda net: {}
+    options_of: Callable[[nn.Module], dict[str, Any]] | None = None
 
     def build(self, num_classes: int | None = None, **options: Any) -> nn.Module:
         """Return the dense network with its usual random initialisation."""

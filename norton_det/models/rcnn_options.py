@@ -41,6 +41,7 @@ def _all_options(net: Any) -> dict[str, Any]:
         "norm_layer": type(net.backbone.body.bn1).__name__,
         "min_size": list(transform.min_size),
         "max_size": transform.max_size,
+        "fixed_size": None if transform.fixed_size is None else list(transform.fixed_size),
         "image_mean": list(transform.image_mean),
         "image_std": list(transform.image_std),
         "anchor_sizes": [list(level) for level in rpn.anchor_generator.sizes],
@@ -61,6 +62,7 @@ def _all_options(net: Any) -> dict[str, Any]:
         "box_bg_iou_thresh": heads.proposal_matcher.low_threshold,
         "box_batch_size_per_image": heads.fg_bg_sampler.batch_size_per_image,
         "box_positive_fraction": heads.fg_bg_sampler.positive_fraction,
+        "bbox_reg_weights": list(heads.box_coder.weights),
     }
     if heads.keypoint_predictor is not None:
         options["num_keypoints"] = heads.keypoint_predictor.kps_score_lowres.out_channels

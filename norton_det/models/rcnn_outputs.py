@@ -4,13 +4,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
-_BOXES = 16
-"""Proposals of an image for which the heads are run."""
+_SIZES = (0.05, 0.2, 0.5, 1.0)
+"""Of the boxes of each image for which the heads are run, as fractions of its sides: they lie on different levels."""
+
+
+def is_standard(rcnn: Any) -> bool:
+    """Tell whether an R-CNN runs as torchvision's do: its own forward, RPN and RoI heads."""
+    own_forward = type(rcnn).forward is GeneralizedRCNN.forward and "forward" not in vars(rcnn)
+    return own_forward and type(rcnn.rpn) is RegionProposalNetwork and type(rcnn.roi_heads) is RoIHeads
 
 
 def outputs_before_choice(rcnn: Any, images: list[Tensor], size: int | None = None) -> dict[str, Any]:
-    """Return what the parts of an R-CNN compute, each on the outputs of the one before; proposals are boxes of a grid.
+    """Return what the parts of an R-CNN compute, each on the outputs of the one before; the proposals are fixed boxes.
 
     Args:
         rcnn: one of torchvision's, in evaluation mode.
@@ -32,7 +41,7 @@ def outputs_before_choice(rcnn: Any, images: list[Tensor], size: int | None = No
     outputs["backbone"] = maps
     outputs["rpn"] = rcnn.rpn.head(maps)
     outputs["anchors"] = rcnn.rpn.anchor_generator(batch, maps)
-    boxes = [_grid(height, width).to(maps[0]) for height, width in batch.image_sizes]
+    boxes = [_boxes(height, width).to(maps[0]) for height, width in batch.image_sizes]
     heads = rcnn.roi_heads
     pooled = heads.box_roi_pool(features, boxes, batch.image_sizes)
     logits, deltas = heads.box_predictor(heads.box_head(pooled))
@@ -44,9 +53,8 @@ def outputs_before_choice(rcnn: Any, images: list[Tensor], size: int | None = No
     return outputs
 
 
-def _grid(height: int, width: int) -> Tensor:
-    """Return boxes (K, 4) of four sizes, spread over an image."""
-    fractions = torch.tensor([[i / 4, j / 4, 0.2 + i / 4, 0.25 + j / 4] for i in range(4) for j in range(4)])
-    boxes = fractions[:_BOXES] * torch.tensor([width, height, width, height])
-    boxes[:, 2:] += torch.arange(4.0).repeat(4)[:_BOXES, None] * min(height, width) / 8
-    return boxes.clamp(min=0)
+def _boxes(height: int, width: int) -> Tensor:
+    """Return boxes (K, 4) in an image, one of each size."""
+    sizes, sides = torch.tensor(_SIZES)[:, None], torch.tensor([width, height])
+    corners = (1 - sizes) / 3 * sides
+    return torch.cat([corners, corners + sizes * sides], 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.models.rcnn_counted import HeadsOfOneDetection, RCNNAtFixedProposals
-from norton_det.models.rcnn_outputs import outputs_before_choice
+from norton_det.models.rcnn_outputs import is_standard, outputs_before_choice
 
 Images = Tensor | Sequence[Tensor]
 """Inputs of a network: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W), 0 to 1, for detectors."""
@@ -115,8 +115,8 @@ class Detection(Task):
         return list(net.backbone(batch.tensors).values())
 
     def compared(self, net: nn.Module, *arguments: Any, size: int | None = None) -> Any:
-        """Return what the detector's parts compute before boxes are chosen."""
-        return outputs_before_choice(net, arguments[0], size)
+        """Return what the parts compute before boxes are chosen; if they are not torchvision's, the detections."""
+        return outputs_before_choice(net, arguments[0], size) if is_standard(net) else net(*arguments)
 
     def counted(self, net: nn.Module) -> nn.Module:
         """Return the detector at exactly 1000 proposals, so that the count does not depend on the weights."""

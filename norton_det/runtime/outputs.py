@@ -64,6 +64,8 @@ def _difference(outputs: Any, expected: Tensor) -> float:
         return float("inf")
     if not expected.numel():
         return 0.0
+    if expected.dtype.is_complex:
+        return _difference(torch.view_as_real(outputs), torch.view_as_real(expected))
     if not expected.dtype.is_floating_point:
         return 0.0 if torch.equal(outputs, expected) else float("inf")
     ours, theirs = outputs.detach().double(), expected.detach().double()

@@ -27,9 +27,10 @@ _WITHOUT_EFFECT: dict[type, tuple[str, ...]] = {
     Decomposition: ("implementation",),  # all compute the same
     MultiScaleRoIAlign: ("scales", "map_levels"),  # of the images that it saw last
     AnchorGenerator: ("cell_anchors",),  # follow from sizes and aspect ratios
-    nn.Module: ("deployment", "train", "_has_warned"),  # of a deployed network; of torchvision's detectors
+    # Of a deployed network; of torchvision's detectors; of Module.compile.
+    nn.Module: ("deployment", "train", "_has_warned", "_compiled_call_impl"),
 }
-_WITH_EQUALITY = (bool, int, float, str, tuple, Mapping, FunctionType, Enum, torch.dtype, torch.device)
+_WITH_EQUALITY = (bool, int, float, str, tuple, Mapping, FunctionType, Enum, type, torch.dtype, torch.device)
 MISSING: Any = object()
 """Stands for an attribute or module that one of the networks lacks."""
 
@@ -77,11 +78,11 @@ def differences(net: nn.Module, built: nn.Module) -> Iterator[Difference]:
         if module is None:
             yield Difference(name, MISSING, other)
         elif _is_block_for(module, other):
-            yield from _different(name, _geometry(module), _geometry(other))
+            yield from _different(name, type(module), _geometry(module), _geometry(other))
         elif _type(module) is not _type(other):
             yield Difference(name, module, other)
         else:
-            yield from _different(name, attributes_of(module), attributes_of(other))
+            yield from _different(name, type(module), attributes_of(module), attributes_of(other))
 
 
 def attributes_of(module: Any, depth: int = 2) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def attributes_of(module: Any, depth: int = 2) -> dict[str, Any]:
         if is_plain(value):
             found[name] = frozen(value)
         elif _is_container(value) and depth:
+            found[f"{name}.__class__"] = type(value)
             found |= {f"{name}.{inner}": attribute for inner, attribute in attributes_of(value, depth - 1).items()}
         elif not isinstance(value, (type, torch.Tensor)) and not _holds_tensors(value):
             found[name] = value
@@ -118,20 +120,20 @@ def set_attributes(net: nn.Module, attributes: Mapping[str, Any]) -> None:
         if not is_plain(_inside(owner, name, path)) or name in _OF_EVERY_MODULE or not is_plain(value):
             raise UsageError(f"attribute {path!r} is not plain; expected a number, text or a sequence of such")
         setattr(owner, name, value)
-        if isinstance(owner, _ConvNd):
-            try:
-                _renew_padding(owner)
-            except (ValueError, TypeError) as error:
-                raise UsageError(f"attribute {path!r} is {value!r}: {error}") from None
+        try:
+            _renew(owner)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"attribute {path!r} is {value!r}: {error}") from None
 
 
-def _different(name: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Difference]:
+def _different(name: str, kind: type, given: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield the attributes of a module of some class that differ."""
     prefix = f"{name}." if name else ""
     for key, value in expected.items():
         if not _same(given.get(key, MISSING), value):
             yield Difference(prefix + key, given.get(key, MISSING), value)
     for key, value in given.items():
-        if key not in expected and callable(value):  # a forward of its own, for example
+        if key not in expected and callable(value) and hasattr(kind, key):  # in place of a method: forward, for example
             yield Difference(prefix + key, value, MISSING)
 
 
@@ -156,8 +158,9 @@ def _type(module: nn.Module) -> type:
 
 
 def _is_container(value: Any) -> bool:
-    """Tell whether a value is an object that keeps its state in attributes."""
-    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (torch.Tensor, Enum))
+    """Tell whether a value is an object that keeps its state in attributes; it may be callable as well."""
+    others = (nn.Module, torch.Tensor, Enum, type, FunctionType)
+    return not isinstance(value, others) and bool(getattr(value, "__dict__", None))
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -171,13 +174,20 @@ def _inside(owner: Any, name: str, path: str) -> Any:
     return values[name]
 
 
-def _renew_padding(conv: Any) -> None:
-    """Compute again what a convolution derives from its padding."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-    sizes = {name: getattr(conv, name) for name in names}
-    fresh = type(conv)(**sizes, padding_mode=conv.padding_mode, device="meta")
-    conv._reversed_padding_repeated_twice = fresh._reversed_padding_repeated_twice
+def _renew(owner: Any) -> None:
+    """Compute again what follows from the attributes of a module."""
+    if isinstance(owner, _ConvNd):
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        sizes = {name: getattr(owner, name) for name in names}
+        fresh: Any = type(owner)(**sizes, padding_mode=owner.padding_mode, device="meta")
+        owner._reversed_padding_repeated_twice = fresh._reversed_padding_repeated_twice
+    elif isinstance(owner, AnchorGenerator):
+        with torch.device("cpu"):
+            pairs = zip(owner.sizes, owner.aspect_ratios, strict=False)
+            owner.cell_anchors = [owner.generate_anchors(sizes, ratios) for sizes, ratios in pairs]
 
 
 def _shown(value: Any) -> str:
-    return repr(value) if is_plain(value) else type(value).__name__
+    if is_plain(value):
+        return repr(value)
+    return value.__name__ if isinstance(value, type) else type(value).__name__

@@ -1,5 +1,6 @@
 """From a network to the spec that describes it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,7 @@ def described(net: nn.Module, architecture: Architecture, spec: Spec | None = No
             read off it.
     """
     spec = replace(spec or _spec_of(net, architecture), attributes={})
+    spec = replace(spec, options=_options_of(net, spec, architecture))
     standard = build_network(replace(spec, decompositions={}), architecture, "meta").module
     spec = replace(spec, attributes=_recorded(net, standard, architecture))
     built = build_network(spec, architecture, "meta").module
@@ -52,6 +54,16 @@ def described(net: nn.Module, architecture: Architecture, spec: Spec | None = No
     except DataError as error:
         raise UsageError(str(error)) from None
     return Network(net, spec, architecture)
+
+
+def _options_of(net: nn.Module, spec: Spec, architecture: Architecture) -> Mapping[str, Any]:
+    """Return the options of the spec or, where the network was changed since, those that are read off it."""
+    if architecture.options_of is None:
+        return spec.options
+    bare = replace(spec, decompositions={}, widths={}, kept={})
+    found = architecture.options_of(net)
+    same = found == architecture.options_of(build_network(bare, architecture, "meta").module)
+    return spec.options if same else found
 
 
 def _recorded(net: nn.Module, standard: nn.Module, architecture: Architecture) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
         classifier.out_features,
         {name: _decomposed(module) for name, module in modules.items() if isinstance(module, Decomposition)},
         widths=widths,
-        options=architecture.options_of(net),
+        options=architecture.options_of(net) if architecture.options_of else {},
     )
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from norton_det.decompositions import Decomposition
 from norton_det.errors import UsageError
+from norton_det.runtime.given import has_hooks
 from norton_det.runtime.modes import copied
 from norton_det.runtime.outputs import relative_difference, tolerance_of
 from norton_det.structure.network import Network
@@ -38,20 +40,28 @@ def check_outputs(network: Network, built: nn.Module) -> None:
     except Exception as error:  # whatever a network's own code raises
         logger.warning("%s: outputs are not compared, it does not run on images: %s", network.architecture.name, error)
         return
-    difference = relative_difference(outputs, expected)
-    if difference > tolerance_of(expected):
-        hooked = [name or "the network" for name, module in given.named_modules() if module._forward_hooks]
-        reason = f", for it has forward hooks (at {', '.join(hooked)}), which no file can hold" if hooked else ""
+    parts = {key: (outputs[key], expected[key]) for key in expected} if isinstance(expected, dict) else {}
+    differences = {key: relative_difference(*pair) for key, pair in (parts or {"": (outputs, expected)}).items()}
+    part = max(differences, key=differences.__getitem__)
+    if differences[part] > tolerance_of(expected):
         raise UsageError(
-            f"model computes something else than the {network.architecture.name} of its spec{reason}: on a seeded "
-            f"example the outputs differ by {difference:.1e} of the largest value"
+            f"model computes something else than the {network.architecture.name} of its spec{_hooks(given)}: on a "
+            f"seeded example the outputs {part and f'of {part} '}differ by {differences[part]:.1e} of the largest value"
         )
+
+
+def _hooks(net: nn.Module) -> str:
+    hooked = [name or "the network" for name, module in net.named_modules() if has_hooks(module)]
+    return f", for it has hooks (at {', '.join(hooked)}), which no file can hold" if hooked else ""
 
 
 def _example(network: Network) -> Any:
     architecture = network.architecture
+    task = architecture.task
     first = next(layer.name for layer in network.plan.layers if not layer.reads)
-    channels = getattr(network.module.get_submodule(first), "in_channels", 3)
+    inside = network.module.get_submodule(first).modules()
+    layers: list[Any] = [module for module in inside if isinstance(module, (nn.Conv2d, Decomposition))]
+    channels = layers[0].in_channels if layers else 3
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return architecture.task.example(architecture.task.compared_size or architecture.image_size, 2, channels)
+        return task.example(task.compared_size or architecture.image_size, 1, channels)

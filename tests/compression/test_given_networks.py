@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import norton_det as nd
 from norton_det.models import ARCHITECTURES
-from norton_det.structure.given import refuse_shared, unwrapped
+from norton_det.runtime.given import refuse_shared, unwrapped
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from statistics_of_norms import with_statistics
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -90,6 +91,32 @@ class Result:
     tensors: dict[str, Tensor]
 
 
+class ByName(Around):
+    """Calls its norm by the name of the argument."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(input=self.conv(x))
+
+
+class ReadsNorm(Around):
+    """Reads a parameter of its norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * self.norm.weight.sum()
+
+
+class Counting(Around):
+    """Keeps a state from one run to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return self.norm(self.conv(x)) * self.calls
+
+
 def followed(conv: nn.Module, norm: nn.Module) -> nn.Sequential:
     return nn.Sequential(conv, norm, nn.ReLU())
 
@@ -111,13 +138,18 @@ KEPT = {
         IMAGES,
         "a ActivatedNorm, which",
     ),
-    "other weights": (lambda: followed(StandardisedConv(3, 4, 3), nn.BatchNorm2d(4)), IMAGES, "class StandardisedConv"),
+    "other weights": (
+        lambda: followed(StandardisedConv(3, 4, 3), nn.BatchNorm2d(4)),
+        IMAGES,
+        "a StandardisedConv;",
+    ),
     "other dimension": (lambda: followed(nn.Linear(5, 4), nn.BatchNorm1d(4)), (2, 4, 5), "are not those of 0"),
     "used elsewhere": (lambda: Shared(lambda a, b: a + b), IMAGES, "used elsewhere"),
     "returned": (lambda: Shared(lambda a, b: {"norm": a, "conv": [b]}), IMAGES, "used elsewhere"),
     "returned in an object": (lambda: Shared(lambda a, b: Result({"norm": a, "conv": b})), IMAGES, "used elsewhere"),
     "kept": (Keeping, IMAGES, "used elsewhere"),
     "twice": (Twice, IMAGES, "runs 2 times"),
+    "norm read elsewhere": (ReadsNorm, IMAGES, "the outputs on the example would change"),
     "weights used elsewhere": (Around, IMAGES, "the outputs on the example would change"),
     "statistics of the input": (
         lambda: followed(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
@@ -127,25 +159,29 @@ KEPT = {
     "weight norm": (
         lambda: followed(parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
         IMAGES,
-        "class ParametrizedConv2d",
+        "a ParametrizedConv2d;",
     ),
     "spectral norm": (
         lambda: followed(parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
         IMAGES,
-        "class ParametrizedConv2d",
+        "a ParametrizedConv2d;",
     ),
     "parametrised norm": (
         lambda: followed(nn.Conv2d(3, 4, 3), parametrizations.weight_norm(nn.BatchNorm2d(4), dim=None)),
         IMAGES,
         "ParametrizedBatchNorm2d, which",
     ),
-    "own forward": (lambda: followed(own_forward(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)), IMAGES, "follows 0, whose"),
+    "own forward": (
+        lambda: followed(own_forward(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        IMAGES,
+        "a Conv2d with a forward of its own;",
+    ),
     "hooks": (lambda: followed(hooked(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)), IMAGES, "follows 0, which has hooks"),
     "hooks of the norm": (lambda: followed(nn.Conv2d(3, 4, 3), hooked(nn.BatchNorm2d(4))), IMAGES, "has hooks"),
     "transposed": (
         lambda: followed(nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)),
         IMAGES,
-        "class ConvTranspose2d",
+        "a ConvTranspose2d;",
     ),
     "before": (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), IMAGES, "follows no convolution"),
 }
@@ -248,3 +284,51 @@ def test_a_network_whose_outputs_are_random_is_left_as_it_is(caplog: pytest.LogC
     fast = deploy(Random(), torch.randn(1, 3, 4, 4), repeats=1)
     assert fast.deployment.folded == {}
     assert "two runs of the given network differ by" in caplog.text
+
+
+def test_what_a_network_keeps_stays_as_it_was() -> None:
+    fast = deploy(Counting(), torch.randn(1, 3, 4, 4), repeats=1)
+    assert fast.calls == 0
+    assert not any(tensor.is_inference() for tensor in (*fast.state_dict().values(), *fast.deployment.state.values()))
+    assert fast.deployment.folded == {"norm": "conv"}
+
+
+def test_norms_that_are_called_by_name() -> None:
+    net, x = with_statistics(ByName()), torch.randn(1, 3, 4, 4)
+    fast = deploy(net, x, repeats=1)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x))
+
+
+def test_what_cannot_be_deployed_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.randn(1, 3, 8, 8)
+    with pytest.raises(UsageError, match="model does not run on example_inputs: RuntimeError"):
+        deploy(net, x[:, :2])
+    with pytest.warns(match="deprecated"):
+        script = torch.jit.script(net)
+    with pytest.raises(UsageError, match="model is a RecursiveScriptModule"):
+        deploy(script, x)
+    fast = deploy(Shared(lambda a, b: None), x, repeats=1)
+    assert fast.deployment.folded == {}
+    assert "its outputs hold no tensor to compare" in caplog.text
+
+
+def test_detectors_with_heads_of_their_own() -> None:
+    class Heads(nn.Module):
+        """It hands everything on."""
+
+        def __init__(self, heads: nn.Module) -> None:
+            super().__init__()
+            self.heads = heads
+
+        def forward(self, *arguments: Any) -> Any:
+            return self.heads(*arguments)
+
+    torch.manual_seed(0)
+    net = get_model("fasterrcnn_cpresnet50_fpn", weights=None, num_classes=3, **{**TINY, "box_score_thresh": 0.0})
+    net.roi_heads = Heads(net.roi_heads)
+    images = [torch.rand(3, 64, 64)]
+    fast = deploy(with_statistics(net), images, repeats=1)
+    with torch.no_grad():
+        ours, theirs = fast(images)[0], net(images)[0]
+    assert all(torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3) for key in theirs)

@@ -142,3 +142,19 @@ def test_training_mode_says_what_it_means(
     assert not caplog.text
     assert fast.train().training
     assert "train(): the network is deployed, for inference only" in caplog.text
+
+
+def test_hooks_and_added_tensors_of_a_deployed_network_are_refused(
+    deployed: tuple[nn.Module, nd.Spec, Path], tmp_path: Path
+) -> None:
+    fast, spec, _ = deployed
+    hooked = copy.deepcopy(fast)
+    hooked.register_forward_pre_hook(lambda module, args: (args[0] * 4 - 2,))
+    with pytest.raises(UsageError, match=r"has hooks \(at the network\), which no file can hold"):
+        nd.save(hooked, spec, tmp_path / "x.safetensors")
+    more = copy.deepcopy(fast)
+    more.register_buffer("more", torch.ones(1))
+    with pytest.raises(UsageError, match=r"more was added or removed; make the change before norton_det\.deploy"):
+        nd.save(more, spec, tmp_path / "x.safetensors")
+    with pytest.raises(UsageError, match="model is deployed"):
+        deploy(fast, torch.randn(1, 3, 32, 32), repeats=1)

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from small_network import Small, small_architecture
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -148,7 +150,9 @@ def test_each_variant_comes_back_or_is_refused(tmp_path: Path, capsys: pytest.Ca
 def test_hooks_that_change_outputs_are_refused(tmp_path: Path) -> None:
     net = nd.resnet56_cifar(weights=None)
     net.layer1[0].register_forward_hook(lambda module, args, output: output * 2)
-    with pytest.raises(UsageError, match=r"something else .* has forward hooks \(at layer1\.0\)"):
+    net.compile()  # it changes no output
+    net.loss_fn = nn.functional.cross_entropy  # nor does this
+    with pytest.raises(UsageError, match=r"something else .* has hooks \(at layer1\.0\)"):
         nd.save(net, describe(net, "resnet56_cifar"), tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -168,8 +172,8 @@ def test_what_detectors_are_given_comes_back(tmp_path: Path) -> None:
     nd.save(net, describe(net, DETECTOR), tmp_path / "net.safetensors")
     loaded, spec = nd.load(tmp_path / "net.safetensors")
     assert not list(differences(loaded, net))
-    assert spec.attributes["roi_heads.box_coder.weights"] == (1.0, 1.0, 2.0, 2.0)
-    assert spec.attributes["transform.fixed_size"] == (96, 64)
+    assert tuple(spec.options["bbox_reg_weights"]) == (1.0, 1.0, 2.0, 2.0)
+    assert tuple(spec.options["fixed_size"]) == (96, 64)
     assert spec.attributes["roi_heads.box_roi_pool.sampling_ratio"] == 3
     image = torch.rand(3, 70, 80)
     with torch.no_grad():
@@ -191,6 +195,30 @@ def test_the_frozen_norms_of_torchvisions_detectors_keep_their_eps(tmp_path: Pat
             module.eps = 0.0
     nd.save(net, describe(net, DETECTOR), tmp_path / "net.safetensors")
     assert nd.load(tmp_path / "net.safetensors")[0].backbone.body.bn1.eps == 0.0
+
+
+def test_what_was_changed_after_the_spec_was_made_is_written_and_arguments_win(tmp_path: Path) -> None:
+    net = detector()
+    spec = describe(net, DETECTOR)
+    net.roi_heads.score_thresh, net.transform.min_size = 0.4, (80,)
+    net.rpn.proposal_matcher = Matcher(0.9, 0.2, allow_low_quality_matches=True)
+    net.roi_heads.fg_bg_sampler.batch_size_per_image = 7
+    net.rpn.anchor_generator = AnchorGenerator(((16,), (32,), (64,), (96,), (160,)), ((0.5, 1.0, 2.0),) * 5)
+    net.backbone.body.bn1.momentum = 0.01
+    net.rpn.proposal_matcher.allow_low_quality_matches = False  # no option of the builder
+    nd.save(net, spec, tmp_path / "net.safetensors")
+    loaded, again = nd.load(tmp_path / "net.safetensors")
+    assert not list(differences(loaded, net))
+    assert loaded.rpn.proposal_matcher.high_threshold == 0.9
+    assert loaded.roi_heads.fg_bg_sampler.batch_size_per_image == 7
+    assert set(again.attributes) == {"backbone.body.bn1.momentum", "rpn.proposal_matcher.allow_low_quality_matches"}
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=4)
+    options = {"min_size": 64, "box_score_thresh": 0.01, "box_roi_pool": pool}
+    built = nd.fasterrcnn_cpresnet50_fpn(weights=tmp_path / "net.safetensors", **options)
+    assert (built.transform.min_size, built.roi_heads.score_thresh) == ((64,), 0.01)
+    assert built.roi_heads.box_roi_pool.sampling_ratio == 4
+    assert type(built.backbone.body.bn1) is FrozenBatchNorm2d, "which has no momentum"
+    assert built.rpn.proposal_matcher.allow_low_quality_matches is False
 
 
 def test_a_backbone_keeps_its_geometry_in_a_detector(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def unwrapped(net: nn.Module) -> nn.Module:
 
     Example:
         >>> from torch import nn
-        >>> from norton_det.structure.given import unwrapped
+        >>> from norton_det.runtime.given import unwrapped
         >>> net = nn.Linear(2, 2)
         >>> unwrapped(nn.DataParallel(net)) is net
         True
@@ -44,7 +44,7 @@ def refuse_shared(net: nn.Module) -> None:
 
     Example:
         >>> from torch import nn
-        >>> from norton_det.structure.given import refuse_shared
+        >>> from norton_det.runtime.given import refuse_shared
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         >>> net[1].weight = net[0].weight
         >>> refuse_shared(net)
@@ -63,3 +63,8 @@ def refuse_shared(net: nn.Module) -> None:
                 f"{pair[0]!r} and {pair[1]!r} are one {what}; expected a network whose layers share nothing: they are "
                 "changed one by one"
             )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has hooks: they see its inputs and outputs, or change them."""
+    return any(getattr(module, name) for name in ("_forward_hooks", "_forward_pre_hooks"))
