@@ -1,28 +1,41 @@
-"""Evaluate a detector, or COCO results of any program, against COCO annotations: AP and AR.
+"""Evaluate a detector, or COCO results of any program, against COCO annotations: AP and AR; or compare two of them.
 
 Examples:
   norton-det eval-det --checkpoint out/checkpoint.pth --data-path coco
   norton-det eval-det --results results.json --annotations coco/annotations/instances_val2017.json --per-class
+  norton-det eval-det --compare dense.pth results.json --data-path coco --output comparison.json
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from norton_det.builders.load_detector import load_detector
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_device, add_image_size, add_max_detections, add_workers, check_minimum
+from norton_det.cli.options import (
+    add_device,
+    add_image_size,
+    add_max_detections,
+    add_workers,
+    check_minimum,
+    check_output,
+)
 from norton_det.data import CocoDataset, annotation_file, collate, read_coco
-from norton_det.data.coco.checks.results import FIELD
+from norton_det.data.coco.checks import check_results, raise_errors
+from norton_det.data.coco.checks.findings import ERROR
 from norton_det.data.coco.dataset import KINDS
+from norton_det.data.coco.labels import Labels
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics, metric_names
-from norton_det.evaluation.coco_results import RESULTS_FILE, read_results, write_results
+from norton_det.evaluation.coco_results import RESULTS_FILE, Result, kinds_of_results, read_results, write_results
+from norton_det.evaluation.compare import DRAWS, check_draws, compare_results, format_comparison
 from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
@@ -36,6 +49,8 @@ def add_arguments(parser: Parser) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="training checkpoint, or file of norton-det compress")
     source.add_argument("--results", metavar="FILE", help="results in COCO's format, from any program")
+    text = "two of these (.json: results): differences of AP, with intervals from a paired bootstrap over the images"
+    source.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
     add = group.add_argument
     add_image_size(group)
     add_device(group)
@@ -58,24 +73,43 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help="library; faster: faster-coco-eval",
     )
+    add("--draws", default=DRAWS, type=int, metavar="N", help="of the bootstrap of --compare")
+    add("--seed", default=0, type=int, metavar="N", help="of the bootstrap of --compare")
     add = parser.add_argument_group("output").add_argument
     add("--print-freq", default=100, type=int, metavar="N", help="images between log lines")
     add("--output-dir", metavar="DIR", help=f"write metrics.json there, and {RESULTS_FILE} of --checkpoint")
+    add("--output", metavar="FILE", help="write the comparison there, as JSON")
     add("--json", action="store_true", help="print JSON rather than a table; null is no ground truth")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate and print."""
+    """Evaluate or compare, and print."""
     check_minimum(args, workers=0, print_freq=1)
-    for name in ("annotations", "images") if args.checkpoint else ("annotations",):
+    detectors = [path for path in (args.checkpoint, *(args.compare or ())) if path and not _is_results(path)]
+    for name in ("annotations", "images") if detectors else ("annotations",):
         if getattr(args, name) is None and args.data_path is None:
             raise UsageError(f"neither --{name} nor --data-path is given; expected one")
     annotations = args.annotations or annotation_file(args.data_path, "val", args.dataset)
-    metrics, results = _detect(args, annotations) if args.checkpoint else (_evaluate(args, annotations), None)
+    (_compare if args.compare else _evaluate)(args, annotations)
+
+
+def _evaluate(args: argparse.Namespace, annotations: str | Path) -> None:
+    if args.output:
+        raise UsageError(f"--output {args.output}: is for --compare; expected --output-dir")
+    if args.checkpoint:
+        data = _data(args, annotations)
+        detector = _read_detector(args, args.checkpoint, data)
+        evaluator = _evaluator(args, data.coco, args.kinds or kinds_of(detector[0]), annotations)
+        results, name = _detect(args, *detector, data), "results"
+    else:
+        results, name = read_results(args.results), args.results
+        kinds = args.kinds or kinds_of_results(results) or ["bbox"]
+        evaluator = _evaluator(args, read_coco(annotations), kinds, annotations)
+    metrics = evaluator.evaluate(results, per_class=args.per_class, name=name)
     if args.output_dir:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if results is not None:
+        if args.checkpoint:
             write_results(folder, results)
         write_json(folder / "metrics.json", metrics)
     if args.json:
@@ -84,28 +118,70 @@ def run(args: argparse.Namespace) -> None:
         print(_class_tables(metrics) if args.per_class else format_metrics(metrics))
 
 
-def _evaluate(args: argparse.Namespace, annotations: str | Path) -> Metrics:
-    """Return the metrics of a results file."""
-    results = read_results(args.results)
-    present = [kind for kind, field in FIELD.items() if results and field in results[0]] or ["bbox"]
-    evaluator = _evaluator(args, read_coco(annotations), args.kinds or present, annotations)
-    return evaluator.evaluate(results, per_class=args.per_class, name=args.results)
+def _compare(args: argparse.Namespace, annotations: str | Path) -> None:
+    """Compare two detectors. What can be refused is refused before the first one runs."""
+    if args.backend != "pycocotools":
+        raise UsageError(f"--backend {args.backend} does not keep what --compare needs; expected pycocotools")
+    if args.output_dir:
+        raise UsageError(f"--output-dir {args.output_dir}: is not for --compare; expected --output")
+    if args.output:
+        check_output(args.output, ".json")
+    check_draws(args.draws, args.seed)
+    data = None if all(map(_is_results, args.compare)) else _data(args, annotations)
+    coco = read_coco(annotations) if data is None else data.coco
+    sources = [_source(args, path, coco, data) for path in args.compare]
+    first, second = (results() for results in sources)
+    comparison = compare_results(
+        coco,
+        first,
+        second,
+        args.kinds,
+        names=tuple(args.compare),
+        annotations=annotations,
+        max_detections=args.max_detections,
+        draws=args.draws,
+        seed=args.seed,
+        print_freq=args.print_freq,
+    )
+    if args.output:
+        write_json(args.output, asdict(comparison))
+    print(json.dumps(asdict(comparison)) if args.json else format_comparison(comparison, per_class=args.per_class))
+
+
+def _is_results(path: str) -> bool:
+    return Path(path).suffix.lower() == ".json"
+
+
+def _source(args: argparse.Namespace, path: str, coco: Any, data: Any) -> Callable[[], list[Result]]:
+    """Return a function that returns the results of a file: those in it, or those of the detector in it."""
+    if _is_results(path):
+        results = read_results(path)
+        raise_errors([f for f in check_results(coco.dataset, results) if f.severity == ERROR], path)
+        return lambda: results
+    detector = _read_detector(args, path, data)
+    return lambda: _detect(args, *detector, data)
 
 
 def _evaluator(args: argparse.Namespace, coco: Any, kinds: Sequence[str], annotations: str | Path) -> CocoEvaluator:
     return CocoEvaluator(coco, kinds, backend=args.backend, name=annotations, max_detections=args.max_detections)
 
 
-def _detect(args: argparse.Namespace, annotations: str | Path) -> tuple[Metrics, list[dict[str, Any]]]:
-    """Run the detector; return its metrics and its results."""
-    model, spec = load_detector(args.checkpoint, args.device, min_size=args.min_size, max_size=args.max_size)
-    data = CocoDataset(args.data_path, "val", args.dataset, images=args.images, annotations=annotations)
-    data.match(spec, args.checkpoint)
-    evaluator = _evaluator(args, data.coco, args.kinds or kinds_of(model), annotations)
-    warn_of_detector_limit(model, data.coco.dataset, annotations, args.max_detections)
+def _data(args: argparse.Namespace, annotations: str | Path) -> CocoDataset:
+    return CocoDataset(args.data_path, "val", args.dataset, images=args.images, annotations=annotations)
+
+
+def _read_detector(args: argparse.Namespace, path: str, data: CocoDataset) -> tuple[nn.Module, Labels]:
+    """Return the detector in a file, and its labels with the category ids of the data."""
+    model, spec = load_detector(path, args.device, min_size=args.min_size, max_size=args.max_size)
+    data.match(spec, path)
+    return model, data.labels
+
+
+def _detect(args: argparse.Namespace, model: nn.Module, labels: Labels, data: CocoDataset) -> list[Result]:
+    """Run a detector and return its results."""
+    warn_of_detector_limit(model, data.coco.dataset, data.annotations, args.max_detections)
     batches = DataLoader(data, batch_size=1, num_workers=args.workers, collate_fn=collate)
-    results = predict(model, batches, torch.device(args.device), labels=data.labels, print_freq=args.print_freq)
-    return evaluator.evaluate(results, per_class=args.per_class), results
+    return predict(model, batches, torch.device(args.device), labels=labels, print_freq=args.print_freq)
 
 
 def _class_tables(metrics: Metrics) -> str:

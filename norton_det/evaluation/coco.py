@@ -13,7 +13,7 @@ from norton_det.data.coco.checks import check_annotations, check_results, raise_
 from norton_det.data.coco.checks.results import FIELD
 from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.evaluation.coco_results import Result
-from norton_det.evaluation.limits import limit_of, warn_of_coco_limit
+from norton_det.evaluation.limits import COCO_LIMITS, limit_of, warn_of_coco_limit
 from norton_det.registry import Registry
 
 Metrics = dict[str, dict[str, Any]]
@@ -111,25 +111,51 @@ class CocoEvaluator:
         Raises:
             DataError: the results have errors or do not fit the annotations; see :mod:`norton_det.data.coco.checks`.
         """
-        raise_errors(check_results(self._content, results, kinds=list(self._truths)), name)
+        self.check(results, name)
         with contextlib.redirect_stdout(io.StringIO()):
             return {kind: self._evaluate(results, kind, per_class) for kind in self._truths}
 
-    def _evaluate(self, results: Sequence[Result], kind: str, per_class: bool) -> dict[str, Any]:
+    def check(self, results: Sequence[Result], name: str | Path = "results") -> None:
+        """Check that results can be evaluated.
+
+        Args:
+            results: results in COCO's format.
+            name: name of the results in messages: their file.
+
+        Raises:
+            DataError: the results have errors or do not fit the annotations; see :mod:`norton_det.data.coco.checks`.
+        """
+        raise_errors(check_results(self._content, results, kinds=list(self._truths)), name)
+
+    def match(self, results: Sequence[Result], kind: str) -> Any:
+        """Match checked results with the objects of the annotations, image by image.
+
+        Args:
+            results: results that :meth:`check` accepts.
+            kind: one of the evaluated kinds.
+
+        Returns:
+            The backend's ``COCOeval`` after ``evaluate()``; its ``params`` have the limit of detections.
+        """
         truth = self._truths[kind]
-        evaluation = self._new_evaluation(truth, self._detections(results, kind), kind)
-        evaluation.params.catIds = sorted(truth.cats)
-        if kind == "keypoints":
-            evaluation.params.kpt_oks_sigmas = _sigmas(truth, evaluation.params.kpt_oks_sigmas)
-        limits, limit = evaluation.params.maxDets, self._limits[kind]
-        evaluation.params.maxDets = [*limits[:-1], limit]
-        evaluation.evaluate()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = self._new_evaluation(truth, self._detections(results, kind), kind)
+            evaluation.params.catIds = sorted(truth.cats)
+            if kind == "keypoints":
+                evaluation.params.kpt_oks_sigmas = _sigmas(truth, evaluation.params.kpt_oks_sigmas)
+            evaluation.params.maxDets = [*evaluation.params.maxDets[:-1], self._limits[kind]]
+            evaluation.evaluate()
+        return evaluation
+
+    def _evaluate(self, results: Sequence[Result], kind: str, per_class: bool) -> dict[str, Any]:
+        evaluation, limit = self.match(results, kind), self._limits[kind]
         evaluation.accumulate()
-        evaluation.params.maxDets = limits  # summarize() looks for the positions of COCO's limits
+        # summarize() looks for the positions of COCO's limits.
+        evaluation.params.maxDets = [*evaluation.params.maxDets[:-1], COCO_LIMITS[kind]]
         names = [f"AR{limit}" if name == "AR100" else name for name in METRICS[kind]]
         metrics: dict[str, Any] = _metrics(evaluation, names)
         if per_class:
-            metrics[CLASSES] = _class_metrics(evaluation, truth, names)
+            metrics[CLASSES] = _class_metrics(evaluation, self._truths[kind], names)
         return metrics
 
     def _detections(self, results: Sequence[Result], kind: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from norton_det.data.coco.checks.results import FIELD
 from norton_det.data.coco.labels import Labels
 from norton_det.files import read_json, write_json
 
@@ -44,6 +45,18 @@ def read_results(path: str | Path) -> list[Result]:
     """
     results: list[Result] = read_json(path, list, "a list of COCO results")
     return results
+
+
+def kinds_of_results(results: Sequence[Any]) -> tuple[str, ...]:
+    """Return the kinds that results have, in COCO's words: those of the first one. The checks expect them of all.
+
+    Example:
+        >>> from norton_det.evaluation.coco_results import kinds_of_results
+        >>> kinds_of_results([{"image_id": 1, "category_id": 2, "bbox": [0.0, 0.0, 4.0, 3.0], "score": 0.5}])
+        ('bbox',)
+    """
+    first = results[0] if results and isinstance(results[0], dict) else {}
+    return tuple(kind for kind, field in FIELD.items() if first.get(field) is not None)
 
 
 @contextmanager
