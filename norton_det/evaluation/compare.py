@@ -36,8 +36,8 @@ class Difference:
         a: the first detector's, 0 to 1; None: no ground truth.
         b: the second detector's.
         difference: b - a.
-        interval: the percentile interval of the difference, at ``LEVEL``.
-        draws: number of draws with ground truth, from which the interval is.
+        interval: the percentile interval of the difference, at ``LEVEL``; None: fewer than 40 draws have ground truth.
+        draws: number of draws with ground truth, of which the interval is.
     """
 
     a: float | None
@@ -60,6 +60,7 @@ class Comparison:
         metrics: the differences of each kind, by the name of the metric.
         classes: the same for each class, by its name.
         left_out: kinds that only one of the detectors has, with its name.
+        level: fraction of the draws whose difference is within the interval.
     """
 
     names: tuple[str, str]
@@ -70,6 +71,7 @@ class Comparison:
     metrics: Mapping[str, Mapping[str, Difference]]
     classes: Mapping[str, Mapping[str, Mapping[str, Difference]]]
     left_out: Mapping[str, str]
+    level: float = LEVEL
 
 
 def compare_results(
@@ -127,7 +129,7 @@ def compare_results(
     check_draws(draws, seed)
     if not coco.imgs:
         raise DataError(f"{annotations}: has no images; expected some to draw from")
-    common, left_out = (list(kinds), {}) if kinds is not None else _common_kinds((a, b), names)
+    common, left_out = (list(dict.fromkeys(kinds)), {}) if kinds is not None else _common_kinds((a, b), names)
     evaluator = CocoEvaluator(coco, common, name=annotations, max_detections=max_detections)
     for results, name in zip((a, b), names, strict=True):
         evaluator.check(results, name)
@@ -221,7 +223,7 @@ def format_comparison(comparison: Comparison, *, per_class: bool = False) -> str
     for kind, metrics in comparison.metrics.items():
         classes = comparison.classes[kind] if per_class else {}
         rows = [*metrics.items(), *((f"AP of {name}", lines["AP"]) for name, lines in classes.items())]
-        header = (kind, "A", "B", "B - A", f"{LEVEL:.0%} interval".replace("%", " %"))
+        header = (kind, "A", "B", "B - A", f"{100 * comparison.level:.0f} % interval")
         parts.append(table(header, [(name, *_cells(difference)) for name, difference in rows]))
     return "\n\n".join(parts)
 
