@@ -90,18 +90,23 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
 
 
 def _rebuilt(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | None, source: str | Path) -> nn.Module:
-    """Return the network of a spec with these tensors, in evaluation mode, deployed if there is a record of it.
+    """Return the network of a spec with these tensors, in evaluation mode, deployed if there is a record of it."""
+    net = _folded(spec, state, deployment, source)
+    return restore(net, deployment) if deployment else net
+
+
+def _folded(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | None, source: str | Path) -> nn.Module:
+    """Return the network of a spec with these tensors, in evaluation mode, with the norms folded that a record names.
 
     Raises:
-        UsageError: the spec, or the record, cannot be built.
+        UsageError: the spec cannot be built, or there is no such norm.
         DataError: the tensors do not fit.
     """
     with torch.random.fork_rng(devices=[]), without_initialisation():
         net = build(spec)
     fold_structure(net, deployment.folded if deployment else {})
     load_state(net, state, source, keep_precision=True)
-    net.eval()
-    return restore(net, deployment) if deployment else net
+    return net.eval()
 
 
 def _state_of_deployed(net: nn.Module, deployment: Deployment) -> dict[str, Tensor]:
@@ -176,11 +181,10 @@ def load(
     """
     spec, tensors = read_network(path, deployed=deployed)
     deployment = _read_deployment(path)
-    folded = deployment
-    if deployment is not None and redeploy is not None:
-        folded = replace(deployment, blocks=(), memory_format="contiguous")
     try:
-        net = _rebuilt(spec, tensors, folded, path).to(device)
+        net = _folded(spec, tensors, deployment, path).to(device)
+        if deployment is not None and redeploy is None:
+            net = restore(net, deployment)
     except UsageError as error:
         raise DataError(f"{path}: spec cannot be built: {error}") from None
     if redeploy is not None:

@@ -57,7 +57,10 @@ def narrow_network(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]
     for layer in plan.layers:
         if layer.writes in kept or not kept.keys().isdisjoint(layer.reads):
             inputs = positions(layer.reads, plan.widths, kept)
-            narrow(net.get_submodule(layer.name), inputs, kept.get(layer.writes or ""))
+            try:
+                narrow(net.get_submodule(layer.name), inputs, kept.get(layer.writes or ""))
+            except UsageError as error:
+                raise UsageError(f"layer {layer.name!r}: {error}") from None
 
 
 def positions(groups: Iterable[str], widths: Mapping[str, int], kept: Mapping[str, Tensor]) -> Tensor | None:

@@ -111,7 +111,7 @@ def test_replaced_layers_that_were_changed_are_refused(
     name, weight = next((name, p) for name, p in changed.named_parameters() if name.startswith("layer1.0.conv1."))
     with torch.no_grad():
         weight.mul_(1.01)
-    with pytest.raises(UsageError, match=rf"changed since norton_det.deploy: {name} has other values; deploy the"):
+    with pytest.raises(UsageError, match=rf"changed since norton_det.deploy: {name} has other values; make the"):
         nd.save(changed, spec, tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match=r"changed since norton_det.deploy: \S+ is torch.float16; a file would give"):
         nd.save(copy.deepcopy(fast).half(), spec, tmp_path / "x.safetensors")
