@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Refused, tool
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -302,9 +302,77 @@ def test_sides_are_recognised(left: str, right: str) -> None:
     assert partners(names) == {left: right, right: left}
     assert flipped_order(names) == [0, 3, 2, 1, 4, 5]
     for lonely in (left, right):
-        if lonely not in ("eyeleft", "eyeright"):  # as "bright" is no side
-            with pytest.raises(UsageError, match=f"keypoint {lonely!r} has a side and no partner among nose, {lonely}"):
-                flipped_order(["nose", lonely])
+        if lonely in ("eyeleft", "eyeright", "lefteye", "righteye"):  # as "bright" and "leftover" have no side
+            assert flipped_order(["nose", lonely]) == [0, 1]
+            continue
+        with pytest.raises(UsageError, match=f"{lonely!r} has a side and no certain partner among nose, {lonely}"):
+            flipped_order(["nose", lonely])
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["Lknee", "Rknee", "L1", "R1", "lhip", "rhip"], [("Lknee", "Rknee"), ("L1", "R1"), ("lhip", "rhip")]),
+        (["wheel_fl", "wheel_fr", "wheel_rl", "wheel_rr"], [("wheel_fl", "wheel_fr"), ("wheel_rl", "wheel_rr")]),
+        (["ul", "ur", "ll", "lr"], [("ul", "ur"), ("ll", "lr")]),
+        (["LEye", "Reye", "LEFTear", "rightEar"], [("LEye", "Reye"), ("LEFTear", "rightEar")]),
+        (["upleftarm", "uprightarm", "leftover", "tail"], [("upleftarm", "uprightarm")]),
+        (
+            ["left_lamp_left", "left_lamp_right", "right_lamp_left", "right_lamp_right"],
+            [("left_lamp_left", "right_lamp_right"), ("left_lamp_right", "right_lamp_left")],
+        ),
+    ],
+)
+def test_common_spellings_of_sides(
+    names: list[str], pairs: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    both = dict(pairs) | {right: left for left, right in pairs}
+    assert partners(names) == both
+    with caplog.at_level("INFO"):
+        assert [names[index] for index in flipped_order(names)] == [both.get(name, name) for name in names]
+    (line,) = caplog.messages
+    assert "a flip exchanges: " + ", ".join(map("/".join, pairs)) + "; that it does not: " in line
+    assert line.endswith(", ".join(name for name in names if name not in both) or "none")
+
+
+def test_an_uncertain_partner_is_refused_by_name(refused: Refused) -> None:
+    names = ["ll", "lr", "rl", "rr"]
+    assert partners(names) == dict.fromkeys(names)
+    refused(lambda: flipped_order(names), 2, "keypoint 'll' has a side and no certain partner among ll, lr, rl, rr")
+    assert flipped_order(names, [("ll", "lr"), ("rl", "rr")]) == [1, 0, 3, 2]
+
+
+_BASES = st.text("abcdemnop", min_size=1, max_size=5)  # neither l nor r
+_SPELLINGS = st.sampled_from(
+    ["left_{}", "L_{}", "l{}", "L{}", "{}l", "{}_left", "{} Left", "left{}", "{}Left{}", "a{}l{}", "{}-L", "Left {}"]
+)
+
+
+@settings(deadline=None)  # machines are slow at times
+@given(st.lists(st.tuples(_BASES, _SPELLINGS), max_size=6, unique_by=lambda pair: pair[0]), st.sets(_BASES), st.data())
+def test_partners_differ_by_one_side(spelled: list[tuple[str, str]], others: set[str], data: st.DataObject) -> None:
+    exchange = str.maketrans("lL", "rR")
+
+    def pair(base: str, spelling: str) -> tuple[str, str]:
+        right = spelling.replace("left", "right").replace("Left", "Right")
+        right = right if right != spelling else spelling.translate(exchange)
+        return spelling.replace("{}", base), right.replace("{}", base)
+
+    pairs = [pair(*case) for case in spelled]
+    assume(len({name.lower() for both in pairs for name in both} | others) == 2 * len(pairs) + len(others))
+    names = data.draw(st.permutations([*others, *(name for both in pairs for name in both)]))
+    expected = dict(pairs) | {right: left for left, right in pairs}
+    assert partners(names) == expected
+    order = flipped_order(names)
+    assert [order[index] for index in order] == list(range(len(names)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("lrLRa_", min_size=1, max_size=4) | st.sampled_from(["left", "right_l"]), max_size=8))
+def test_partners_are_mutual(names: list[str]) -> None:
+    found = partners(names)
+    assert found.keys() <= set(names)
+    assert all(found[other] == name != other for name, other in found.items() if other is not None)
 
 
 def test_pairs_that_are_given() -> None:
