@@ -28,10 +28,10 @@ _BESIDE = frozenset({"total_ops", "total_params", "n_averaged"})
 def read_state_dict(path: str | Path, names: Collection[str] = ()) -> dict[str, Tensor]:
     """Read the state dict in a ``.pth``, ``.pt``, ``.th`` or ``.safetensors`` file.
 
-    It may lie under a key such as ``model`` or ``state_dict``. Where there are several, ``model`` is read and not the
-    moving average ``model_ema``, as by torchvision's scripts. What wrappers of networks put before the names
-    (``module.``, ``_orig_mod.``, ...) is removed, in any order, and so are counters that are no part of a network. The
-    log says what was chosen and what was left out.
+    It may lie under a key such as ``model`` or ``state_dict``, whatever is stored beside it. Where there are several,
+    ``model`` is read and not the moving average ``model_ema``, as by torchvision's scripts. What wrappers of networks
+    put before the names (``module.``, ``_orig_mod.``, ...) is removed, in any order, and so are counters that are no
+    part of a network. The log says what was chosen and what was left out.
 
     Args:
         path: the file.
@@ -48,17 +48,18 @@ def read_state_dict(path: str | Path, names: Collection[str] = ()) -> dict[str, 
         ...     read_state_dict(f"{folder}/x.pth")
         {'weight': tensor([1., 1.])}
     """
-    content = read_file(path)
-    if not _has_tensors(content):
-        (key, content), *others = _under_keys(content) or [("", content)]
-        if others:
-            rest = ", ".join(key for key, _ in others)
-            logger.info("%s: the weights under %r are used; not those under %s", path, key, rest)
-    state = {name: value for name, value in content.items() if name.rpartition(".")[2] not in _BESIDE}
+    whole = read_file(path)
+    (key, content), *others = _under_keys(whole) or [("", whole)]
+    if others:
+        rest = ", ".join(key for key, _ in others)
+        logger.info("%s: the weights under %r are used; not those under %s", path, key, rest)
+    state = {name: value for name, value in content.items() if str(name).rpartition(".")[2] not in _BESIDE}
     wrong = [f"{name!r} is a {type(value).__name__}" for name, value in state.items() if not isinstance(value, Tensor)]
     if wrong or not state:
         problem = wrong[0] if wrong else "there is no tensor"
-        raise DataError(f"{path}: no state dict: {problem}; expected tensors by name, alone or under 'state_dict'")
+        place = f" under {key!r}" if key else ""
+        expected = "tensors by name, alone or under 'state_dict'"
+        raise DataError(f"{path}: no state dict{place}: {problem}; expected {expected}")
     if len(state) < len(content):
         left = [name for name in content if name not in state]
         logger.info("%s: %d counters are not used (%s, ...)", path, len(left), left[0])
@@ -76,7 +77,7 @@ def _under_keys(content: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
         inner = content.get(key)
         if isinstance(inner, Mapping) and inner is not content:
             deeper = [(f"{key}.{name}", state) for name, state in _under_keys(inner)]
-            found += [(key, inner)] if _has_tensors(inner) else deeper
+            found += deeper or ([(key, inner)] if _has_tensors(inner) else [])
     return found
 
 

@@ -1,14 +1,17 @@
 """Files of ``torch.save``, read without running any code in them."""
 
+import io
 import pathlib
+import pickle
 import re
 import types
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ import torch
 from norton_det.errors import DataError
 
 _REFUSED = re.compile(r"GLOBAL (?P<name>\S+)|(?P<archive>TorchScript archive)|but got <class '(?P<type>\S+)'>")
+_NEWEST_PROTOCOL = 3  # of pickle, that torch reads without running code
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x1f\x7f]")
 
 
@@ -62,7 +66,8 @@ def load_plain(path: str | Path) -> Any:
     ``argparse`` (as a mapping), paths and default dictionaries.
 
     Raises:
-        DataError: the file is damaged, or holds something else; the message names it.
+        DataError: the file is damaged, needs more memory than there is, is of a newer pickle protocol, or holds
+            something else; the message names it.
 
     Example:
         >>> import argparse, tempfile
@@ -77,23 +82,46 @@ def load_plain(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise DataError(f"{path}: damaged, or too large for the memory: {_plain(str(error)) or 'no memory'}") from None
     except Exception as error:  # bytes that are no such file fail anywhere
-        text = str(error)
-        if refused := _REFUSED.search(text):
-            name = _plain(next(filter(None, refused.groups())))
-            raise DataError(
-                f"{path}: holds a {name}, which is not read: it could run code; expected tensors and plain values, "
-                "as in a state dict"
-            ) from None
-        raise DataError(f"{path}: damaged, or no weights file: {_plain(text) or type(error).__name__}") from None
+        raise DataError(f"{path}: {_fault(path, error)}") from None
+
+
+def _fault(path: str | Path, error: Exception) -> str:
+    """Return what is wrong with a file that torch refused with ``error``."""
+    text = str(error)
+    if refused := _REFUSED.search(text):
+        name = _plain(next(filter(None, refused.groups())))
+        return f"holds a {name}, which is not among what is read; expected tensors and plain values, as in a state dict"
+    if "Unsupported operand" in text and (protocol := _protocol(path)) > _NEWEST_PROTOCOL:
+        return (
+            f"written with pickle protocol {protocol}, which cannot be read without running code; "
+            "save it again with torch.save's default"
+        )
+    return f"damaged, or no weights file: {_plain(text) or type(error).__name__}"
+
+
+def _protocol(path: str | Path) -> int:
+    """Return the pickle protocol of a file of ``torch.save``; 0 if it does not say it."""
+    with suppress(OSError, RuntimeError, BadZipFile), ExitStack() as stack:
+        file: Any = stack.enter_context(Path(path).open("rb"))
+        if is_zipfile(file):
+            archive = stack.enter_context(ZipFile(file))
+            name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+            file = stack.enter_context(archive.open(name)) if name else io.BytesIO()
+        else:
+            file.seek(0)
+        start = file.read(2)
+        return start[1] if len(start) == 2 and start[:1] == pickle.PROTO else 0
+    return 0
 
 
 @contextmanager
 def _harmless_allowed() -> Iterator[None]:
     with torch.serialization.safe_globals([(value, name) for name, value in HARMLESS.items()]), catch_warnings():
         filterwarnings("ignore", ".*TorchScript archive", UserWarning)  # it is refused
+        filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what cannot be read is refused as well
         yield
 
 

@@ -3,9 +3,11 @@
 import argparse
 import collections
 import contextlib
+import datetime
 import logging
 import os
 import pathlib
+import pickle
 import types
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,41 @@ def test_code_is_refused_by_name_in_one_plain_line(value: Any, name: str, tmp_pa
     assert "weights_only" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (datetime.datetime(2026, 1, 2), "datetime.datetime"),
+        (range(3), "range"),
+        (np.array(["a"]), "numpy.dtypes.StrDType"),
+        (os.system, f"{os.name}.system"),
+    ],
+)
+def test_what_is_not_read_is_said_to_be_just_that(value: Any, name: str, tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"model": STATE, "value": value}, path)
+    message = f"{path}: holds a {name}, which is not among what is read; expected tensors and plain values"
+    refused(lambda: read_state_dict(path), 3, message)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_protocols_are_read_or_named(protocol: int, zipped: bool, tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"model": STATE}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    if protocol <= 3:
+        assert same(read_state_dict(path), STATE)
+    else:
+        message = f"{path}: written with pickle protocol {protocol}, which cannot be read without running code; save it"
+        refused(lambda: read_state_dict(path), 3, message)
+
+
+def test_an_array_larger_than_any_memory_gives_one_line(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "x.pth"
+    reconstruct = np.zeros(0).__reduce__()[0]
+    torch.save({"model": STATE, "value": Code(reconstruct, np.ndarray, (2**55,), b"b")}, path)
+    refused(lambda: read_state_dict(path), 3, f"{path}: damaged, or too large for the memory: Unable to allocate 32")
+
+
 def test_nothing_that_is_allowed_runs_code() -> None:
     kinds = {type(value) for value in HARMLESS.values()}
     assert kinds <= {type, type(np.dtype), types.FunctionType, types.BuiltinFunctionType, type(type(np.dtype("f4")))}
@@ -132,15 +169,26 @@ def test_a_damaged_file_gives_one_line(cut: int, byte: int, zipped: bool, tmp_pa
     prefixes=st.lists(st.sampled_from(["module", "_orig_mod", "model", "state_dict", "net"]), max_size=4),
     keys=st.lists(st.sampled_from(["model", "state_dict", "net", "network", "model_ema", "ema"]), max_size=2),
     counters=st.booleans(),
+    tensors=st.booleans(),
 )
-def test_keys_and_prefixes_in_any_order(prefixes: list[str], keys: list[str], counters: bool, tmp_path: Path) -> None:
+def test_keys_and_prefixes_in_any_order(
+    prefixes: list[str], keys: list[str], counters: bool, tensors: bool, tmp_path: Path
+) -> None:
     content: Any = {".".join([*prefixes, name]): tensor for name, tensor in STATE.items()}
+    beside = {"rng_state": torch.get_rng_state(), "best_acc1": torch.tensor([76.1])} if tensors else {}
     if counters:
         content |= {f"{prefix}.total_ops": torch.zeros(1) for prefix in (*prefixes, "conv")}
         content["n_averaged"] = torch.tensor(3)
     for key in keys:
-        content = {"epoch": 3, key: content}
+        content = {"epoch": 3, key: content, **beside}
     torch.save(content, tmp_path / "x.pth")
+    assert same(read_state_dict(tmp_path / "x.pth"), STATE)
+
+
+@pytest.mark.parametrize("beside", [{"best_acc1": torch.tensor([76.1])}, {"rng_state": torch.get_rng_state()}])
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_tensor_beside_a_state_dict_is_no_part_of_it(key: str, beside: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"epoch": 1, **beside, key: STATE}, tmp_path / "x.pth")
     assert same(read_state_dict(tmp_path / "x.pth"), STATE)
 
 
@@ -171,7 +219,9 @@ def test_the_log_says_what_is_left_out(tmp_path: Path, caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {**STATE, "epoch": 3}}, "no state dict: 'epoch' is a int"),
+        ({"model": {**STATE, "epoch": 3}}, "no state dict under 'model': 'epoch' is a int"),
+        ({**STATE, "epoch": 3}, "no state dict: 'epoch' is a int"),
+        ({0: 3}, "no state dict: 0 is a int"),
         ({"weights": 3}, "no state dict: 'weights' is a int"),
         ({}, "no state dict: there is no tensor"),
         ([1], "holds a list; expected a state dict"),
