@@ -11,6 +11,7 @@ import numpy as np
 
 from norton_det.data.coco.checks import check_annotations, check_results, raise_errors
 from norton_det.data.coco.checks.results import FIELD
+from norton_det.data.coco.labels import BACKGROUND, category_name
 from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.evaluation.coco_results import Result
 from norton_det.evaluation.limits import COCO_LIMITS, limit_of, warn_of_coco_limit
@@ -30,7 +31,10 @@ MAIN_LINES = {kind: tuple(line for line in lines if line[-1] not in "sml") for k
 CLASSES = "classes"
 """Key of the metrics of single classes, beside the names of the metrics."""
 _DEFAULT_SIGMA = 0.05
-_COMMON = ("incomplete entries", "duplicate image ids", "duplicate category ids", "wrong areas", "wrong iscrowd")
+_COMMON = (
+    *("incomplete entries", "objects of the background", "duplicate image ids", "duplicate category ids"),
+    *("wrong areas", "wrong iscrowd"),
+)
 _POINTS = ("wrong keypoint names", "wrong keypoints")
 _TRUTH_CHECKS = {
     "bbox": (*_COMMON, "malformed boxes", "negative boxes"),
@@ -210,9 +214,12 @@ def evaluate_results(
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:
     """Return a copy of annotations that pycocotools evaluates correctly."""
     raise_errors(check_annotations(content, masks=kind == "segm", only=_TRUTH_CHECKS[kind]), name)
-    categories = [c for c in content["categories"] if kind != "keypoints" or c.get("keypoints")]
+    categories = [c for c in content["categories"] if category_name(c) != BACKGROUND]
+    if kind == "keypoints":
+        categories = [c for c in categories if c.get("keypoints")]
     if not categories:
-        raise DataError(f"{name}: no category has keypoints; expected one to evaluate {kind}")
+        lacking = "has keypoints" if kind == "keypoints" else "is a class"
+        raise DataError(f"{name}: no category {lacking}; expected one to evaluate {kind}")
     evaluated = {c["id"] for c in categories}
     annotations: list[dict[str, Any]] = []
     for annotation in content["annotations"]:
@@ -242,7 +249,7 @@ def _class_metrics(evaluation: Any, truth: Any, names: Sequence[str]) -> dict[st
     for k, category in enumerate(evaluation.params.catIds):
         precision, recall = complete["precision"][:, :, k : k + 1], complete["recall"][:, k : k + 1]
         evaluation.eval = {**complete, "precision": precision, "recall": recall}
-        name = str(truth.cats[category].get("name", category))
+        name = category_name(truth.cats[category])
         metrics[f"{name} {category}" if name in metrics else name] = _metrics(evaluation, names)
     return metrics
 

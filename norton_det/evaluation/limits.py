@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from norton_det.data.coco.labels import category_name
 from norton_det.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def warn_of_coco_limit(truths: Mapping[str, Any], limits: Mapping[str, int], nam
             limit,
             image,
             most,
-            truth.cats[category].get("name", category),
+            category_name(truth.cats[category]),
             " and ".join(kinds),
             limit,
             lost,

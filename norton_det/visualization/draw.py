@@ -47,7 +47,8 @@ class Legend:
         if not isinstance(categories, list) or not all(isinstance(c, dict) and "id" in c for c in categories):
             raise DataError(f"{path}: lacks categories with ids; expected COCO annotations")
         lines: list[list[int]] = next((c["skeleton"] for c in categories if "skeleton" in c), [])
-        return cls({c["id"]: str(c.get("name", c["id"])) for c in categories}, [(a - 1, b - 1) for a, b in lines])
+        names = {c["id"]: str(c["id"] if c.get("name") is None else c["name"]) for c in categories}
+        return cls(names, [(a - 1, b - 1) for a, b in lines])
 
 
 def draw_detections(image: Tensor, detections: Mapping[str, Tensor], legend: Legend | None = None) -> Tensor:

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from norton_det.data import CocoDataset
+from norton_det.data.coco.checks import check_annotations
 from norton_det.data.coco.labels import BACKGROUND, Labels
 from norton_det.errors import DataError
+from norton_det.evaluation.coco import CocoEvaluator
 from norton_det.spec import UNUSED, Spec
 
 FASTER, KEYPOINT = "fasterrcnn_cpresnet50_fpn", "keypointrcnn_cpresnet50_fpn"
@@ -47,11 +49,43 @@ def categories(draw: st.DrawFn) -> Categories:
 @given(categories())
 def test_new_labels_are_1_to_n_in_the_order_of_the_ids(entries: Categories) -> None:
     labels = Labels.new(entries)
-    assert labels.ids == dict(enumerate(sorted(entry["id"] for entry in entries), start=1))
-    assert len(set(labels.classes)) == len(labels.classes) == len(entries) + 1
+    numbers = [entry["id"] for entry in entries if entry.get("name") != BACKGROUND]
+    assert labels.ids == dict(enumerate(sorted(numbers), start=1))
+    assert len(set(labels.classes)) == len(labels.classes) == len(numbers) + 1
     assert matched(spec_of(labels.classes), entries) == labels
-    annotations = [{"category_id": entry["id"]} for entry in entries]
-    assert [labels.ids[label] for label in labels.of(annotations).tolist()] == [entry["id"] for entry in entries]
+    assert [labels.ids[label] for label in labels.of([{"category_id": n} for n in numbers]).tolist()] == numbers
+
+
+def test_a_name_that_is_null_is_missing() -> None:
+    entries = [{"id": 1, "name": None}, {"id": 2, "name": "a"}, {"id": 3, "name": None}]
+    assert Labels.new(entries).classes == (BACKGROUND, "1", "a", "3")
+
+
+def test_the_background_among_the_categories_is_no_class(shapes: Path, tmp_path: Path, refused: Refused) -> None:
+    entries = [{"id": 0, "name": BACKGROUND}, {"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    labels = Labels.new(entries)
+    assert (labels.classes, labels.ids) == ((BACKGROUND, "a", "b"), {1: 1, 2: 2})
+    assert matched(spec_of(labels.classes), entries[1:]) == matched(spec_of(labels.classes), entries) == labels
+    assert matched(Spec(FASTER, 3), entries).ids == labels.ids
+
+    path = shapes / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    expected = CocoDataset(shapes, "val").labels
+    results = [{**a, "score": 1.0} for a in content["annotations"]]
+    content["categories"].insert(0, entries[0])
+    changed = tmp_path / "val.json"
+
+    def read() -> CocoDataset:
+        changed.write_text(json.dumps(content))
+        return CocoDataset(shapes, "val", annotations=changed)
+
+    assert read().labels == expected
+    assert not [f for f in check_annotations(content, num_classes=4) if "categor" in f.check]
+    metrics = CocoEvaluator(read().coco, ["bbox"]).evaluate(results, per_class=True)["bbox"]
+    assert list(metrics["classes"]) == list(expected.classes[1:])
+    content["annotations"][0]["category_id"] = 0
+    message = f"{changed}: objects of the background: annotation {content['annotations'][0]['id']}: category_id 0"
+    refused(read, 3, message)
 
 
 @settings(deadline=None)  # machines are slow at times

@@ -104,7 +104,8 @@ class Labels:
 def class_names(categories: Iterable[Category]) -> dict[Any, str]:
     """Return the distinct names of categories by id, in the order of the ids.
 
-    A category without a name has its id as name; where several have one name, the id is added.
+    A category without a name has its id as name; where several have one name, the id is added. The background
+    (``__background__``, which some programs write as the first category) is no class and is left out.
 
     Example:
         >>> from norton_det.data.coco.labels import class_names
@@ -114,13 +115,26 @@ def class_names(categories: Iterable[Category]) -> dict[Any, str]:
     Raises:
         DataError: the names are not distinct even so.
     """
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    counts = Counter([*names.values(), BACKGROUND, UNUSED])
+    names = {category["id"]: category_name(category) for category in categories}
+    names = {number: name for number, name in names.items() if name != BACKGROUND}
+    counts = Counter([*names.values(), UNUSED])
     ids = sorted(names, key=lambda number: (type(number).__name__, number))  # integers, then strings
     distinct = {n: names[n] if counts[names[n]] == 1 else f"{names[n]} (id {n})" for n in ids}
     if len(set(distinct.values())) < len(distinct):
         raise DataError(f"categories {distinct}: expected distinct names")
     return distinct
+
+
+def category_name(category: Category) -> str:
+    """Return the name of a category; its id if it has no name, or null.
+
+    Example:
+        >>> from norton_det.data.coco.labels import category_name
+        >>> category_name({"id": 3, "name": "cell"}), category_name({"id": 3, "name": None})
+        ('cell', '3')
+    """
+    name = category.get("name")
+    return str(category["id"] if name is None else name)
 
 
 def keypoint_names(categories: Iterable[Category]) -> list[str]:

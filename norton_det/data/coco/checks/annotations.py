@@ -9,6 +9,7 @@ from norton_det.data.coco.checks import objects
 from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
 from norton_det.data.coco.checks.fields import are_coordinates, is_area, leaves_folder, outside
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+from norton_det.data.coco.labels import BACKGROUND, category_name
 
 _LOWER = {ERROR: WARNING, WARNING: NOTE, NOTE: NOTE}
 
@@ -77,21 +78,20 @@ def _without_annotations(data: Annotations) -> Iterator[str]:
 
 
 def _too_many_categories(data: Annotations) -> Iterator[str]:
-    count, limit = len(data.category_of), data.num_classes
+    count, limit = len(data.classes), data.num_classes
     if limit is not None and count >= limit:
         yield f"{count} categories; expected at most {limit - 1}, as num_classes is {limit}"
 
 
 def _category_zero(data: Annotations) -> Iterator[str]:
-    if 0 in data.category_of:
-        yield f"category {data.category_of[0].get('name', 0)}"
+    if 0 in data.classes:
+        yield f"category {category_name(data.category_of[0])}"
 
 
 def _same_names(data: Annotations) -> Iterator[str]:
     ids = defaultdict(list)
     for number, category in data.category_of.items():
-        if "name" in category:
-            ids[str(category["name"])].append(number)
+        ids[category_name(category)].append(number)
     return (f"{name!r} of ids {', '.join(map(str, same))}" for name, same in ids.items() if len(same) > 1)
 
 
@@ -105,6 +105,11 @@ def _without_image(data: Annotations, a: Entry) -> str | None:
 
 def _unknown_category(data: Annotations, a: Entry) -> str | None:
     return None if a["category_id"] in data.category_of else f"category_id {a['category_id']!r}"
+
+
+def _of_background(data: Annotations, a: Entry) -> str | None:
+    number = a["category_id"]
+    return f"category_id {number!r}" if number in data.category_of and number not in data.classes else None
 
 
 def _wrong_area(data: Annotations, a: Entry) -> str | None:
@@ -163,6 +168,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools takes it for unmatched; corrected here"),
     Check("annotations without image", ERROR, each_annotation(_without_image), "expected the id of an image"),
     Check("unknown categories", ERROR, each_annotation(_unknown_category), "expected the id of a category"),
+    Check("objects of the background", ERROR, each_annotation(_of_background), f"{BACKGROUND} is no class"),
     Check("too many categories", ERROR, _too_many_categories, "the detector has no label for each"),
     Check("category id 0", NOTE, _category_zero, "other programs take it for the background; labels begin with 1 here"),
     Check("categories of one name", WARNING, _same_names, "they are told apart by their ids"),
@@ -182,6 +188,7 @@ _READING = (
     "incomplete entries",
     "image ids of different kinds",
     "unknown categories",
+    "objects of the background",
     "malformed boxes",
     "wrong iscrowd",
     *objects.READING,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from norton_det.data.coco.checks.fields import is_id, is_size
+from norton_det.data.coco.labels import BACKGROUND, category_name
 from norton_det.errors import DataError
 
 Entry = dict[str, Any]
@@ -41,6 +42,7 @@ class Annotations:
         self.annotations = self._complete(content, "annotations", ids)
         self.image_of = {image["id"]: image for image in self.images}
         self.category_of = {category["id"]: category for category in self.categories}
+        self.classes = {number for number, entry in self.category_of.items() if category_name(entry) != BACKGROUND}
         self.keypoints_of = {
             number: len(category["keypoints"])
             for number, category in self.category_of.items()
