@@ -233,12 +233,6 @@ def _match(args: argparse.Namespace, spec: Spec, train_images: CocoDataset, val_
     source = args.resume or args.weights
     if not args.test_only:
         train_images.match(spec, source)
-        largest = max(train_images.labels.ids.values())
-        if not spec.classes and spec.num_classes != largest + 1:
-            raise UsageError(
-                f"{source}: has {spec.num_classes} classes and does not name them; expected {largest + 1}, as the "
-                f"largest category id of {train_images.annotations} is {largest}"
-            )
         spec = replace(spec, classes=train_images.labels.classes, keypoints=train_images.labels.keypoints)
     val_images.match(spec, source or train_images.annotations)
     return spec
