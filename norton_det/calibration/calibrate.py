@@ -1,19 +1,30 @@
 """Calibration of a compressed network, as a step of compression."""
 
+import copy
+import logging
 from collections.abc import Iterable
+from math import inf, isfinite, sqrt
 
 import torch
 
 from norton_det.calibration.layerwise import calibrate
-from norton_det.errors import UsageError
-from norton_det.models.tasks import Images
+from norton_det.errors import DataError, UsageError
+from norton_det.models.tasks import Images, as_inputs
+from norton_det.runtime.modes import evaluating, undone_on_failure
+from norton_det.runtime.outputs import TOLERANCE
 from norton_det.structure.network import Network
+
+logger = logging.getLogger(__name__)
+
+_COMPARED = 64  # images on which the calibrated network is compared with the dense one
 
 
 def calibrated(network: Network, reference: Network, images: Images, *, seed: int) -> Network:
     """Calibrate the module of ``network`` in place, and return the network with the step in its provenance.
 
-    The layers of the channel plan are refitted, and those beside it that were decomposed since ``reference``.
+    The layers of the channel plan are refitted, and those beside it that were decomposed since ``reference``. On the
+    first 64 images the features are then compared with those of ``reference``: where calibration did not bring them
+    closer it is undone, and a warning is logged. The provenance has both distances.
 
     Args:
         network: compressed.
@@ -23,6 +34,7 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
 
     Raises:
         UsageError: there is no image, or a decomposed layer cannot be calibrated.
+        DataError: values that are not finite, in layers or in what both forms of the network compute from the images.
     """
     before, after = reference.spec.decompositions, network.spec.decompositions
     named = {layer.name for layer in network.plan.layers}
@@ -34,10 +46,43 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
         if width < plan.widths[group]:
             channels = list(spec.kept.get(group, range(plan.widths[group])))
             kept[group] = torch.tensor([channels.index(channel) for channel in network.spec.kept[group]])
-    layers = calibrate(network.module, reference.module, plan, kept, images, seed=seed, outside=outside)
+    before_it = copy.deepcopy(network.module.state_dict())
+    with undone_on_failure(network.module):
+        plain = _output_error(network, reference, images)
+        layers = calibrate(network.module, reference.module, plan, kept, images, seed=seed, outside=outside)
+        fitted = _output_error(network, reference, images)
+        if not isfinite(min(plain, fitted)):
+            raise DataError("outputs on the calibration images are not finite, with calibration and without")
+    logger.info("calibration: error of the outputs on its images %.3g, without calibration %.3g", fitted, plain)
     skipped = dict.fromkeys(earlier, "beside the channel plan, and decomposed before")
-    step = {"images": len(images), "seed": seed, "layers": layers, "skipped": skipped}
+    if fitted > plain + TOLERANCE:
+        network.module.load_state_dict(before_it)
+        logger.warning(
+            "calibration is undone: on its images the outputs differ from the dense network's by %.3g of their norm, "
+            "without it by %.3g; more or other images may help",
+            fitted,
+            plain,
+        )
+        skipped |= dict.fromkeys(layers, "undone: the outputs were farther from the dense network's than before")
+        layers = {}
+    errors = {"plain": plain, "fitted": fitted}
+    output_error = {key: error if isfinite(error) else None for key, error in errors.items()}
+    step = {"images": len(images), "seed": seed, "output_error": output_error, "layers": layers, "skipped": skipped}
     return network.with_step("calibrate", step)
+
+
+@torch.no_grad()
+def _output_error(network: Network, reference: Network, images: Images) -> float:
+    """Return the distance of the features of two networks relative to their norm; infinity where it is not finite."""
+    task, sample = network.architecture.task, images[:_COMPARED]
+    features = []
+    for net in (network.module, reference.module):
+        with evaluating(net):
+            features.append([level.double() for level in task.features_of(net, as_inputs(sample, net))])
+    ours, its = features
+    difference = sum((a.to(b.device) - b).square().sum().item() for a, b in zip(ours, its, strict=True))
+    error = sqrt(difference / max(sum(b.square().sum().item() for b in its), 1e-300))
+    return error if isfinite(error) else inf
 
 
 def check_calibratable(network: Network, layers: Iterable[str]) -> list[str]:
