@@ -1,16 +1,16 @@
 """Calibration of a compressed network, as a step of compression."""
 
-import copy
 import logging
 from collections.abc import Iterable
 from math import inf, isfinite, sqrt
 
 import torch
+from torch import Tensor, nn
 
 from norton_det.calibration.layerwise import calibrate
 from norton_det.errors import DataError, UsageError
 from norton_det.models.tasks import Images, as_inputs
-from norton_det.runtime.modes import evaluating, undone_on_failure
+from norton_det.runtime.modes import copied, evaluating, undone_on_failure
 from norton_det.runtime.outputs import TOLERANCE
 from norton_det.structure.network import Network
 
@@ -46,17 +46,14 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
         if width < plan.widths[group]:
             channels = list(spec.kept.get(group, range(plan.widths[group])))
             kept[group] = torch.tensor([channels.index(channel) for channel in network.spec.kept[group]])
-    before_it = copy.deepcopy(network.module.state_dict())
+    uncalibrated = copied(network.module)
     with undone_on_failure(network.module):
-        plain = _output_error(network, reference, images)
         layers = calibrate(network.module, reference.module, plan, kept, images, seed=seed, outside=outside)
-        fitted = _output_error(network, reference, images)
-        if not isfinite(min(plain, fitted)):
-            raise DataError("outputs on the calibration images are not finite, with calibration and without")
+        plain, fitted = _output_errors(network, reference, (uncalibrated, network.module), images)
     logger.info("calibration: error of the outputs on its images %.3g, without calibration %.3g", fitted, plain)
     skipped = dict.fromkeys(earlier, "beside the channel plan, and decomposed before")
     if fitted > plain + TOLERANCE:
-        network.module.load_state_dict(before_it)
+        network.module.load_state_dict(uncalibrated.state_dict())
         logger.warning(
             "calibration is undone: on its images the outputs differ from the dense network's by %.3g of their norm, "
             "without it by %.3g; more or other images may help",
@@ -72,17 +69,32 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
 
 
 @torch.no_grad()
-def _output_error(network: Network, reference: Network, images: Images) -> float:
-    """Return the distance of the features of two networks relative to their norm; infinity where it is not finite."""
-    task, sample = network.architecture.task, images[:_COMPARED]
-    features = []
-    for net in (network.module, reference.module):
+def _output_errors(
+    network: Network, reference: Network, modules: Iterable[nn.Module], images: Images
+) -> tuple[float, ...]:
+    """Return the distance of each module's features from those of ``reference``, relative to the norm of the latter.
+
+    It is infinite where a value is not finite.
+
+    Raises:
+        DataError: it is infinite for all of them.
+    """
+
+    def features(net: nn.Module) -> list[Tensor]:
         with evaluating(net):
-            features.append([level.double() for level in task.features_of(net, as_inputs(sample, net))])
-    ours, its = features
-    difference = sum((a.to(b.device) - b).square().sum().item() for a, b in zip(ours, its, strict=True))
-    error = sqrt(difference / max(sum(b.square().sum().item() for b in its), 1e-300))
-    return error if isfinite(error) else inf
+            levels = network.architecture.task.features_of(net, as_inputs(images[:_COMPARED], net))
+            return [level.cpu().double() for level in levels]
+
+    dense = features(reference.module)
+    norm = sqrt(sum(level.square().sum().item() for level in dense)) or 1.0
+    errors = []
+    for module in modules:
+        squares = ((ours - its).square().sum().item() for ours, its in zip(features(module), dense, strict=True))
+        error = sqrt(sum(squares)) / norm
+        errors.append(error if isfinite(error) else inf)
+    if not isfinite(min(errors)):
+        raise DataError("outputs on the calibration images are not finite, with calibration and without")
+    return tuple(errors)
 
 
 def check_calibratable(network: Network, layers: Iterable[str]) -> list[str]:

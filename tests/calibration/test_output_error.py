@@ -59,6 +59,13 @@ def test_both_errors_are_recorded(count: int, caplog: pytest.LogCaptureFixture) 
     assert "undone" not in caplog.text
 
 
+@pytest.mark.parametrize("arch", [ARCH, "fasterrcnn_cpresnet50_fpn"])
+def test_no_image_is_refused(arch: str, refused: Refused) -> None:
+    none = torch.zeros(0, 3, 32, 32) if arch == ARCH else []
+    ranks = {"conv1" if arch == ARCH else "backbone.body.layer1.0.conv2": 1}
+    refused(lambda: nd.compress(None, arch=arch, rank=ranks, calibration=none), 2, "calibration has no image")
+
+
 def test_nothing_to_correct_is_not_undone(caplog: pytest.LogCaptureFixture) -> None:
     dense, spec = network(ARCH)
     _, after = nd.decompose(dense, spec, {"layer1.0.conv1": 9}, calibration=images(2))
