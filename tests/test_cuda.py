@@ -259,8 +259,9 @@ def test_processes_train_to_the_weights_of_one(processes: tuple[str, list[Any]])
         assert each["mean"] == pytest.approx(sum(range(len(made))) / len(made))
 
 
-QUICK = ["cp", "tucker2", "norm", "pabs", "random", "reconstruct", "deploy", *sorted(NARROW)]
-SLOW = ["csa", "vbd", "allocate", "compress a detector", "deploy a detector"]
+QUICK = ["cp", "deploy", "resnet56_cifar"]
+SLOW = ["tucker2", "norm", "pabs", "random", "reconstruct", "csa", "vbd", "allocate"]
+SLOW += ["compress a detector", "deploy a detector", *sorted(NARROW.keys() - set(QUICK))]
 
 
 @pytest.mark.parametrize("names", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])

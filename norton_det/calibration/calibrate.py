@@ -16,14 +16,14 @@ from norton_det.structure.network import Network
 
 logger = logging.getLogger(__name__)
 
-_COMPARED = 64  # images on which the calibrated network is compared with the dense one
+_COMPARED = 16  # images on which the calibrated network is compared with the dense one
 
 
 def calibrated(network: Network, reference: Network, images: Images, *, seed: int) -> Network:
     """Calibrate the module of ``network`` in place, and return the network with the step in its provenance.
 
     The layers of the channel plan are refitted, and those beside it that were decomposed since ``reference``. On the
-    first 64 images the features are then compared with those of ``reference``: where calibration did not bring them
+    first 16 images the features are then compared with those of ``reference``: where calibration did not bring them
     closer it is undone, and a warning is logged. The provenance has both distances.
 
     Args:

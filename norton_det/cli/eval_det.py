@@ -1,4 +1,4 @@
-"""Evaluate a detector, or COCO results of any program, against COCO annotations: AP and AR; or compare two of them.
+"""Evaluate a detector or COCO results of any program: AP and AR; or compare two of them.
 
 Examples:
   norton-det eval-det --checkpoint out/checkpoint.pth --data-path coco
