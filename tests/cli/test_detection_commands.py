@@ -219,7 +219,7 @@ def test_keypoints_of_one_side_need_pairs_or_no_flip(shapes: Path, tmp_path: Pat
     path = folder / "annotations" / "person_keypoints_train2017.json"
     path.write_text(path.read_text().replace('"right", ', '"starboard", '))
     words = [*words_of(folder, out, "keypointrcnn_cpresnet50_fpn"), "--dataset", "coco_kp"]
-    message = "keypoint 'left' has a side and no certain partner among centre, top, starboard, bottom, left; expected pairs"
+    message = "keypoint 'left' has a side and no certain partner among centre, top, starboard, bottom, left; expected"
     refused(lambda: tool("train_det").main(words), 2, message, unwritten=out)
     pairs = shlex.split("--keypoint-pairs left,starboard top,top")
     refused(lambda: tool("train_det").main([*words, *pairs]), 2, "pair top,top: 'top' occurs twice", unwritten=out)
