@@ -100,8 +100,19 @@ def main(argv: Sequence[str]) -> None:
     print(f"written: {page}")
 
 
+def _machines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each machine, with the benchmarks that ran on it where there are several."""
+    benchmarks: dict[str, dict[str, None]] = {}
+    for row in rows:
+        benchmarks.setdefault(row.machine, {})[row.benchmark] = None
+    return [
+        f"Machine: {machine}." if len(benchmarks) == 1 else f"Machine of {', '.join(names)}: {machine}."
+        for machine, names in benchmarks.items()
+    ]
+
+
 def _results(rows: Sequence[Row]) -> str:
-    sections = ["## Results", "\n".join(f"Machine: {machine}." for machine in sorted({row.machine for row in rows}))]
+    sections = ["## Results", "\n".join(_machines(rows))]
     for name in BENCHMARKS:
         of_benchmark = [row for row in rows if row.benchmark == name]
         if of_benchmark and name == NAME:
