@@ -72,8 +72,8 @@ MODELS = {
 """Names of ``--model``: torchvision's dense detectors are the compressible ones with nothing compressed."""
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
-_FREE = {"backend", "criterion", "decomposition", "eval_every", "max_size", "min_size", "model_kwargs", "norm_layer"}
-_FREE |= {"rank", "rates", "use_v2", "weights_backbone"}
+_OF_A_NEW_DETECTOR = ("rank", "rates", "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
+_FREE = {*_OF_A_NEW_DETECTOR, "backend", "criterion", "decomposition", "eval_every", "use_v2"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -191,10 +191,20 @@ def _detector(
     if checkpoint is not None:
         model, spec = checkpoint.network()
         args.trainable_backbone_layers = checkpoint.args.get("trainable_backbone_layers", 5)  # as it was trained
+        warn_of_ignored(args, checkpoint)
     else:
         model, spec = _new_detector(args, train_images)
     freeze_backbone(model, args.trainable_backbone_layers)
     return (nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model), spec
+
+
+def warn_of_ignored(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Warn of arguments that only a new detector has, where they differ from those of the run that is resumed."""
+    given = {name: getattr(args, name) for name in _OF_A_NEW_DETECTOR if getattr(args, name) not in (None, {})}
+    for name, value in given.items():
+        if value != checkpoint.args.get(name) and is_main():
+            flag = name.replace("_", "-")
+            logger.warning("--resume: --%s %s is ignored: the detector is that of %s", flag, value, checkpoint.path)
 
 
 def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[nn.Module, Spec]:

@@ -157,6 +157,15 @@ def test_hooks_that_change_outputs_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_hooks_without_which_the_network_does_not_run_are_refused(tmp_path: Path, small: nd.Architecture) -> None:
+    net = Small(5)
+    net[8].output_size = 2  # 32 features for a layer that reads 8 ...
+    net[10].register_forward_pre_hook(lambda module, args: (args[0][:, :8],))  # ... of which it gets 8
+    with pytest.raises(UsageError, match=r"runs where the small of its spec does not, for it has hooks \(at 10\)"):
+        nd.save(net, describe(net, small.name), tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def detector(**options: Any) -> Any:
     torch.manual_seed(0)
     return nd.fasterrcnn_cpresnet50_fpn(weights=None, num_classes=3, **{**TINY, "box_score_thresh": 0.0, **options})

@@ -1,7 +1,9 @@
 """On resuming, another learning rate or schedule is refused, or takes effect with --reset-schedule."""
 
+import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from norton_det.cli.train_det import warn_of_ignored
 from norton_det.spec import Spec
 from norton_det.training import TrainingState
 from norton_det.training.optim import SCHEDULES, WARM_UPS, make_optimizer, make_schedule
@@ -134,3 +137,18 @@ def test_a_new_rate_takes_effect_with_reset_schedule(begun: tuple[str, list[str]
     assert tool(command).main(words) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr"] for line in lines] == [0.001, 0.005], "0.01 after one step"
+
+
+def test_what_only_a_new_detector_has_is_reported_as_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    names = ("rank", "rates", "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
+    before = argparse.Namespace(**dict.fromkeys(names), **{"path": "run/checkpoint.pth"})
+    before.rank, before.model_kwargs = "1", {}
+    checkpoint = SimpleNamespace(args=vars(before), path=before.path)
+    resumed = argparse.Namespace(**vars(before))
+    warn_of_ignored(resumed, checkpoint)
+    assert not caplog.text
+    resumed.min_size, resumed.model_kwargs, resumed.rank = 64, {"box_nms_thresh": 0.3}, None
+    warn_of_ignored(resumed, checkpoint)
+    assert "--resume: --min-size 64 is ignored: the detector is that of run/checkpoint.pth" in caplog.text
+    assert "--model-kwargs {'box_nms_thresh': 0.3} is ignored" in caplog.text
+    assert "--rank" not in caplog.text
