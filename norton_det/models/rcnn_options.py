@@ -42,6 +42,7 @@ def _all_options(net: Any) -> dict[str, Any]:
         "min_size": list(transform.min_size),
         "max_size": transform.max_size,
         "fixed_size": None if transform.fixed_size is None else list(transform.fixed_size),
+        "size_divisible": transform.size_divisible,
         "image_mean": list(transform.image_mean),
         "image_std": list(transform.image_std),
         "anchor_sizes": [list(level) for level in rpn.anchor_generator.sizes],

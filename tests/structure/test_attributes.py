@@ -209,7 +209,7 @@ def test_the_frozen_norms_of_torchvisions_detectors_keep_their_eps(tmp_path: Pat
 def test_what_was_changed_after_the_spec_was_made_is_written_and_arguments_win(tmp_path: Path) -> None:
     net = detector()
     spec = describe(net, DETECTOR)
-    net.roi_heads.score_thresh, net.transform.min_size = 0.4, (80,)
+    net.roi_heads.score_thresh, net.transform.min_size, net.transform.size_divisible = 0.4, (80,), 64
     net.rpn.proposal_matcher = Matcher(0.9, 0.2, allow_low_quality_matches=True)
     net.roi_heads.fg_bg_sampler.batch_size_per_image = 7
     net.rpn.anchor_generator = AnchorGenerator(((16,), (32,), (64,), (96,), (160,)), ((0.5, 1.0, 2.0),) * 5)
@@ -222,9 +222,10 @@ def test_what_was_changed_after_the_spec_was_made_is_written_and_arguments_win(t
     assert loaded.roi_heads.fg_bg_sampler.batch_size_per_image == 7
     assert set(again.attributes) == {"backbone.body.bn1.momentum", "rpn.proposal_matcher.allow_low_quality_matches"}
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=4)
-    options = {"min_size": 64, "box_score_thresh": 0.01, "box_roi_pool": pool}
+    options = {"min_size": 64, "box_score_thresh": 0.01, "box_roi_pool": pool, "size_divisible": 32}
     built = nd.fasterrcnn_cpresnet50_fpn(weights=tmp_path / "net.safetensors", **options)
     assert (built.transform.min_size, built.roi_heads.score_thresh) == ((64,), 0.01)
+    assert built.transform.size_divisible == 32
     assert built.roi_heads.box_roi_pool.sampling_ratio == 4
     assert type(built.backbone.body.bn1) is FrozenBatchNorm2d, "which has no momentum"
     assert built.rpn.proposal_matcher.allow_low_quality_matches is False
