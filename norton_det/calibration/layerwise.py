@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from norton_det.calibration.lockstep import LayerCall, observed, visit
 from norton_det.calibration.moments import Moments
-from norton_det.channels.narrow import ChannelMap, positions
+from norton_det.channels.narrow import ChannelMap, columns_of
 from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.decompositions import Decomposition, in_implementation
 from norton_det.decompositions.conv import check_finite
@@ -152,7 +152,7 @@ class _Fit:
             )
         layer = self.by_name[name]
         module: Any = self.net.get_submodule(name)
-        inputs = positions(layer.reads, self.plan.widths, self.kept)
+        inputs = columns_of(layer, self.plan.widths, self.kept)
         for what, tensor in (("inputs", x), ("outputs in the dense network", dense.output)):
             if not tensor.isfinite().all():
                 raise DataError(f"its {what} are not finite; expected images and weights that keep them finite")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from norton_det.channels.plan import ChannelPlan
+from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.errors import UsageError
 
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
@@ -56,7 +56,7 @@ def narrow_network(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]
     """
     for layer in plan.layers:
         if layer.writes in kept or not kept.keys().isdisjoint(layer.reads):
-            inputs = positions(layer.reads, plan.widths, kept)
+            inputs = columns_of(layer, plan.widths, kept)
             try:
                 narrow(net.get_submodule(layer.name), inputs, kept.get(layer.writes or ""))
             except UsageError as error:
@@ -74,6 +74,14 @@ def positions(groups: Iterable[str], widths: Mapping[str, int], kept: Mapping[st
         parts.append(kept.get(group, torch.arange(widths[group])) + offset)
         offset += widths[group]
     return torch.cat(parts)
+
+
+def columns_of(layer: Layer, widths: Mapping[str, int], kept: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which inputs of ``layer`` are kept, int64: channels, or columns of a linear layer; None where all are."""
+    channels = positions(layer.reads, widths, kept)
+    if channels is None or layer.spatial == 1:
+        return channels
+    return (channels[:, None] * layer.spatial + torch.arange(layer.spatial)).flatten()
 
 
 @singledispatch

@@ -18,6 +18,8 @@ class Layer:
             changes (the image).
         writes: the group of its output channels. None: they never change (a classifier), unless ``in_place``.
         in_place: the layer's output channels are its input channels (a batch norm); it writes no group of its own.
+        spatial: number of spatial positions of each channel that a linear layer reads one after another: 49 for
+            flattened 7x7 maps.
 
     Example:
         >>> from norton_det import Layer
@@ -31,6 +33,7 @@ class Layer:
     reads: tuple[str, ...] = ()
     writes: str | None = None
     in_place: bool = False
+    spatial: int = 1
 
     @classmethod
     def norm(cls, name: str, reads: tuple[str, ...]) -> "Layer":
@@ -45,6 +48,8 @@ class ChannelPlan:
     Attributes:
         widths: full number of channels of each group.
         layers: the layers, in the order of computation.
+        separate: groups with several writers whose outputs are never added: they are kept alike because the same
+            layers read each of them (the outputs of a feature pyramid).
 
     Example:
         >>> from norton_det import ChannelPlan, Layer
@@ -55,6 +60,7 @@ class ChannelPlan:
 
     widths: Mapping[str, int]
     layers: tuple[Layer, ...]
+    separate: frozenset[str] = frozenset()
 
     def writers(self, group: str) -> list[str]:
         """Return the names of the layers that write ``group``."""
@@ -63,4 +69,4 @@ class ChannelPlan:
     def inside(self, prefix: str) -> "ChannelPlan":
         """Return the plan of a network that holds this one under ``prefix`` (``"backbone.body."``)."""
         layers = tuple(replace(layer, name=prefix + layer.name) for layer in self.layers)
-        return ChannelPlan(self.widths, layers)
+        return replace(self, layers=layers)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from norton_det.calibration.lockstep import LayerCall, observed
 from norton_det.calibration.moments import Moments
-from norton_det.channels.narrow import ChannelMap, positions
+from norton_det.channels.narrow import ChannelMap, columns_of
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.linalg.least_squares import Regression
@@ -203,7 +203,7 @@ class _Fits:
     def _narrowed(self, layer: Layer) -> Iterator[tuple[RateChoice, Tensor]]:
         """Yield the rate choices that narrow what the layer reads, and the input channels that stay."""
         for choice, groups in self.kept.items():
-            inputs = positions(layer.reads, self.network.plan.widths, groups)
+            inputs = columns_of(layer, self.network.plan.widths, groups)
             if inputs is not None:
                 yield choice, inputs
 
