@@ -18,7 +18,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from norton_det.checkpoint import has_spec, read_network
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
-from norton_det.models.rcnn import BODY
+from norton_det.models.rcnn_plan import BODY
 from norton_det.models.resnet import RESNET50
 from norton_det.models.weights import initial_state, load_state, named_weights, names_of, published_state
 from norton_det.registry import torchvision_builder

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from math import inf, isfinite, sqrt
 
 import torch
@@ -41,6 +42,9 @@ def calibrated(network: Network, reference: Network, images: Images, *, seed: in
     earlier = [name for name in after if name in before and name not in named]
     outside = check_calibratable(network, [name for name in after if name not in before])
     plan, spec = reference.plan, reference.spec
+    if within := network.architecture.within and network.architecture.task.features:
+        inside = tuple(layer for layer in plan.layers if layer.name.startswith(f"{within}."))
+        plan = replace(plan, layers=inside)
     kept = {}
     for group, width in network.spec.widths.items():
         if width < plan.widths[group]:

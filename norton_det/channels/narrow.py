@@ -5,6 +5,7 @@ from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.channels.plan import ChannelPlan, Layer
@@ -110,6 +111,16 @@ def _(layer: nn.Conv2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
 
 
 @narrow.register
+def _(layer: nn.ConvTranspose2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if layer.groups != 1:
+        raise UsageError(f"cannot narrow a transposed convolution with groups={layer.groups}; expected groups=1")
+    select_(layer, "weight", 0, inputs)
+    select_(layer, "weight", 1, outputs)
+    select_(layer, "bias", 0, outputs)
+    layer.in_channels, layer.out_channels = layer.weight.shape[:2]
+
+
+@narrow.register
 def _(layer: nn.Linear, inputs: Tensor | None, outputs: Tensor | None) -> None:
     select_(layer, "weight", 1, inputs)
     select_(layer, "weight", 0, outputs)
@@ -126,6 +137,12 @@ def _(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
         select_(layer, name, 0, inputs)
     if inputs is not None and isinstance(layer, nn.modules.batchnorm._NormBase):
         layer.num_features = inputs.numel()
+
+
+@narrow.register
+def _(layer: BackboneWithFPN, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if inputs is not None:
+        layer.out_channels = inputs.numel()
 
 
 @narrow.register

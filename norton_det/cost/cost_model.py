@@ -3,6 +3,7 @@
 :func:`norton_det.count_complexity` counts one network by running it; a search looks at a million.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from norton_det.structure.build import build_network
 from norton_det.structure.network import Network
 
 Array = NDArray[np.int64]
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_MODELLED = (*_CONVOLUTIONS, nn.Linear, *NORMS)
 
 
 class Costs(NamedTuple):
@@ -46,13 +49,14 @@ class LayerCost:
 
     Attributes:
         layer: as in the channel plan; a layer that the plan does not name reads and writes no group.
-        kernel: height and width.
+        kernel: height and width; of a linear layer, the spatial positions of each channel that it reads, and 1.
         calls: the sizes each time that the layer runs (the RPN's convolution runs once for each level).
         bias: whether it has one.
         fixed_inputs: number of input channels where it reads no group.
         fixed_outputs: number of output channels where it writes no group.
         norm_params: parameters of a channel for a batch norm, None for another layer.
         planned: whether the plan names it.
+        transposed: whether it is a transposed convolution, which multiplies once for each position of its input.
         published_only: whether its MACs are counted in the published convention alone (Keypoint R-CNN's head).
     """
 
@@ -64,6 +68,7 @@ class LayerCost:
     fixed_outputs: int
     norm_params: int | None
     planned: bool
+    transposed: bool
     published_only: bool
 
     @property
@@ -95,13 +100,14 @@ class LayerCost:
             block = DECOMPOSITIONS[decomposed.method]
             return block.cost(width_in, width_out, self.kernel, call.inputs, call.outputs, decomposed.rank)
         weights = width_in * width_out * self.kernel[0] * self.kernel[1]
-        return weights * call.outputs[0] * call.outputs[1], weights
+        height, width = call.inputs if self.transposed else call.outputs
+        return weights * height * width, weights
 
 
 class CostModel:
     """Costs of an architecture's networks at the image size for which complexity is stated.
 
-    All layers of the channel plan are modelled, and all convolutions beside it, since these can be decomposed by name.
+    All layers of the channel plan are modelled, and those beside it too, since these can be decomposed by name.
 
     Args:
         architecture: its dense network is run to see sizes, and counted once.
@@ -153,11 +159,11 @@ class CostModel:
 
 
 def _measure(network: Network) -> list[LayerCost]:
-    """Run a network once and note the sizes of the inputs and outputs of the plan's layers and of all convolutions."""
+    """Run a network once and note the sizes of the inputs and outputs of all layers that cost something."""
     net, plan, task = network.module, network.plan, network.architecture.task
     planned = {layer.name for layer in plan.layers}
-    beside = [n for n, module in net.named_modules() if isinstance(module, nn.Conv2d) and n not in planned]
-    layers = [*plan.layers, *map(Layer, beside)]
+    beside = [Layer(name) for name, _ in net.named_modules() if name not in planned]
+    layers = [layer for layer in (*plan.layers, *beside) if isinstance(net.get_submodule(layer.name), _MODELLED)]
     names = [layer.name for layer in layers]
     size = network.architecture.image_size
     calls = _calls(net, names, task.counted(net), size)
@@ -167,8 +173,7 @@ def _measure(network: Network) -> list[LayerCost]:
     for layer in layers:
         in_both = calls[layer.name] or published.get(layer.name, ())
         cost = _layer_cost(layer, net.get_submodule(layer.name), in_both, layer.name in planned)
-        if cost is not None:
-            costs.append(replace(cost, published_only=bool(in_both) and not calls[layer.name]))
+        costs.append(replace(cost, published_only=bool(in_both) and not calls[layer.name]))
     return costs
 
 
@@ -192,17 +197,19 @@ def _calls(net: nn.Module, names: Sequence[str], runnable: nn.Module, size: int)
     return calls
 
 
-def _layer_cost(layer: Layer, module: nn.Module, calls: tuple[Sizes, ...], planned: bool) -> LayerCost | None:
-    """Return the cost of a layer of the network that was run; None for a shortcut, which costs nothing."""
+def _layer_cost(layer: Layer, module: nn.Module, calls: tuple[Sizes, ...], planned: bool) -> LayerCost:
     norm = len(list(module.parameters())) if isinstance(module, NORMS) else None
-    if norm is None and not isinstance(module, (nn.Conv2d, nn.Linear)):
-        return None
-    kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
-    inputs = int(getattr(module, "in_features", getattr(module, "in_channels", 0)))
+    kernel = module.kernel_size if isinstance(module, _CONVOLUTIONS) else (layer.spatial, 1)
+    inputs = int(getattr(module, "in_features", getattr(module, "in_channels", 0))) // layer.spatial
     outputs = int(getattr(module, "out_features", getattr(module, "out_channels", 0)))
     bias = getattr(module, "bias", None) is not None
-    return LayerCost(layer, (kernel[0], kernel[1]), calls, bias, inputs, outputs, norm, planned, published_only=False)
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    sizes = ((kernel[0], kernel[1]), calls, bias, inputs, outputs, norm, planned, transposed)
+    return LayerCost(layer, *sizes, published_only=False)
 
 
 def _size(tensor: torch.Tensor) -> tuple[int, int]:
-    return (int(tensor.shape[-2]), int(tensor.shape[-1])) if tensor.ndim == 4 else (1, 1)
+    """Return height and width of images, one below the other; of rows of a linear layer, their number and 1."""
+    if tensor.ndim == 4:
+        return int(tensor.shape[0] * tensor.shape[-2]), int(tensor.shape[-1])
+    return math.prod(tensor.shape[:-1]), 1

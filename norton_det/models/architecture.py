@@ -1,13 +1,14 @@
 """What an architecture declares beside its network."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from norton_det.channels.plan import ChannelPlan
+from norton_det.errors import UsageError
 from norton_det.models.tasks import Classification, Task
 from norton_det.registry import Registry
 
@@ -23,6 +24,20 @@ class RateEntry(NamedTuple):
 
     name: str
     groups: tuple[str, ...]
+
+
+class Scope(NamedTuple):
+    """A part of a network that is compressed: the prefix of the names of its layers, and its pruning rates in order.
+
+    Example:
+        >>> import norton_det as nd
+        >>> scopes = nd.models.ARCHITECTURES["fasterrcnn_cpresnet50_fpn"].scopes
+        >>> {name: (scope.layers, len(scope.rates)) for name, scope in scopes.items()}
+        {'backbone': ('backbone.body.', 20), 'detector': ('', 25)}
+    """
+
+    layers: str
+    rates: tuple[RateEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,9 @@ class Architecture:
             read has been narrowed.
         weights: torchvision's published weights for it.
         options_of: network -> the ``options`` that rebuild it; None where the builder has none.
+        scopes: by name, the parts of the network that can be compressed, where it is not always all of it.
+        within: prefix of the names of the layers that are compressed: ``rate_order`` and this are those of the scope
+            that was chosen, at first of the default one.
 
     Example:
         >>> import norton_det as nd
@@ -69,6 +87,23 @@ class Architecture:
     keeps_width: frozenset[str] = frozenset()
     weights: type[WeightsEnum] | None = None
     options_of: Callable[[nn.Module], dict[str, Any]] | None = None
+    scopes: Mapping[str, Scope] = field(default_factory=dict)
+    within: str = ""
+
+    def scoped(self, name: str | None) -> "Architecture":
+        """Return the architecture with one of its scopes chosen; None leaves it at its present one.
+
+        Raises:
+            UsageError: it has no such scope.
+        """
+        if name is None:
+            return self
+        if not self.scopes:
+            raise UsageError(f"scope is {name!r}; {self.name} has none: all of it is compressed")
+        if name not in self.scopes:
+            raise UsageError(f"unknown scope {name!r} of {self.name}; expected one of: {', '.join(self.scopes)}")
+        scope = self.scopes[name]
+        return replace(self, within=scope.layers, rate_order=scope.rates)
 
     def build(self, num_classes: int | None = None, **options: Any) -> nn.Module:
         """Return the dense network with its usual random initialisation."""

@@ -1,4 +1,4 @@
-"""The three R-CNNs on a ResNet-50 with FPN, as architectures whose backbone can be compressed."""
+"""The three R-CNNs on a ResNet-50 with FPN as architectures: the backbone can be compressed, or the whole detector."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,14 +18,11 @@ from torchvision.models.detection import (
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.models.architecture import Architecture, register_architecture
 from norton_det.models.rcnn_options import ASPECT_RATIOS, options_of
+from norton_det.models.rcnn_plan import BODY, rcnn_plan, rcnn_scopes
 from norton_det.models.resnet import RESNET50, STAGES, norm_class
 from norton_det.models.tasks import Detection
-
-BODY = "backbone.body."
-"""Where the ResNet-50 sits in a detector."""
 
 
 def _rcnn(
@@ -48,13 +45,6 @@ def _rcnn(
     return rcnn(backbone, num_classes=num_classes, **kwargs)
 
 
-def _plan() -> ChannelPlan:
-    body = tuple(layer for layer in RESNET50.plan.layers if layer.name != RESNET50.classifier)
-    readers = tuple(Layer(f"backbone.fpn.inner_blocks.{i}.0", (stage,)) for i, stage in enumerate(STAGES))
-    inside = ChannelPlan(RESNET50.plan.widths, body).inside(BODY)
-    return ChannelPlan(inside.widths, inside.layers + readers)
-
-
 def _register(
     name: str,
     rcnn: Callable[..., nn.Module],
@@ -63,13 +53,15 @@ def _register(
     dataset: str,
     weights: type[WeightsEnum],
 ) -> None:
-    builder = partial(_rcnn, rcnn)
+    builder, plan = partial(_rcnn, rcnn), rcnn_plan(kinds)
+    scopes = rcnn_scopes(plan)
+    default = scopes["backbone"]
     register_architecture(
         Architecture(
             name,
             builder,
-            _plan(),
-            RESNET50.rate_order,
+            plan,
+            default.rates,
             num_classes=num_classes,
             image_size=Detection.image_size,
             classifier="roi_heads.box_predictor.cls_score",
@@ -78,6 +70,8 @@ def _register(
             kept_dense={BODY + layer: reason for layer, reason in RESNET50.kept_dense.items()},
             weights=weights,
             options_of=partial(options_of, builder=builder),
+            scopes=scopes,
+            within=default.layers,
         )
     )
 

@@ -91,7 +91,7 @@ def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
     widths = {}
     for group, full in architecture.plan.widths.items():
         writer = modules.get(architecture.plan.writers(group)[0])
-        width = getattr(writer, "out_channels", full)
+        width = getattr(writer, "out_channels", getattr(writer, "out_features", full))
         if width != full:
             widths[group] = width
     if widths and any(isinstance(module, ChannelMap) for module in modules.values()):

@@ -156,7 +156,10 @@ def decomposable_layers(network: Network) -> tuple[list[str], dict[str, str]]:
     for layer in network.plan.layers:
         module = network.module.get_submodule(layer.name)
         if isinstance(module, nn.Conv2d):
-            if reason := _why_not(module) or network.architecture.kept_dense.get(layer.name):
+            reason = _why_not(module) or network.architecture.kept_dense.get(layer.name)
+            if not layer.name.startswith(within := network.architecture.within):
+                reason = f"outside {within.rstrip('.')}"
+            if reason:
                 skipped[layer.name] = reason
             else:
                 chosen.append(layer.name)
