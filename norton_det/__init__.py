@@ -15,7 +15,7 @@ from norton_det.compression.decompose import decompose
 from norton_det.compression.prune import prune
 from norton_det.cost.budget import Budget
 from norton_det.cost.complexity import count_complexity
-from norton_det.decompositions import CPConv2d, TuckerConv2d
+from norton_det.decompositions import CPConv2d, LowRank, TuckerConv2d
 from norton_det.deployment.deploy import deploy
 from norton_det.models import Architecture, RateEntry, register_architecture
 from norton_det.reporting.published import published
@@ -31,6 +31,7 @@ __all__ = [
     "ChannelPlan",
     "DecomposedLayer",
     "Layer",
+    "LowRank",
     "RateEntry",
     "Spec",
     "TuckerConv2d",

@@ -1,4 +1,4 @@
-r"""Compress a network: decompose its convolutions, prune whole filters, write one file.
+r"""Compress a network: decompose its layers, prune whole filters, write one file.
 
 Examples:
   norton-det compress --arch resnet50 --weights IMAGENET1K_V2 --rank 1 \
@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
     add("--seed", default=0, type=int, metavar="K", help="of random weights and of random starts")
     solvers = sorted({solver for name in DECOMPOSITIONS for solver in DECOMPOSITIONS[name].solvers})
     add = add_compression(parser).add_argument
-    add("--solver", default="als", choices=solvers, metavar="NAME", help="of the decomposition; tensorly: of cp alone")
+    add("--solver", choices=solvers, metavar="NAME", help="of the decomposition: als or tensorly of cp (default: als)")
     add = parser.add_argument_group("calibration").add_argument
     add(
         "--calibrate",

@@ -116,7 +116,7 @@ def add_compression(parser: Parser) -> Group:
         "-dr",
         "--rank",
         type=rank_or_ranks,
-        help='of the k x k convolutions, or of each as "[0]+[2]*9+[3]*18"; 0: dense (default: nothing is decomposed)',
+        help='of the decomposed layers, or of each as "[0]+[2]*9+[3]*18"; 0: dense (default: nothing is decomposed)',
     )
     group.add_argument(
         "-cpr",
@@ -132,7 +132,13 @@ def add_methods(group: Group) -> None:
     """Add ``--criterion`` and ``--decomposition``."""
     add = group.add_argument
     add("--criterion", default="pabs", choices=[*CRITERIA], metavar="NAME", help="how filters to remove are chosen")
-    add("--decomposition", default="cp", choices=[*DECOMPOSITIONS], metavar="NAME", help="of the convolutions")
+    add(
+        "--decomposition",
+        default="cp",
+        choices=[*DECOMPOSITIONS],
+        metavar="NAME",
+        help="of the layers: cp and tucker2 of k x k convolutions, svd of linear layers and 1x1 convolutions",
+    )
 
 
 def add_implementation(group: Group, *more: str) -> None:

@@ -11,11 +11,10 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from norton_det.calibration.calibrate import calibrated
-from norton_det.compression.decompose import decomposed
+from norton_det.compression.decompose import check_solver, decomposed
 from norton_det.compression.network import network_to_compress
 from norton_det.compression.prune import pruned
 from norton_det.cost.budget import Budget
-from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Images
@@ -25,7 +24,7 @@ from norton_det.search.allocation import allocate
 from norton_det.spec import Spec
 from norton_det.structure.describe import described
 from norton_det.structure.network import Network
-from norton_det.structure.settings import Ranks, kept_widths
+from norton_det.structure.settings import Methods, Ranks, kept_widths
 
 
 def compress(
@@ -35,8 +34,8 @@ def compress(
     rank: Ranks | None = None,
     rates: str | Sequence[float] | None = None,
     criterion: str = "pabs",
-    decomposition: str = "cp",
-    solver: str = "als",
+    decomposition: Methods = "cp",
+    solver: str | None = None,
     num_classes: int | None = None,
     calibration: Images | None = None,
     budget: Budget | None = None,
@@ -48,17 +47,18 @@ def compress(
         model: the network, which stays as it is; or where its weights come from: a state-dict file, torchvision's
             weights or their name, None for seeded random ones.
         arch: registered name of the architecture of a dense ``model``, or the spec of one compressed before.
-        rank: of every k x k convolution, of each in the network's order ("[2]*9+[3]*18", 0 leaves it dense), or by
-            layer; None decomposes nothing.
+        rank: of every layer that the decomposition is meant for, of each in the network's order ("[2]*9+[3]*18", 0
+            leaves it dense), or by layer; None decomposes nothing.
         rates: the fraction of the filters to remove, in the publication's notation or as numbers, in the architecture's
             order, relative to the width that ``model`` has; None prunes nothing.
         criterion: registered name of what chooses the filters to keep (pabs, csa, vbd, norm, random). For groups that
             are written by a layer without factors, or whose factors span everything in every mode (three input channels
             from rank 3 on: all angles are 0), a criterion that needs factors is replaced by norm; the provenance has
             the one that was used.
-        decomposition: registered name.
-        solver: which of the decomposition's solvers fits the filters: "als", or for CP "tensorly", as in the
-            publication.
+        decomposition: registered name: "cp" and "tucker2" are meant for k x k convolutions, "svd" for linear layers
+            and 1x1 convolutions. Or that of each layer, where ``rank`` is by layer.
+        solver: which of the decomposition's solvers fits the filters: for CP "als" or "tensorly", as in the
+            publication; None takes the default one.
         num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
         calibration: a few hundred images, without labels, on which the remaining layers are refitted to the outputs of
             the given network (:func:`norton_det.calibration.layerwise.calibrate`). Classifiers: (N, 3, H, W),
@@ -83,7 +83,7 @@ def compress(
         >>> spec.widths["layer2"], net.layer2[0].conv2.rank
         (16, 1)
     """
-    DECOMPOSITIONS[decomposition].solvers.check(solver)
+    check_solver(decomposition, solver)
     CRITERIA.check(criterion)
     before = _given(model, arch, num_classes, seed)
     network = before
@@ -92,6 +92,8 @@ def compress(
             raise UsageError(
                 "a budget takes the place of rank and rates, and needs calibration images to choose them on"
             )
+        if not isinstance(decomposition, str):
+            raise UsageError("a budget chooses the layers; expected one name as decomposition, not names by layer")
         options: dict[str, Any] = {"decomposition": decomposition, "criterion": criterion, "seed": seed}
         allocation = allocate(before, budget, calibration, **options)
         rank, rates = allocation.rank, allocation.rates

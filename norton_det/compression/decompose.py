@@ -1,4 +1,4 @@
-"""The first step: replace convolutions by decomposed ones."""
+"""The first step: replace convolutions and linear layers by decomposed ones."""
 
 import copy
 import logging
@@ -12,12 +12,13 @@ from tqdm import tqdm
 from norton_det.calibration.calibrate import calibrated, check_calibratable
 from norton_det.compression.network import network_to_compress
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
+from norton_det.decompositions.conv import DenseLayer
 from norton_det.errors import DataError, UsageError
 from norton_det.models.tasks import Images
 from norton_det.spec import DecomposedLayer, Rank, Spec
-from norton_det.structure.build import conv_of
+from norton_det.structure.build import layer_of
 from norton_det.structure.network import Network
-from norton_det.structure.settings import Ranks, chosen_layers
+from norton_det.structure.settings import Methods, Ranks, check_methods, chosen_layers
 
 logger = logging.getLogger(__name__)
 
@@ -27,25 +28,26 @@ def decompose(
     arch: str | Spec,
     rank: Ranks,
     *,
-    method: str = "cp",
-    solver: str = "als",
+    method: Methods = "cp",
+    solver: str | None = None,
     calibration: Images | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
-    """Replace convolutions by decomposed ones.
+    """Replace convolutions and linear layers by decomposed ones.
 
-    With one number for all, every k x k convolution of the architecture's channel plan is decomposed, but for those it
-    keeps dense. The errors, and what was left out and why, are in the spec's provenance. Layers that are decomposed
-    already by another method stay as they are, so that several methods can be used in one network; the log says so.
-    Their hooks, training mode and what is frozen are kept.
+    With one number for all, the layers of the architecture's channel plan that the method is meant for are decomposed,
+    but for those it keeps dense: with "cp" and "tucker2" every k x k convolution; with "svd" the linear layers and 1x1
+    convolutions, but for those that predict. The errors, and what was left out and why, are in the spec's provenance.
+    Layers that are decomposed already by another method stay as they are, so that several methods can be used in one
+    network; the log says so. Their hooks, training mode and what is frozen are kept.
 
     Args:
         model: the network, which stays as it is.
         arch: registered name of its architecture, or its spec.
         rank: one for all, or of each layer, as in :func:`compress`.
-        method: registered name of the decomposition.
-        solver: which of the decomposition's solvers fits the filters: "als", or for CP "tensorly", as in the
-            publication.
+        method: registered name of the decomposition, or of each layer that ``rank`` names.
+        solver: which of the decomposition's solvers fits the filters: for CP "als" or "tensorly", as in the
+            publication; None takes the default one.
         calibration: images for a fit that keeps the outputs, as in :func:`compress`.
         seed: of the fit's random starts.
 
@@ -53,8 +55,9 @@ def decompose(
         The network with decomposed layers, and its spec.
 
     Raises:
-        UsageError: an unknown name or layer, rank below 1, too few ranks, a grouped convolution named, a layer that
-            cannot be calibrated, or one that has another rank of this method already.
+        UsageError: an unknown name or layer, rank below 1, too few ranks, a layer named that the method cannot
+            decompose (a grouped convolution, or with "cp" and "tucker2" a linear layer) or that cannot be calibrated,
+            or one that has another rank of this method already.
         DataError: weights that are not finite; the message names layer and filters.
 
     Example:
@@ -63,6 +66,10 @@ def decompose(
         >>> small, spec = nd.decompose(net, "resnet56_cifar", {"conv1": 2})
         >>> small.conv1.rank, spec.ranks
         (2, {'conv1': 2})
+        >>> methods = {"conv1": "cp", "linear": "svd"}
+        >>> small, spec = nd.decompose(net, "resnet56_cifar", {"conv1": 2, "linear": 4}, method=methods)
+        >>> spec.decompositions["linear"]
+        DecomposedLayer(method='svd', rank=4)
     """
     before = network_to_compress(model, arch)
     after = decomposed(before, rank, method=method, solver=solver, seed=seed, calibrating=calibration is not None)
@@ -72,7 +79,7 @@ def decompose(
 
 
 def decomposed(
-    network: Network, rank: Ranks, *, method: str, solver: str, seed: int, calibrating: bool = False
+    network: Network, rank: Ranks, *, method: Methods, solver: str | None, seed: int, calibrating: bool = False
 ) -> Network:
     """Return a copy of the network with decomposed layers; arguments and errors as of :func:`decompose`.
 
@@ -84,7 +91,7 @@ def decomposed(
         seed: as of :func:`decompose`.
         calibrating: the layers will be calibrated: those that cannot be are refused before the work begins.
     """
-    DECOMPOSITIONS[method].solvers.check(solver)
+    check_solver(method, solver)
     layers, skipped = chosen_layers(network, rank, method)
     skipped |= _left_as_they_are(network, rank, method, layers)
     if calibrating:
@@ -92,29 +99,40 @@ def decomposed(
     net = copy.deepcopy(network.module)
     report: dict[str, Any] = {}
     for name, layer in tqdm(layers.items(), desc="decompose", unit="layer", disable=None, leave=False):
-        conv = conv_of(net, name, network.architecture)
+        dense, block = layer_of(net, name, network.architecture), DECOMPOSITIONS[layer.method]
         try:
-            fitted = DECOMPOSITIONS[method].from_conv(conv, layer.rank, seed=seed, solver=solver)
+            fitted = block.from_layer(dense, layer.rank, seed=seed, solver=solver)
         except (UsageError, DataError) as error:
             raise type(error)(f"layer {name!r}: {error}") from None
-        fit = {"method": method, "solver": solver, "seed": seed, "rank": layer.rank}
-        report[name] = {**fit, **_fit_report(conv, fitted)}
-        _keep_hooks(conv, fitted, name)
+        fit = {"method": layer.method, "solver": solver or block.default_solver, "seed": seed, "rank": layer.rank}
+        report[name] = {**fit, **_fit_report(dense, fitted)}
+        _keep_hooks(dense, fitted, name)
         net.set_submodule(name, fitted)
     logger.info("%d layers decomposed, %d left dense", len(layers), len(skipped))
     spec = replace(network.spec, decompositions={**network.spec.decompositions, **layers})
     return replace(network, module=net, spec=spec).with_step("decompose", _merged(network, report, skipped))
 
 
+def check_solver(method: Methods, solver: str | None) -> None:
+    """Check that the decompositions have this solver.
+
+    Raises:
+        UsageError: an unknown decomposition, or one without the solver.
+    """
+    for name in check_methods(method):
+        if solver is not None:
+            DECOMPOSITIONS[name].solvers.check(solver)
+
+
 def _left_as_they_are(
-    network: Network, rank: Ranks, method: str, layers: Mapping[str, DecomposedLayer]
+    network: Network, rank: Ranks, method: Methods, layers: Mapping[str, DecomposedLayer]
 ) -> dict[str, str]:
     """Return why one rank for all, or a list, leaves out the layers of the plan that are decomposed already.
 
     Raises:
         UsageError: they have another rank of this method; or there is no other layer to decompose.
     """
-    if isinstance(rank, Mapping):  # of the layers that it names; what is no convolution is refused
+    if isinstance(rank, Mapping) or isinstance(method, Mapping):  # of the layers that they name, which are dense
         return {}
     before = network.spec.decompositions
     names = [layer.name for layer in network.plan.layers if layer.name in before]
@@ -132,15 +150,18 @@ def _left_as_they_are(
 
 def _is_as_asked(network: Network, name: str, rank: Rank | str, method: str) -> bool:
     layer: Any = network.spec.decompositions[name]
+    block: Any = network.module.get_submodule(name)
+    dense = block.to_dense()
+    if DECOMPOSITIONS[method].suits(dense):  # nothing is asked of it
+        return True
     if layer.method != method or isinstance(rank, str):  # a list is of the dense layers
         return False
-    block: Any = network.module.get_submodule(name)
-    return bool(layer.rank == DECOMPOSITIONS[method].rank_for(block.to_dense(), rank))
+    return bool(layer.rank == DECOMPOSITIONS[method].rank_for(dense, rank))
 
 
-def _keep_hooks(conv: nn.Conv2d, block: nn.Module, name: str) -> None:
-    """Give the block that replaces a convolution its hooks on inputs, outputs and gradients."""
-    for kind, hooks in vars(conv).items():
+def _keep_hooks(dense: nn.Module, block: nn.Module, name: str) -> None:
+    """Give the block that replaces a layer its hooks on inputs, outputs and gradients."""
+    for kind, hooks in vars(dense).items():
         if kind == "_is_full_backward_hook":
             setattr(block, kind, hooks)
         elif kind.endswith("_hooks") and hooks and "state_dict" in kind:
@@ -157,9 +178,9 @@ def _merged(network: Network, report: Mapping[str, Any], skipped: Mapping[str, s
     return {"layers": layers, "skipped": {name: reason for name, reason in reasons.items() if name not in layers}}
 
 
-def _fit_report(conv: nn.Conv2d, block: Decomposition) -> dict[str, float]:
+def _fit_report(dense: DenseLayer, block: Decomposition) -> dict[str, float]:
     """Return the mean over filters of ||W - W'||^2 / ||W||^2, and the largest degeneracy sum ||term||^2 / ||W||^2."""
-    weight = conv.weight.detach().cpu().double().flatten(1)
+    weight = dense.weight.detach().cpu().double().flatten(1)
     approximation = block.to_dense().weight.detach().cpu().double().flatten(1)
     energy = weight.square().sum(1)
     alive = energy > 0

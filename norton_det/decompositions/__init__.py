@@ -1,4 +1,4 @@
-"""Decompositions of convolutions: a file and a registration line each."""
+"""Decompositions of convolutions and linear layers: a file and a registration line each."""
 
 from norton_det.decompositions.base import (
     DECOMPOSITIONS,
@@ -9,6 +9,7 @@ from norton_det.decompositions.base import (
 )
 from norton_det.decompositions.cp import CPConv2d
 from norton_det.decompositions.cp_solvers import SOLVERS
+from norton_det.decompositions.svd import LowRank
 from norton_det.decompositions.tucker import TuckerConv2d
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "SOLVERS",
     "CPConv2d",
     "Decomposition",
+    "LowRank",
     "TuckerConv2d",
     "in_implementation",
     "set_implementation",

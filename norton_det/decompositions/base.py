@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from norton_det.decompositions.conv import Size, geometry
+from norton_det.decompositions.conv import DenseLayer, Size, geometry, not_spatial
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import Regression
 from norton_det.registry import Registry
@@ -19,7 +19,7 @@ IMPLEMENTATIONS = ("factored", "depthwise", "merged", "dense")
 
 
 class Decomposition(nn.Module, ABC):
-    """A block that replaces an ``nn.Conv2d`` of the same geometry by factors of its kernel.
+    """A block that replaces an ``nn.Conv2d`` of the same geometry, or an ``nn.Linear``, by factors of its weight.
 
     A new kind is a subclass in a file of its own, registered in :data:`DECOMPOSITIONS`, with a function registered at
     :func:`norton_det.channels.narrow.narrow`.
@@ -27,9 +27,10 @@ class Decomposition(nn.Module, ABC):
     Example:
         >>> conv = nn.Conv2d(16, 32, 3, padding=1)
         >>> for name in DECOMPOSITIONS:
-        ...     block = DECOMPOSITIONS[name].from_conv(conv, 4)
+        ...     block = DECOMPOSITIONS[name].from_layer(conv, 4)
         ...     print(name, block.rank, tuple(block(torch.randn(1, 16, 8, 8)).shape))
         cp 4 (1, 32, 8, 8)
+        svd 4 (1, 32, 8, 8)
         tucker2 (4, 4) (1, 32, 8, 8)
     """
 
@@ -40,22 +41,35 @@ class Decomposition(nn.Module, ABC):
     implementations: ClassVar[tuple[str, ...]]
     """The values of ``implementation``; "dense" is one of them."""
     solvers: ClassVar[Registry[Any]]
-    """By name, functions ``(weight (O, I, Kh, Kw), rank, *, seed)`` -> factors, as :meth:`_write` takes them."""
+    """By name, functions ``(weight, rank, *, seed)`` -> factors, as :meth:`_write` takes them.
+
+    The weight is (O, I, Kh, Kw), or (O, I) of a linear layer.
+    """
+    default_solver: ClassVar[str] = "als"
     bias: Tensor | None
 
     @classmethod
+    def suits(cls, layer: DenseLayer) -> str | None:
+        """Return why one rank for all is not meant for ``layer``; None where it is.
+
+        The default is meant for convolutions with a kernel above 1x1. Layers that are named may be any that
+        :meth:`rank_for` takes.
+        """
+        return not_spatial(layer)
+
+    @classmethod
     @abstractmethod
-    def rank_for(cls, conv: nn.Conv2d, rank: Rank) -> Rank:
-        """Return the rank of the block for ``conv`` when ``rank`` is asked for.
+    def rank_for(cls, layer: DenseLayer, rank: Rank) -> Rank:
+        """Return the rank of the block for ``layer`` when ``rank`` is asked for.
 
         Raises:
-            UsageError: ``rank`` is no rank of this decomposition.
+            UsageError: ``layer`` is of a kind that has no such block, or ``rank`` is no rank of it.
         """
 
     @classmethod
     @abstractmethod
-    def choices(cls, conv: nn.Conv2d) -> list[Rank]:
-        """Return the ranks from which an allocation may choose for ``conv``."""
+    def choices(cls, layer: DenseLayer) -> list[Rank]:
+        """Return the ranks from which an allocation may choose for ``layer``."""
 
     @staticmethod
     @abstractmethod
@@ -65,7 +79,7 @@ class Decomposition(nn.Module, ABC):
         Args:
             width_in: I.
             width_out: O.
-            kernel: (Kh, Kw).
+            kernel: (Kh, Kw); (1, 1) of a linear layer, as both sizes are.
             inputs: height and width of the input.
             outputs: height and width of the output.
             rank: as in :attr:`rank`.
@@ -73,34 +87,37 @@ class Decomposition(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def like(cls, conv: nn.Conv2d, rank: Rank) -> Self:
-        """Return an unfitted block with the geometry, bias, device and dtype of ``conv``."""
+    def like(cls, layer: DenseLayer, rank: Rank) -> Self:
+        """Return an unfitted block with the geometry, bias, device and dtype of ``layer``."""
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, rank: Rank, *, seed: int = 0, solver: str = "als") -> Self:
-        """Return the block fitted to the filters of ``conv``, which stays as it is.
+    def from_layer(cls, layer: DenseLayer, rank: Rank, *, seed: int = 0, solver: str | None = None) -> Self:
+        """Return the block fitted to the filters of ``layer``, which stays as it is.
 
         The factors are frozen if the weight is, the bias if the bias is. The fit is in float64 on the CPU, whatever the
-        dtype and device of ``conv``.
+        dtype and device of ``layer``.
 
         Args:
-            conv: the convolution.
+            layer: the convolution or linear layer.
             rank: as for :meth:`rank_for`.
             seed: of the solver's random starts.
-            solver: name of one of :attr:`solvers`.
+            solver: name of one of :attr:`solvers`; None takes the default one.
 
         Raises:
-            UsageError: ``conv`` is grouped, a wrong rank, an unknown solver, filters without a fit at this rank.
+            UsageError: ``layer`` has no such block (it is grouped), a wrong rank, an unknown solver, filters without a
+                fit at this rank.
             DataError: weights that are not finite; the message names the filters.
         """
-        fit = cls.solvers[solver]
-        block = cls.like(conv, rank)
-        block._write(fit(conv.weight, block.rank, seed=seed))
-        block._write_bias(conv.bias)
+        fit = cls.solvers[solver or cls.default_solver]
+        block = cls.like(layer, rank)
+        block._write(fit(layer.weight, block.rank, seed=seed))
+        block._write_bias(layer.bias)
         for name, parameter in block.named_parameters():
-            given = conv.bias if name == "bias" and conv.bias is not None else conv.weight
+            given = layer.bias if name == "bias" and layer.bias is not None else layer.weight
             parameter.requires_grad_(given.requires_grad)
-        return block.train(conv.training)
+        return block.train(layer.training)
+
+    from_conv = from_layer  # its name when convolutions were all that is decomposed
 
     @abstractmethod
     def refit(
@@ -132,11 +149,11 @@ class Decomposition(nn.Module, ABC):
         """Multiply each filter by a number, of shape (O,), in place; the bias stays."""
 
     @abstractmethod
-    def to_dense(self) -> nn.Conv2d:
-        """Return the convolution with the reconstructed kernel; outputs agree up to rounding."""
+    def to_dense(self) -> DenseLayer:
+        """Return the layer with the reconstructed weight; outputs agree up to rounding."""
 
     def geometry(self) -> dict[str, Any]:
-        """Return stride, padding, dilation and padding mode of the convolution that the block replaces."""
+        """Return stride, padding, dilation and padding mode of the convolution that is replaced; none if linear."""
         return geometry(self.to_dense())
 
     @abstractmethod

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from norton_det.channels.narrow import narrow, select_
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
-from norton_det.decompositions.conv import PaddingMode, Size, check_ungrouped, geometry, pair
+from norton_det.decompositions.conv import DenseLayer, PaddingMode, Size, as_convolution, geometry, pair
 from norton_det.decompositions.cp_factors import CPFactors
 from norton_det.decompositions.cp_layer import CPLayer
 from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
@@ -61,20 +61,21 @@ class CPConv2d(CPLayer, Decomposition):
     solvers: ClassVar[Registry[Solver]] = SOLVERS
 
     @classmethod
-    def rank_for(cls, conv: nn.Conv2d, rank: Rank) -> int:
+    def rank_for(cls, layer: DenseLayer, rank: Rank) -> int:
         """Return ``rank``.
 
         Raises:
-            UsageError: it is not one positive number.
+            UsageError: ``layer`` is grouped or linear, or ``rank`` is not one positive number.
         """
+        as_convolution(layer, "CP")
         if not isinstance(rank, int) or rank < 1:
             raise UsageError(f"rank is {rank}; expected one number of at least 1 for a CP block")
         return rank
 
     @classmethod
-    def choices(cls, conv: nn.Conv2d) -> list[Rank]:
+    def choices(cls, layer: DenseLayer) -> list[Rank]:
         """Return 1 to 8, or to what is below an exact decomposition."""
-        kh, kw = pair(conv.kernel_size)
+        kh, kw = pair(as_convolution(layer, "CP").kernel_size)
         return list(range(1, min(9, kh * kw)))
 
     @staticmethod
@@ -85,13 +86,13 @@ class CPConv2d(CPLayer, Decomposition):
         return terms * (width_in * h * w + kh * ho * w + kw * ho * wo), terms * (width_in + kh + kw)
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, rank: Rank) -> Self:
-        """Return an unfitted block with the geometry, bias, device and dtype of ``conv``.
+    def like(cls, layer: DenseLayer, rank: Rank) -> Self:
+        """Return an unfitted block with the geometry, bias, device and dtype of ``layer``.
 
         Raises:
-            UsageError: ``conv`` is grouped, or rank below 1.
+            UsageError: ``layer`` is grouped or linear, or rank below 1.
         """
-        check_ungrouped(conv, "CP")
+        conv = as_convolution(layer, "CP")
         options = geometry(conv) | {"device": conv.weight.device, "dtype": conv.weight.dtype}
         kernel, rank = pair(conv.kernel_size), cls.rank_for(conv, rank)
         return cls(conv.in_channels, conv.out_channels, kernel, rank, bias=conv.bias is not None, **options)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from norton_det.channels.narrow import narrow, select_
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
-from norton_det.decompositions.conv import Size, check_finite, check_ungrouped, geometry, like_conv, pair
+from norton_det.decompositions.conv import DenseLayer, Size, as_convolution, check_finite, geometry, like_conv, pair
 from norton_det.decompositions.tucker_fit import SWEEPS, TuckerFactors, fit_output, tucker_decompose
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import Regression
@@ -59,7 +59,6 @@ class TuckerConv2d(Decomposition):
 
     def __init__(self, conv: nn.Conv2d, rank: Rank) -> None:
         super().__init__()
-        check_ungrouped(conv, "Tucker")
         self.rank = self.rank_for(conv, rank)
         self.implementation = "factored"
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
@@ -70,20 +69,22 @@ class TuckerConv2d(Decomposition):
         self.bias = None if conv.bias is None else nn.Parameter(torch.zeros_like(conv.bias))
 
     @classmethod
-    def rank_for(cls, conv: nn.Conv2d, rank: Rank) -> tuple[int, int]:
+    def rank_for(cls, layer: DenseLayer, rank: Rank) -> tuple[int, int]:
         """Return (r1, r2), limited to the numbers of channels.
 
         Raises:
-            UsageError: a rank below 1.
+            UsageError: ``layer`` is grouped or linear, or a rank below 1.
         """
+        conv = as_convolution(layer, "Tucker")
         if not is_rank(rank):
             raise UsageError(f"rank is {rank}; expected one or two numbers of at least 1 for a Tucker block")
         inner, outer = rank if isinstance(rank, tuple) else (rank, rank)
         return min(inner, conv.in_channels), min(outer, conv.out_channels)
 
     @classmethod
-    def choices(cls, conv: nn.Conv2d) -> list[Rank]:
+    def choices(cls, layer: DenseLayer) -> list[Rank]:
         """Return 1 to 7 eighths of the input and of the output channels, rounded up."""
+        conv = as_convolution(layer, "Tucker")
         eighths = [(-(-conv.in_channels * n // 8), -(-conv.out_channels * n // 8)) for n in range(1, 8)]
         return list(dict.fromkeys(eighths))
 
@@ -96,9 +97,9 @@ class TuckerConv2d(Decomposition):
         return macs, reduce + core + expand
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, rank: Rank) -> Self:
-        """Return an unfitted block for ``conv``."""
-        return cls(conv, rank)
+    def like(cls, layer: DenseLayer, rank: Rank) -> Self:
+        """Return an unfitted block for ``layer``."""
+        return cls(as_convolution(layer, "Tucker"), rank)
 
     def refit(
         self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True

@@ -108,7 +108,8 @@ def _layer_before(name: str, modules: Mapping[str, nn.Module], record: "_Record"
         raise NotFoldable(f"follows {layer_name}, which runs {record.runs[layer_name]} times")
     if record.uses.get(layer_name, 0) or record.followed[layer_name] != 1:
         raise NotFoldable(f"the output of {layer_name} is used elsewhere too")
-    if dimensions != LAYERS.get(type(layer), 4):
+    dense = layer.to_dense() if isinstance(layer, Decomposition) else layer
+    if dimensions != LAYERS.get(type(dense), 4):
         raise NotFoldable(f"its channels are not those of {layer_name}")
     return layer_name
 

@@ -127,7 +127,7 @@ class _Search:
         self.method = decomposition
         self.model = CostModel(architecture)
         self.targets = budget.targets()
-        self.layers = decomposable_layers(self.dense)[0]
+        self.layers = decomposable_layers(self.dense, decomposition)[0]
         self.ranks: dict[str, dict[Rank | None, float]]
         self.ranks = {layer: {None: 0.0} | dict(ranks) for layer, ranks in sensitivity.ranks.items()}
         self.rates = {rate: {0: 0.0, **levels} for rate, levels in sensitivity.rates.items()}

@@ -15,6 +15,7 @@ from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import ChannelMap, columns_of
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.decompositions.conv import kernel_of
 from norton_det.linalg.least_squares import Regression
 from norton_det.models.tasks import Images, as_inputs
 from norton_det.pruning import CRITERIA
@@ -115,12 +116,12 @@ def _rank_options(network: Network, decomposition: str) -> dict[str, list[Rank]]
     block = DECOMPOSITIONS[decomposition]
     options = {}
     for name in chosen_layers(network, 1, decomposition)[0]:
-        conv: Any = network.module.get_submodule(name)
-        kernel = conv.kernel_size
+        layer: Any = network.module.get_submodule(name)
+        width_out, width_in = layer.weight.shape[:2]
         options[name] = [
             rank
-            for rank in block.choices(conv)
-            if block.cost(conv.in_channels, conv.out_channels, kernel, (1, 1), (1, 1), rank)[1] < conv.weight.numel()
+            for rank in block.choices(layer)
+            if block.cost(width_in, width_out, kernel_of(layer), (1, 1), (1, 1), rank)[1] < layer.weight.numel()
         ]
     return options
 

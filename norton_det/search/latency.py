@@ -119,9 +119,9 @@ class LatencyModel:
 
     def _measured_ranks(self, layer: LayerCost, module: nn.Module) -> list[Rank]:
         """Return the ranks at which a layer is timed: some that it may have, near to those that will be asked for."""
-        if not isinstance(module, nn.Conv2d) or module.kernel_size == (1, 1):
-            return []
         block = DECOMPOSITIONS[self._method]
+        if not isinstance(module, (nn.Conv2d, nn.Linear)) or block.suits(module):
+            return []
         choices = block.choices(module)
         grid = [choices[i] for i in sorted({min(n, len(choices) - 1) for n in _STEPS})]
         if self._ranks is None:
@@ -163,13 +163,15 @@ def _resized(
         method: registered name of the decomposition.
         rank: None leaves it dense.
     """
+    resized: nn.Module
     if isinstance(module, nn.Linear):
-        return nn.Linear(*widths, device="meta")
-    assert isinstance(module, nn.Conv2d)
-    geometry: dict[str, Any] = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
-    resized: nn.Module = nn.Conv2d(*full, module.kernel_size, **geometry, device="meta")  # type: ignore[arg-type]
+        resized = nn.Linear(*full, device="meta")
+    else:
+        assert isinstance(module, nn.Conv2d)
+        geometry: dict[str, Any] = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
+        resized = nn.Conv2d(*full, module.kernel_size, **geometry, device="meta")  # type: ignore[arg-type]
     if rank is not None:
-        resized = DECOMPOSITIONS[method].like(resized, rank)  # type: ignore[arg-type]
+        resized = DECOMPOSITIONS[method].like(resized, rank)
     narrow(resized, *(torch.arange(width) for width in widths))
     return resized
 

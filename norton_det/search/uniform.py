@@ -18,7 +18,7 @@ from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.notation import format_ranks, format_rates
 from norton_det.spec import DecomposedLayer, Rank
-from norton_det.structure.build import conv_of
+from norton_det.structure.build import layer_of
 from norton_det.structure.network import Network
 from norton_det.structure.settings import Ranks, chosen_layers, decomposable_layers, dense_network, widths_at
 
@@ -132,8 +132,8 @@ def uniform_ranks(dense: Network, decomposition: str) -> list[dict[str, Rank]]:
     For CP these are 1 to 8, for Tucker-2 the same eighths of the channels of every layer.
     """
     block = DECOMPOSITIONS[decomposition]
-    layers = decomposable_layers(dense)[0]
-    choices = {name: block.choices(conv_of(dense.module, name, dense.architecture)) for name in layers}
+    layers = decomposable_layers(dense, decomposition)[0]
+    choices = {name: block.choices(layer_of(dense.module, name, dense.architecture)) for name in layers}
     steps = max(map(len, choices.values()), default=0)
     return [{name: ranks[min(i, len(ranks) - 1)] for name, ranks in choices.items() if ranks} for i in range(steps)]
 

@@ -61,7 +61,7 @@ class Difference(NamedTuple):
 def differences(net: nn.Module, built: nn.Module) -> Iterator[Difference]:
     """Yield the modules, types and attributes in which ``net`` differs from ``built``.
 
-    Decomposed layers of ``net`` are compared with the convolutions that ``built`` has in their place, by geometry.
+    Decomposed layers of ``net`` are compared with the layers that ``built`` has in their place, by geometry.
     Not compared are tensors, hooks, modes, and what a module has beside the attributes that its class sets.
 
     Args:
@@ -144,12 +144,12 @@ def _same(given: Any, expected: Any) -> bool:
 
 
 def _is_block_for(module: nn.Module, other: nn.Module | None) -> bool:
-    return isinstance(module, Decomposition) and isinstance(other, nn.Conv2d)
+    return isinstance(module, Decomposition) and isinstance(other, (nn.Conv2d, nn.Linear))
 
 
 def _geometry(layer: Any) -> dict[str, Any]:
     values = layer.geometry() if isinstance(layer, Decomposition) else attributes_of(layer)
-    return {name: frozen(values[name]) for name in ("stride", "padding", "dilation", "padding_mode")}
+    return {name: frozen(values[name]) for name in ("stride", "padding", "dilation", "padding_mode") if name in values}
 
 
 def _type(module: nn.Module) -> type:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from norton_det.channels.narrow import narrow_network
 from norton_det.decompositions import DECOMPOSITIONS
-from norton_det.decompositions.conv import pair
+from norton_det.decompositions.conv import DenseLayer, pair
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.spec import Spec
@@ -53,17 +53,20 @@ def apply_spec(net: nn.Module, spec: Spec, architecture: Architecture) -> None:
     """
     set_attributes(net, spec.attributes)
     for name, layer in spec.decompositions.items():
-        conv = conv_of(net, name, architecture)
-        with torch.device(conv.weight.device):
-            block = DECOMPOSITIONS[layer.method].like(conv, layer.rank)
+        dense = layer_of(net, name, architecture)
+        try:
+            with torch.device(dense.weight.device):
+                block = DECOMPOSITIONS[layer.method].like(dense, layer.rank)
+        except UsageError as error:
+            raise UsageError(f"layer {name!r}: {error}") from None
         if block.rank != (pair(layer.rank) if isinstance(block.rank, tuple) else layer.rank):
             raise UsageError(f"layer {name!r}: rank {layer.rank} is above its channels; expected at most {block.rank}")
         net.set_submodule(name, block)
     narrow_network(net, architecture.plan, _kept_channels(spec, architecture))
 
 
-def conv_of(net: nn.Module, name: str, architecture: Architecture) -> nn.Conv2d:
-    """Return the convolution called ``name``.
+def layer_of(net: nn.Module, name: str, architecture: Architecture) -> DenseLayer:
+    """Return the convolution or linear layer called ``name``.
 
     Raises:
         UsageError: there is none.
@@ -72,9 +75,10 @@ def conv_of(net: nn.Module, name: str, architecture: Architecture) -> nn.Conv2d:
         module = net.get_submodule(name)
     except AttributeError:
         module = None
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, (nn.Conv2d, nn.Linear)):
         problem = "no such layer" if module is None else f"a {type(module).__name__}"
-        raise UsageError(f"{name!r} is {problem} in {architecture.name}; expected the name of a convolution")
+        expected = "the name of a convolution or linear layer"
+        raise UsageError(f"{name!r} is {problem} in {architecture.name}; expected {expected}")
     return module
 
 

@@ -86,6 +86,8 @@ def _not_described(difference: Difference, architecture: Architecture) -> str:
 def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
     modules = dict(net.named_modules())
     classifier = modules.get(architecture.classifier)
+    if isinstance(classifier, Decomposition):
+        classifier = classifier.to_dense()
     if not isinstance(classifier, nn.Linear):
         raise UsageError(f"model has no linear layer {architecture.classifier!r}; expected a {architecture.name}")
     widths = {}

@@ -6,21 +6,25 @@ channels these are depends on the weights, and is chosen by :mod:`norton_det.com
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from norton_det.decompositions import DECOMPOSITIONS, Decomposition
+from norton_det.decompositions import DECOMPOSITIONS
+from norton_det.decompositions.conv import DenseLayer, not_pointwise
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.notation import check_rate, parse_ranks, parse_rates
 from norton_det.spec import DecomposedLayer, Rank, Spec, is_rank
-from norton_det.structure.build import build_network, conv_of
+from norton_det.structure.build import build_network, layer_of
 from norton_det.structure.network import Network
 
 Ranks = Rank | str | Mapping[str, Rank]
 """One rank for all layers, one for each in the network's order ("[2]*9+[3]*18", 0: dense), or by the layer's name."""
+Methods = str | Mapping[str, str]
+"""Registered name of the decomposition of all layers, or of each by the layer's name, as the ranks then are."""
 
 
 def spec_from_configuration(
@@ -29,21 +33,21 @@ def spec_from_configuration(
     rates: str | Sequence[float] | None = None,
     *,
     num_classes: int | None = None,
-    decomposition: str = "cp",
+    decomposition: Methods = "cp",
 ) -> Spec:
     """Return the spec to which a configuration leads, without any weights.
 
     Args:
         arch: registered name of the architecture.
-        rank: of every k x k convolution, or of each (:data:`Ranks`); None decomposes nothing.
+        rank: of every layer that the decomposition is meant for, or of each (:data:`Ranks`); None decomposes nothing.
         rates: in the publication's notation or as numbers; None prunes nothing.
         num_classes: None is the architecture's default.
-        decomposition: registered name.
+        decomposition: registered name, or of each layer (:data:`Methods`).
 
     Raises:
         UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short.
     """
-    DECOMPOSITIONS.check(decomposition)
+    check_methods(decomposition)
     dense = dense_network(arch, num_classes)
     spec = dense.spec
     if rank is not None:
@@ -108,37 +112,59 @@ def widths_at(network: Network, rates: NDArray[np.float64]) -> dict[str, NDArray
     return widths
 
 
-def chosen_layers(network: Network, rank: Ranks, method: str) -> tuple[dict[str, DecomposedLayer], dict[str, str]]:
-    """Return how each layer is to be decomposed, and why the other convolutions of the plan are left dense.
+def check_methods(methods: Methods) -> list[str]:
+    """Return the names of the decompositions, each once.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    names = list(dict.fromkeys(methods.values() if isinstance(methods, Mapping) else [methods]))
+    for name in names:
+        DECOMPOSITIONS.check(name)
+    return names
+
+
+def chosen_layers(network: Network, rank: Ranks, method: Methods) -> tuple[dict[str, DecomposedLayer], dict[str, str]]:
+    """Return how each layer is to be decomposed, and why the other layers of the plan are left dense.
 
     Args:
         network: on any device.
-        rank: one for all k x k convolutions of the plan but those that the architecture keeps dense, a list of theirs
-            in the order of the plan, or by layer.
-        method: registered name of the decomposition.
+        rank: one for all layers of :func:`decomposable_layers`, a list of theirs in the order of the plan, or by layer.
+        method: registered name of the decomposition, or by layer; then so are the ranks.
 
     Raises:
-        UsageError: rank below 1 or of the wrong kind, too few ranks, a named layer that is no convolution.
+        UsageError: rank below 1 or of the wrong kind, too few ranks, a named layer that cannot be decomposed, ranks and
+            methods by different names.
     """
-    net, architecture, block = network.module, network.architecture, DECOMPOSITIONS[method]
+    net, architecture = network.module, network.architecture
 
-    def decomposed(name: str, rank: Rank) -> DecomposedLayer:
-        return DecomposedLayer(method, _rank_of(block, conv_of(net, name, architecture), name, rank))
+    def decomposed(name: str, method: str, rank: Rank) -> DecomposedLayer:
+        return DecomposedLayer(method, _rank_of(method, layer_of(net, name, architecture), name, rank))
 
     if isinstance(rank, Mapping):  # by name also what is kept dense otherwise
-        return {name: decomposed(name, value) for name, value in rank.items()}, {}
-    layers, skipped = decomposable_layers(network)
+        methods = method if isinstance(method, Mapping) else dict.fromkeys(rank, method)
+        _check_same_names(rank, methods)
+        return {name: decomposed(name, methods[name], value) for name, value in rank.items()}, {}
+    if isinstance(method, Mapping):
+        raise UsageError(f"decomposition is by layer and rank is {rank!r}; expected the ranks of the same layers")
+    layers, skipped = decomposable_layers(network, method)
     ranks = parse_ranks(rank) if isinstance(rank, str) else [_at_least_1(rank)] * len(layers)
     if len(ranks) < len(layers):
         raise UsageError(f"rank has {len(ranks)} values; {architecture.name} takes {len(layers)}: {', '.join(layers)}")
     chosen = dict(zip(layers, ranks, strict=False))
     skipped |= {name: "rank 0" for name, value in chosen.items() if value == 0}
-    return {name: decomposed(name, value) for name, value in chosen.items() if value != 0}, skipped
+    return {name: decomposed(name, method, value) for name, value in chosen.items() if value != 0}, skipped
 
 
-def _rank_of(block: type[Decomposition], conv: nn.Conv2d, name: str, rank: Rank) -> Rank:
+def _check_same_names(rank: Mapping[str, Rank], methods: Mapping[str, str]) -> None:
+    for (has, one), (lacks, other) in permutations((("rank", rank), ("decomposition", methods))):
+        if missing := [name for name in one if name not in other]:
+            raise UsageError(f"{lacks} lacks layer {missing[0]!r}, which {has} has; expected the same layers in both")
+
+
+def _rank_of(method: str, layer: DenseLayer, name: str, rank: Rank) -> Rank:
     try:
-        return block.rank_for(conv, rank)
+        return DECOMPOSITIONS[method].rank_for(layer, rank)
     except UsageError as error:
         raise UsageError(f"layer {name!r}: {error}") from None
 
@@ -149,14 +175,20 @@ def _at_least_1(rank: Rank) -> Rank:
     return rank
 
 
-def decomposable_layers(network: Network) -> tuple[list[str], dict[str, str]]:
-    """Return the convolutions that one rank for all is meant for, and why each of the others is left dense."""
+def decomposable_layers(network: Network, method: str = "cp") -> tuple[list[str], dict[str, str]]:
+    """Return the layers that one rank for all is meant for, and why each of the others is left dense.
+
+    These are the layers of the plan that suit the decomposition, but for those that the architecture keeps dense, and
+    for linear layers and 1x1 convolutions that write no group: these predict.
+    """
     chosen: list[str] = []
     skipped: dict[str, str] = {}
     for layer in network.plan.layers:
         module = network.module.get_submodule(layer.name)
-        if isinstance(module, nn.Conv2d):
-            reason = _why_not(module) or network.architecture.kept_dense.get(layer.name)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            reason = DECOMPOSITIONS[method].suits(module) or network.architecture.kept_dense.get(layer.name)
+            if not reason and layer.writes is None and not not_pointwise(module):
+                reason = "its outputs are predictions"
             if not layer.name.startswith(within := network.architecture.within):
                 reason = f"outside {within.rstrip('.')}"
             if reason:
@@ -164,11 +196,3 @@ def decomposable_layers(network: Network) -> tuple[list[str], dict[str, str]]:
             else:
                 chosen.append(layer.name)
     return chosen, skipped
-
-
-def _why_not(conv: nn.Conv2d) -> str | None:
-    if conv.groups == conv.in_channels > 1:
-        return "depthwise"
-    if conv.groups > 1:
-        return f"grouped (groups={conv.groups})"
-    return "1x1" if tuple(conv.kernel_size) == (1, 1) else None

@@ -4,14 +4,19 @@ Those of a CP block all compute the convolution with the kernel ``sum_r a o b o 
 out beforehand.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from norton_det.decompositions.base import Decomposition
-from norton_det.decompositions.conv import like_conv, plain, sum_terms
+from norton_det.decompositions.conv import like_conv, like_layer, plain, sum_terms
 from norton_det.decompositions.cp import CPConv2d
+from norton_det.decompositions.svd import LowRank
 from norton_det.decompositions.tucker import TuckerConv2d
 from norton_det.deployment.implementations.base import Implementations, implementations_of
+from norton_det.deployment.implementations.linear import CONVOLVED
 from norton_det.registry import Registry
 
 
@@ -70,8 +75,24 @@ def _factored_tucker(block: TuckerConv2d) -> nn.Module:
     return nn.Sequential(plain(block.reduce), plain(block.core), last)
 
 
+def _factored_svd(block: LowRank) -> nn.Module:
+    """Two layers."""
+    first, last = block.reduce, block.expand
+    return nn.Sequential(like_layer(first, first.weight, None), like_layer(last, last.weight, block.bias))
+
+
+def _convolved(make: Callable[[Any], nn.Module]) -> Callable[[LowRank], nn.Module]:
+    """Return a function that makes the same of a block, with its linear layers as convolutions."""
+
+    def made(block: LowRank) -> nn.Module:
+        module = make(block)
+        return nn.Sequential(*map(CONVOLVED, module)) if isinstance(module, nn.Sequential) else CONVOLVED(module)
+
+    return made
+
+
 def _dense(block: Decomposition) -> nn.Module:
-    """One k x k convolution."""
+    """One convolution or linear layer."""
     return block.to_dense()
 
 
@@ -83,6 +104,14 @@ CP.register("dense", _dense)
 TUCKER2: Implementations = Registry("implementation")
 TUCKER2.register("factored", _factored_tucker)
 TUCKER2.register("dense", _dense)
+SVD: Implementations = Registry("implementation")
+SVD.register("factored", _factored_svd)
+SVD.register("dense", _dense)
+SVD_LINEAR: Implementations = Registry("implementation")
+SVD_LINEAR.register("factored", _factored_svd)
+SVD_LINEAR.register("factored_convolution", _convolved(_factored_svd))
+SVD_LINEAR.register("dense", _dense)
+SVD_LINEAR.register("dense_convolution", _convolved(_dense))
 DENSE_ONLY: Implementations = Registry("implementation")
 DENSE_ONLY.register("dense", _dense)
 
@@ -100,3 +129,8 @@ def _(block: CPConv2d) -> Implementations:
 @implementations_of.register
 def _(block: TuckerConv2d) -> Implementations:
     return TUCKER2
+
+
+@implementations_of.register
+def _(block: LowRank) -> Implementations:
+    return SVD_LINEAR if block.is_linear else SVD

@@ -33,9 +33,10 @@ class ConvolvedLinear(nn.Linear):
         return convolved_linear(input, self.weight, self.bias)
 
 
+CONVOLVED = with_class(ConvolvedLinear)
 LINEAR: Implementations = Registry("implementation")
 LINEAR.register("linear", itself)
-LINEAR.register("convolution", with_class(ConvolvedLinear))
+LINEAR.register("convolution", CONVOLVED)
 
 
 @implementations_of.register
