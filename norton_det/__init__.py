@@ -1,6 +1,12 @@
 """NORTON network compression as a torchvision detection extension."""
 
-from norton_det.builders import fasterrcnn_cpresnet50_fpn, keypointrcnn_cpresnet50_fpn, maskrcnn_cpresnet50_fpn
+from norton_det.builders import (
+    fasterrcnn_cpresnet50_fpn,
+    fasterrcnn_cpresnet50_fpn_v2,
+    keypointrcnn_cpresnet50_fpn,
+    maskrcnn_cpresnet50_fpn,
+    maskrcnn_cpresnet50_fpn_v2,
+)
 from norton_det.builders.classifiers import (
     cpresnet50,
     densenet40_cifar,
@@ -44,9 +50,11 @@ __all__ = [
     "densenet40_cifar",
     "deploy",
     "fasterrcnn_cpresnet50_fpn",
+    "fasterrcnn_cpresnet50_fpn_v2",
     "keypointrcnn_cpresnet50_fpn",
     "load",
     "maskrcnn_cpresnet50_fpn",
+    "maskrcnn_cpresnet50_fpn_v2",
     "prune",
     "published",
     "reconstruct",

@@ -1,181 +1,20 @@
 """Builders of compressed detectors with torchvision's signature, known to ``torchvision.models.get_model``."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, WeightsEnum
+from torch import nn
+from torchvision.models import ResNet50_Weights
 from torchvision.models.detection import (
+    FasterRCNN_ResNet50_FPN_V2_Weights,
     FasterRCNN_ResNet50_FPN_Weights,
     KeypointRCNN_ResNet50_FPN_Weights,
+    MaskRCNN_ResNet50_FPN_V2_Weights,
     MaskRCNN_ResNet50_FPN_Weights,
 )
-from torchvision.models.detection.backbone_utils import _validate_trainable_layers
-from torchvision.ops.misc import FrozenBatchNorm2d
 
-from norton_det.checkpoint import has_spec, read_network
-from norton_det.errors import UsageError
-from norton_det.models import ARCHITECTURES, Architecture
-from norton_det.models.rcnn_plan import BODY
-from norton_det.models.resnet import RESNET50
-from norton_det.models.weights import initial_state, load_state, named_weights, names_of, published_state
+from norton_det.builders.new_detector import make_detector
 from norton_det.registry import torchvision_builder
-from norton_det.spec import Spec
-from norton_det.structure.build import build_network
-from norton_det.structure.describe import described
-from norton_det.structure.network import Network
-
-_TRAINABLE_ORDER = ("layer4", "layer3", "layer2", "layer1", "conv1")
-
-
-def make_detector(
-    arch: str,
-    *,
-    weights: str | Path | WeightsEnum | None = None,
-    weights_backbone: str | Path | WeightsEnum | None = None,
-    num_classes: int | None = None,
-    trainable_backbone_layers: int | None = None,
-    norm_layer: str | Callable[..., nn.Module] | None = None,
-    progress: bool = True,
-    **kwargs: Any,
-) -> tuple[nn.Module, Spec]:
-    """Return a detector and its spec; the builders below return the detector alone.
-
-    Args:
-        arch: registered name.
-        weights: of the whole detector: a file of ``norton_det.save`` or a training checkpoint, whose spec decides the
-            compression; or torchvision's COCO weights for the dense one.
-        weights_backbone: a file of ``norton_det.save`` or a state dict of a ResNet-50, with its classifier or
-            without, or torchvision's weights. Not read where ``weights`` is given, as in torchvision.
-        num_classes: background included; None takes it from ``weights``, or else the architecture's default.
-        trainable_backbone_layers: 0 to 5, counted from the last stage; without weights all are, by default 3 with
-            weights.
-        norm_layer: of the backbone. None: ``FrozenBatchNorm2d`` when any weights are given, else ``BatchNorm2d``.
-        progress: show the progress of a download.
-        kwargs: for torchvision's ``FasterRCNN``, ``MaskRCNN`` or ``KeypointRCNN``; and ``anchor_sizes``, a list of
-            sizes in pixels for each of the five levels.
-
-    Raises:
-        UsageError: unknown weights, a wrong argument, a backbone file of another architecture.
-        DataError: a file that is missing, damaged or does not fit.
-    """
-    trained = weights is not None or weights_backbone is not None
-    layers = _trainable_layers(trained, trainable_backbone_layers)
-    kwargs["norm_layer"] = norm_layer or ("FrozenBatchNorm2d" if trained else "BatchNorm2d")
-    architecture = ARCHITECTURES[arch]
-    if weights is None:
-        network = _on_backbone(architecture, weights_backbone, num_classes, progress, kwargs)
-    elif named := named_weights(architecture.weights, weights):
-        network = _published(architecture, named, num_classes, progress, kwargs)
-    else:
-        network = _from_file(architecture, weights, num_classes, kwargs)
-    freeze_backbone(network.module, layers)
-    found = described(network.module, architecture).spec
-    return network.module, replace(network.spec, options=found.options, attributes=found.attributes)
-
-
-def _on_backbone(
-    architecture: Architecture,
-    weights: str | Path | WeightsEnum | None,
-    num_classes: int | None,
-    progress: bool,
-    options: dict[str, Any],
-) -> Network:
-    state: Mapping[str, Tensor] = {}
-    inner = Spec("resnet50", RESNET50.num_classes)
-    if isinstance(weights, (str, Path)) and has_spec(weights):
-        inner, state = read_network(weights)
-        if inner.arch != "resnet50":
-            raise UsageError(f"weights_backbone {weights}: is a {inner.arch}; expected a resnet50")
-    elif weights is not None:
-        state, source = initial_state(RESNET50, weights, progress=progress)
-        inner = replace(inner, provenance={"source": source})
-    spec = Spec(
-        architecture.name,
-        num_classes or architecture.num_classes,
-        {BODY + name: layer for name, layer in inner.decompositions.items()},
-        widths=inner.widths,
-        kept=inner.kept,
-        options=options,
-        attributes=_fitting({BODY + path: value for path, value in inner.attributes.items()}, options),
-        provenance={"backbone": dict(inner.provenance)},
-    )
-    network = build_network(spec, architecture)
-    if weights is not None:
-        state = {name: state[name] for name in state if not name.startswith(f"{RESNET50.classifier}.")}
-        load_state(network.module.get_submodule(BODY.rstrip(".")), state, f"weights_backbone {weights}")
-    return network
-
-
-def _fitting(attributes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded attributes of a detector that these options leave as they were.
-
-    Frozen norms have no momentum. Of a ResNet-50, the pooling and the classifier are no part of a backbone. What is
-    given as a module (``box_roi_pool=...``) is taken as it is.
-    """
-    frozen = options.get("norm_layer") in ("FrozenBatchNorm2d", FrozenBatchNorm2d)
-    gone = tuple(BODY + name for name in ("avgpool.", f"{RESNET50.classifier}."))
-    given = tuple(f"{part}.{name}." for name in options for part in ("roi_heads", "rpn"))
-    given += (
-        ("rpn.head.", "rpn.anchor_generator.") if "rpn_head" in options or "rpn_anchor_generator" in options else ()
-    )
-    return {
-        path: value
-        for path, value in attributes.items()
-        if not (frozen and path.endswith(".momentum"))
-        and not path.startswith((*gone, *given))
-        and path.removeprefix(BODY).count(".")  # of a layer, not of the ResNet itself
-    }
-
-
-def _published(
-    architecture: Architecture,
-    weights: WeightsEnum,
-    num_classes: int | None,
-    progress: bool,
-    options: dict[str, Any],
-) -> Network:
-    classes = len(weights.meta["categories"])
-    if num_classes not in (None, classes):
-        raise UsageError(f"num_classes is {num_classes}; {weights} has {classes}")
-    names = names_of(architecture, weights)
-    spec = Spec(architecture.name, classes, options=options, provenance={"source": str(weights)}, **names)
-    network = build_network(spec, architecture)
-    load_state(network.module, published_state(weights, progress=progress), str(weights))
-    return network
-
-
-def _from_file(
-    architecture: Architecture, path: str | Path | WeightsEnum, num_classes: int | None, options: dict[str, Any]
-) -> Network:
-    spec, tensors = read_network(str(path))
-    if spec.arch != architecture.name:
-        raise UsageError(f"weights {path}: is a {spec.arch}; expected a {architecture.name}")
-    if num_classes not in (None, spec.num_classes):
-        raise UsageError(f"num_classes is {num_classes}; {path} has {spec.num_classes}")
-    options = {**spec.options, **options}
-    spec = replace(spec, options=options, attributes=_fitting(spec.attributes, options))
-    network = build_network(spec, architecture)
-    load_state(network.module, tensors, str(path))
-    return network
-
-
-def _trainable_layers(trained: bool, number: int | None) -> int:
-    try:
-        return int(_validate_trainable_layers(trained, number, len(_TRAINABLE_ORDER), 3))
-    except ValueError as error:
-        raise UsageError(f"trainable_backbone_layers: {error}") from None
-
-
-def freeze_backbone(net: nn.Module, layers: int) -> None:
-    """Stop the training of all but the last ``layers`` (0 to 5) of the backbone: stages 4 to 1, then the stem."""
-    trainable = (*_TRAINABLE_ORDER[:layers], *(["bn1"] if layers == len(_TRAINABLE_ORDER) else []))
-    for name, parameter in net.get_submodule(BODY.rstrip(".")).named_parameters():
-        if name.split(".")[0] not in trainable:
-            parameter.requires_grad_(False)
-
 
 # torchvision.models.get_model_weights reads these annotations: no "from __future__ import annotations" in this file.
 
@@ -269,6 +108,72 @@ def keypointrcnn_cpresnet50_fpn(
     """
     return make_detector(
         "keypointrcnn_cpresnet50_fpn",
+        weights=weights,
+        weights_backbone=weights_backbone,
+        num_classes=num_classes,
+        trainable_backbone_layers=trainable_backbone_layers,
+        progress=progress,
+        **kwargs,
+    )[0]
+
+
+@torchvision_builder
+def fasterrcnn_cpresnet50_fpn_v2(
+    *,
+    weights: FasterRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: ResNet50_Weights | str | Path | None = None,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Faster R-CNN with FPN, second version, on a compressed ResNet-50; arguments and errors of :func:`make_detector`.
+
+    As torchvision's ``fasterrcnn_resnet50_fpn_v2``: batch norms in FPN and heads, two convolutions in the RPN, four and
+    a linear layer in the box head.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> detector = nd.fasterrcnn_cpresnet50_fpn_v2(weights=None, num_classes=3, min_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'labels', 'scores']
+    """
+    return make_detector(
+        "fasterrcnn_cpresnet50_fpn_v2",
+        weights=weights,
+        weights_backbone=weights_backbone,
+        num_classes=num_classes,
+        trainable_backbone_layers=trainable_backbone_layers,
+        progress=progress,
+        **kwargs,
+    )[0]
+
+
+@torchvision_builder
+def maskrcnn_cpresnet50_fpn_v2(
+    *,
+    weights: MaskRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: ResNet50_Weights | str | Path | None = None,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Mask R-CNN with FPN, second version, on a compressed ResNet-50; arguments and errors of :func:`make_detector`.
+
+    As torchvision's ``maskrcnn_resnet50_fpn_v2``: batch norms in FPN and heads, two convolutions in the RPN, four and
+    a linear layer in the box head.
+
+    Example:
+        >>> import torch
+        >>> import norton_det as nd
+        >>> detector = nd.maskrcnn_cpresnet50_fpn_v2(weights=None, num_classes=3, min_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'labels', 'masks', 'scores']
+    """
+    return make_detector(
+        "maskrcnn_cpresnet50_fpn_v2",
         weights=weights,
         weights_backbone=weights_backbone,
         num_classes=num_classes,

@@ -65,8 +65,9 @@ from norton_det.training.implementations import use_implementation
 logger = logging.getLogger(__name__)
 
 MODELS = {
-    f"{kind}rcnn_{net}_fpn": f"{kind}rcnn_cpresnet50_fpn"
-    for kind in ("faster", "mask", "keypoint")
+    f"{kind}rcnn_{net}_{fpn}": f"{kind}rcnn_cpresnet50_{fpn}"
+    for fpn, kinds in (("fpn", ("faster", "mask", "keypoint")), ("fpn_v2", ("faster", "mask")))
+    for kind in kinds
     for net in ("cpresnet50", "resnet50")
 }
 """Names of ``--model``: torchvision's dense detectors are the compressible ones with nothing compressed."""

@@ -59,6 +59,7 @@ class Architecture:
             read has been narrowed.
         weights: torchvision's published weights for it.
         options_of: network -> the ``options`` that rebuild it; None where the builder has none.
+        trained_options: options of the builder that are another default where weights are given.
         scopes: by name, the parts of the network that can be compressed, where it is not always all of it.
         within: prefix of the names of the layers that are compressed: ``rate_order`` and this are those of the scope
             that was chosen, at first of the default one.
@@ -87,6 +88,7 @@ class Architecture:
     keeps_width: frozenset[str] = frozenset()
     weights: type[WeightsEnum] | None = None
     options_of: Callable[[nn.Module], dict[str, Any]] | None = None
+    trained_options: Mapping[str, Any] = field(default_factory=dict)
     scopes: Mapping[str, Scope] = field(default_factory=dict)
     within: str = ""
 

@@ -9,8 +9,9 @@ from norton_det.models.resnet import RESNET50, STAGES
 
 BODY = "backbone.body."
 """Where the ResNet-50 sits in a detector."""
+WIDTH = 256
+"""Of the pyramid, and of the convolutions that read it."""
 _FPN, _INNER = "fpn", "fpn.inner"
-_WIDTH = 256  # of the pyramid, and of the convolutions that read it
 _POOLED = 7 * 7  # positions of a proposal's features, flattened before the first linear layer
 
 
@@ -33,7 +34,7 @@ def rcnn_plan(kinds: tuple[str, ...], version: int = 1) -> ChannelPlan:
         layers += _mask_head(version)
     if "keypoints" in kinds:
         layers += _keypoint_head()
-    own = {layer.writes: _WIDTH for layer in layers if layer.writes and layer.writes not in inside.widths}
+    own = {layer.writes: WIDTH for layer in layers if layer.writes and layer.writes not in inside.widths}
     own |= {group: 1024 for group in own if group.startswith("roi_heads.box_head.") and _is_linear(group)}
     own |= {group: 512 for group in own if group.startswith("roi_heads.keypoint_head.")}
     return ChannelPlan({**inside.widths, **own}, tuple(layers), frozenset({_FPN}))

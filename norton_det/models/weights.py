@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
+from torchvision.models.detection import (
+    FasterRCNN_ResNet50_FPN_Weights,
+    KeypointRCNN_ResNet50_FPN_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+)
 
 from norton_det.errors import DataError, UsageError
 from norton_det.models.architecture import Architecture
@@ -16,6 +21,11 @@ from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.tasks import Detection
 
 _EPSILON = 1e-5  # of torch's norms, unless something else is said
+_TRAINED_WITHOUT_EPSILON = (
+    FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
+    KeypointRCNN_ResNet50_FPN_Weights.COCO_V1,
+)
 logger = logging.getLogger(__name__)
 
 
@@ -72,11 +82,11 @@ def initial_state(
 def published_state(weights: WeightsEnum, *, progress: bool = True) -> dict[str, Tensor]:
     """Return the state dict of torchvision's weights for norms with the usual epsilon.
 
-    The detectors of COCO_V1 were trained with an epsilon of 0, which torchvision sets after it loaded them. Here it is
-    taken out of the variances instead, so that norms of any class compute the same.
+    The first version's detectors of COCO_V1 were trained with an epsilon of 0, which torchvision sets after it loaded
+    them. Here it is taken out of the variances instead, so that norms of any class compute the same.
     """
     state: dict[str, Tensor] = dict(weights.get_state_dict(progress=progress, check_hash=True))
-    if weights.name != "COCO_V1":
+    if weights not in _TRAINED_WITHOUT_EPSILON:
         return state
     return {name: tensor - _EPSILON if name.endswith("running_var") else tensor for name, tensor in state.items()}
 

@@ -27,11 +27,7 @@ OPTIONS = {
     "box_detections_per_img": [20],
     "num_keypoints": [17, 3],
 }
-DEFAULT_MIN_SIZE = {
-    "fasterrcnn_cpresnet50_fpn": [800],
-    "maskrcnn_cpresnet50_fpn": [800],
-    "keypointrcnn_cpresnet50_fpn": [640, 672, 704, 736, 768, 800],
-}
+DEFAULT_MIN_SIZE = {"keypointrcnn_cpresnet50_fpn": [640, 672, 704, 736, 768, 800]}
 
 
 def specs(arch: str) -> Iterator[Spec]:
@@ -46,7 +42,7 @@ def specs(arch: str) -> Iterator[Spec]:
         yield Spec(arch, 7, widths=dict.fromkeys(list(architecture.plan.widths)[1:3], 3))
     if architecture.task.name == "detection":
         defaults: dict[str, object] = dict.fromkeys(OPTIONS)
-        defaults |= {"min_size": DEFAULT_MIN_SIZE[arch], "max_size": 1333, "num_keypoints": 17}
+        defaults |= {"min_size": DEFAULT_MIN_SIZE.get(arch, [800]), "max_size": 1333, "num_keypoints": 17}
         for name, values in (OPTIONS | {"rpn_pre_nms_top_n_test": [300]}).items():
             for value in values if name != "num_keypoints" or arch.startswith("keypoint") else ():
                 if value != defaults.get(name):
