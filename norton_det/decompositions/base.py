@@ -79,9 +79,9 @@ class Decomposition(nn.Module, ABC):
         Args:
             width_in: I.
             width_out: O.
-            kernel: (Kh, Kw); (1, 1) of a linear layer, as both sizes are.
-            inputs: height and width of the input.
-            outputs: height and width of the output.
+            kernel: (Kh, Kw); of a linear layer (P, 1), if it reads P spatial positions of each channel.
+            inputs: height and width of the input; of a linear layer the number of rows, and 1.
+            outputs: height and width of the output; likewise.
             rank: as in :attr:`rank`.
         """
 

@@ -18,8 +18,12 @@ Calls = tuple[Call, ...]
 
 
 def calls_of(net: nn.Module, arguments: tuple[Any, ...], select: Callable[[nn.Module], bool]) -> dict[str, Calls]:
-    """Run ``net`` on ``arguments`` and return the calls of each selected layer, by its name."""
+    """Run ``net`` on ``arguments`` and return the calls of each selected layer, by its name.
+
+    What is inside a decomposed layer is part of it, and no layer of its own.
+    """
     calls: dict[str, Calls] = {}
+    inside = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, Decomposition))
 
     def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -29,7 +33,7 @@ def calls_of(net: nn.Module, arguments: tuple[Any, ...], select: Callable[[nn.Mo
 
     with ExitStack() as hooks:  # removed also where the network fails
         for name, module in net.named_modules():
-            if select(module):
+            if select(module) and not name.startswith(inside):
                 hooks.enter_context(module.register_forward_pre_hook(record(name), with_kwargs=True))
         net(*arguments)
     return calls

@@ -178,8 +178,8 @@ def _at_least_1(rank: Rank) -> Rank:
 def decomposable_layers(network: Network, method: str = "cp") -> tuple[list[str], dict[str, str]]:
     """Return the layers that one rank for all is meant for, and why each of the others is left dense.
 
-    These are the layers of the plan that suit the decomposition, but for those that the architecture keeps dense, and
-    for linear layers and 1x1 convolutions that write no group: these predict.
+    These are the layers of the plan, in the architecture's scope, that suit the decomposition, but for those that the
+    architecture keeps dense, and for linear layers and 1x1 convolutions that write no group, as those that predict.
     """
     chosen: list[str] = []
     skipped: dict[str, str] = {}
@@ -188,7 +188,7 @@ def decomposable_layers(network: Network, method: str = "cp") -> tuple[list[str]
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             reason = DECOMPOSITIONS[method].suits(module) or network.architecture.kept_dense.get(layer.name)
             if not reason and layer.writes is None and not not_pointwise(module):
-                reason = "its outputs are predictions"
+                reason = "writes no channel group"
             if not layer.name.startswith(within := network.architecture.within):
                 reason = f"outside {within.rstrip('.')}"
             if reason:
