@@ -16,7 +16,7 @@ def filters_of(module: nn.Module) -> Filters | None:
     if isinstance(module, Decomposition):
         return Filters(module.to_dense().weight, module.factors())
     assert isinstance(module.weight, Tensor)
-    return Filters(module.weight)
+    return Filters(module.weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else module.weight)
 
 
 def select_channels(

@@ -4,13 +4,13 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from masked import masked, random_kept
+from statistics_of_norms import with_statistics
 from torch import Tensor, nn
 from torchvision.models import resnet50
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 import norton_det as nd
 from norton_det.channels.narrow import narrow_network
@@ -23,58 +23,24 @@ from norton_det.structure.describe import describe
 
 CLASSIFIERS = ["resnet50", "vgg16_bn_cifar", "resnet56_cifar", "resnet110_cifar", "densenet40_cifar"]
 CIFAR = CLASSIFIERS[1:]
-DETECTORS = ["fasterrcnn_cpresnet50_fpn", "maskrcnn_cpresnet50_fpn", "keypointrcnn_cpresnet50_fpn"]
 GENTLE = dict.fromkeys(CLASSIFIERS, "[0.1]*57")  # longer than needed
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, FrozenBatchNorm2d)
-
-
-def randomise_norms(net: nn.Module) -> None:
-    """Give batch norms statistics that a mistake in the plan cannot hide behind."""
-    for module in net.modules():
-        if isinstance(module, NORMS):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                tensor.data = torch.rand_like(tensor) + 0.5
-
-
-def random_kept(arch: str, generator: torch.Generator) -> dict[str, Tensor]:
-    kept = {}
-    for group, width in ARCHITECTURES[arch].plan.widths.items():
-        keep = int(torch.randint(max(1, width // 4), width + 1, (), generator=generator))
-        kept[group] = torch.randperm(width, generator=generator)[:keep].sort().values
-    return kept
-
-
-def mask(net: nn.Module, arch: str, kept: dict[str, Tensor]) -> None:
-    """Zero the dropped channels at the output of every layer that writes or normalises a group."""
-    for layer in ARCHITECTURES[arch].plan.layers:
-        module = net.get_submodule(layer.name)
-        groups = (layer.writes,) if layer.writes else layer.reads if isinstance(module, NORMS) else ()
-        if not groups:
-            continue
-        widths = ARCHITECTURES[arch].plan.widths
-        flags = torch.cat([torch.zeros(widths[g]).index_fill_(0, kept[g], 1).view(-1, 1, 1) for g in groups])
-
-        def hook(module: nn.Module, args: Any, output: Tensor, keep: Tensor = flags) -> Tensor:
-            return output * keep
-
-        module.register_forward_hook(hook)
 
 
 def run_of(arch: str) -> Callable[[nn.Module], list[Tensor]]:
-    """Return a function that runs a network of an architecture on fixed input, detectors up to their FPN."""
+    """Return a function that runs a network of an architecture on fixed input."""
     size = 32 if arch in CIFAR else 64
     image = torch.randn(2, 3, size, size)
 
-    def run(net: Any) -> list[Tensor]:
+    def run(net: nn.Module) -> list[Tensor]:
         with torch.no_grad():
-            return list(net.backbone(image).values()) if arch in DETECTORS else [net(image)]
+            return [net(image)]
 
     return run
 
 
 @pytest.mark.parametrize("draws", [4, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("arch", [*CLASSIFIERS, DETECTORS[0]])
+@pytest.mark.parametrize("arch", CLASSIFIERS)
 def test_pruned_equals_masked(arch: str, rank: int | None, draws: int) -> None:
     """Every channel plan, with random widths of every group."""
     generator = torch.Generator().manual_seed(draws)
@@ -83,17 +49,17 @@ def test_pruned_equals_masked(arch: str, rank: int | None, draws: int) -> None:
     if rank:
         convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
         layer = DecomposedLayer("cp", rank)
-        full = replace(full, decompositions={n: layer for n in convs if "fpn" not in n and "rpn" not in n})
+        full = replace(full, decompositions=dict.fromkeys(convs, layer))
         net = build(full)
-    net.eval()
-    randomise_norms(net)
-    run = run_of(arch)
+    with_statistics(net)
+    run, plan = run_of(arch), ARCHITECTURES[arch].plan
     for _ in range(draws):
-        kept = random_kept(arch, generator)
-        masked, pruned = copy.deepcopy(net), copy.deepcopy(net)
-        mask(masked, arch, kept)
-        narrow_network(pruned, ARCHITECTURES[arch].plan, kept)
-        for expected, got in zip(run(masked), run(pruned), strict=True):
+        kept = random_kept(plan, generator)
+        with masked(net, plan, kept):
+            outputs = run(net)
+        pruned = copy.deepcopy(net)
+        narrow_network(pruned, plan, kept)
+        for expected, got in zip(outputs, run(pruned), strict=True):
             scale = expected.abs().max()
             torch.testing.assert_close(got / scale, expected / scale, rtol=1e-4, atol=1e-4)
         widths = {group: len(channels) for group, channels in kept.items()}
