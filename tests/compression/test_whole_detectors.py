@@ -11,11 +11,12 @@ import torch
 from conftest import TINY
 from masked import masked, random_kept
 from statistics_of_norms import with_statistics
-from torch import nn
+from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.channels.narrow import narrow_network
 from norton_det.compression.prune import pruned
+from norton_det.decompositions import Decomposition
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.rcnn_outputs import outputs_before_choice
 from norton_det.pruning.select import select_channels
@@ -47,6 +48,10 @@ def detector(arch: str, rank: int | None = None) -> nn.Module:
     for kind in HEADS.values():
         if pool := getattr(net.roi_heads, f"{kind}_roi_pool", None):
             pool.output_size = (4, 4)  # the same layers on smaller maps
+    for block in [module for module in net.modules() if isinstance(module, Decomposition)]:
+        weight = block.to_dense().weight
+        factor = max(block.parameters(), key=Tensor.numel)
+        factor.data *= (2 / weight[0].numel()) ** 0.5 / weight.std()  # so that signals do not vanish
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             nn.init.uniform_(parameter, -0.5, 0.5)
