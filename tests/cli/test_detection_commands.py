@@ -5,6 +5,7 @@ import logging
 import shlex
 import shutil
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,18 @@ def test_torchvisions_flags_have_its_defaults() -> None:
 
 @pytest.mark.parametrize("net", ["resnet50", "cpresnet50"])
 @pytest.mark.parametrize(
-    ("kind", "line"),
+    ("kind", "line", "version"),
     [
-        ("faster", "--dataset coco --epochs 26 --lr-steps 16 22 --aspect-ratio-group-factor 3"),
-        ("mask", "--dataset coco --epochs 26 --lr-steps 16 22 --aspect-ratio-group-factor 3"),
-        ("keypoint", "--dataset coco_kp --epochs 46 --lr-steps 36 43 --aspect-ratio-group-factor 3"),
+        *product(
+            ("faster", "mask"),
+            ["--dataset coco --epochs 26 --lr-steps 16 22 --aspect-ratio-group-factor 3"],
+            ("", "_v2"),
+        ),
+        ("keypoint", "--dataset coco_kp --epochs 46 --lr-steps 36 43 --aspect-ratio-group-factor 3", ""),
     ],
 )
-def test_torchvisions_commands_are_understood(kind: str, line: str, net: str) -> None:
-    model = f"{kind}rcnn_{net}_fpn"
+def test_torchvisions_commands_are_understood(kind: str, line: str, version: str, net: str) -> None:
+    model = f"{kind}rcnn_{net}_fpn{version}"
     args = parse(f"{line} --model {model} --weights-backbone ResNet50_Weights.IMAGENET1K_V1 --device cpu")
     train_det._check(args)
     assert args.model == model
@@ -249,3 +253,20 @@ def test_bad_annotations_are_refused_before_the_training(
     path.write_text(json.dumps(content))
     words = words_of(folder, out, "maskrcnn_cpresnet50_fpn")
     refused(lambda: tool("train_det").main(words), 3, f"{path}: {message}", unwritten=out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["fasterrcnn_resnet50_fpn_v2", "maskrcnn_cpresnet50_fpn_v2"])
+def test_torchvisions_second_version_is_trained_evaluated_and_counted(
+    model: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = [*words_of(shapes, run, model), "--epochs", "1", "--rank", "1", "--rates", "[0.5]*20"]
+    assert tool("train_det").main(words) == 0
+    file = str(run / "last.safetensors")
+    assert nd.load(file)[1].arch == model.replace("_resnet50", "_cpresnet50")
+    capsys.readouterr()
+    assert tool("eval_det").main(["--checkpoint", file, "--data-path", str(shapes), "--device", "cpu", "-j", "0"]) == 0
+    assert "AP50" in capsys.readouterr().out
+    assert tool("complexity").main([file]) == 0
+    assert "roi_heads.box_head.3.0" in capsys.readouterr().out
