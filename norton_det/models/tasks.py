@@ -1,7 +1,8 @@
 """What a task asks of a network: example inputs, the features that are compared, and what is run to be counted."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -9,10 +10,20 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.models.rcnn_counted import HeadsOfOneDetection, RCNNAtFixedProposals
-from norton_det.models.rcnn_outputs import is_standard, outputs_before_choice
+from norton_det.models.rcnn_outputs import (
+    head_outputs,
+    is_standard,
+    outputs_before_choice,
+    pyramid_of,
+    rpn_outputs,
+)
+from norton_det.models.rcnn_regions import Regions, regions_of
 
 Images = Tensor | Sequence[Tensor]
 """Inputs of a network: (N, 3, H, W), normalised, for classifiers; a list of (3, H, W), 0 to 1, for detectors."""
+
+Part = Callable[[Any, Any], Any]
+"""A part of a network's computation: (network, what its first part returned) -> outputs."""
 
 
 def as_inputs(images: Images, net: nn.Module) -> Images:
@@ -25,6 +36,9 @@ def as_inputs(images: Images, net: nn.Module) -> Images:
     """
     like = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
     return images.to(like) if isinstance(images, Tensor) else [image.to(like) for image in images]
+
+
+_HEAD_OF = {"segm": "mask", "keypoints": "keypoint"}  # by what it predicts, in COCO's words
 
 
 class Task(ABC):
@@ -52,6 +66,43 @@ class Task(ABC):
     @abstractmethod
     def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
         """Run ``net`` on images and return its features: what a student imitates and what is differentiated."""
+
+    def runs_in_parts(self, net: nn.Module) -> bool:
+        """Tell whether all of the network can be run as :meth:`parts`, not only what computes the features."""
+        return True
+
+    def regions_of(self, net: nn.Module, images: Images, *, seed: int = 0) -> Regions | None:
+        """Return for which boxes of the images the parts behind the features are run; None where there is no such part.
+
+        Args:
+            net: the network that chooses them; others are compared with it on the same boxes.
+            images: as the network takes them.
+            seed: of what is drawn.
+        """
+        return None
+
+    @abstractmethod
+    def parts(self, images: Images, regions: Regions | None = None) -> list[Part]:
+        """Return what the network computes, part by part.
+
+        The first part runs on the images, the others on what the first one returns. Each computes every one of its
+        layers, whatever the values; nothing is chosen.
+
+        Args:
+            images: without labels, as the network takes them.
+            regions: boxes of the images; None: the features alone.
+        """
+
+    @abstractmethod
+    def outputs_of(self, net: nn.Module, images: Images, regions: Regions | None = None) -> dict[str, list[Tensor]]:
+        """Return by name the outputs that count, differentiable: the features, and those of all parts behind them.
+
+        Args:
+            net: the network.
+            images: as the network takes them.
+            regions: boxes of the images, from :meth:`regions_of` of a network that may be another one; None: the
+                features alone.
+        """
 
     def compared(self, net: nn.Module, *arguments: Any, size: int | None = None) -> Any:
         """Return outputs that tell whether two networks compute the same: small errors in the network stay small.
@@ -89,6 +140,14 @@ class Classification(Task):
         """Return the logits, as the only feature."""
         return [net(images if isinstance(images, Tensor) else torch.stack(list(images)))]
 
+    def parts(self, images: Images, regions: Regions | None = None) -> list[Part]:
+        """Return one part, which is all of the network."""
+        return [lambda net, _: net(as_inputs(images, net))]
+
+    def outputs_of(self, net: nn.Module, images: Images, regions: Regions | None = None) -> dict[str, list[Tensor]]:
+        """Return the logits as "features"."""
+        return {"features": self.features_of(net, images)}
+
 
 class Detection(Task):
     """A list of images (3, H, W) to predictions, by one of torchvision's R-CNNs; the features are the pyramid's levels.
@@ -111,8 +170,34 @@ class Detection(Task):
 
     def features_of(self, net: Any, images: Images) -> list[Tensor]:
         """Return the feature maps, level by level."""
-        batch, _ = net.transform(list(images))
-        return list(net.backbone(batch.tensors).values())
+        return list(pyramid_of(net, images).maps.values())
+
+    def runs_in_parts(self, net: nn.Module) -> bool:
+        """Tell whether it runs as torchvision's do."""
+        return is_standard(net)
+
+    def regions_of(self, net: nn.Module, images: Images, *, seed: int = 0) -> Regions:
+        """Return proposals and detections of ``net``; see :func:`norton_det.models.rcnn_regions.regions_of`."""
+        return regions_of(net, list(images), seed)
+
+    def parts(self, images: Images, regions: Regions | None = None) -> list[Part]:
+        """Return the backbone, and with regions the RPN's head and the other heads."""
+        backbone: Part = lambda net, _: pyramid_of(net, as_inputs(images, net))  # noqa: E731
+        return [backbone] if regions is None else [backbone, rpn_outputs, *self._heads(regions)]
+
+    def _heads(self, regions: Regions) -> list[Part]:
+        kinds = ("box", *(_HEAD_OF[kind] for kind in self.kinds[1:]))
+        boxes = (regions.proposals if kind == "box" else regions.objects for kind in kinds)
+        return [partial(head_outputs, kind=kind, boxes=some) for kind, some in zip(kinds, boxes, strict=True)]
+
+    def outputs_of(self, net: Any, images: Images, regions: Regions | None = None) -> dict[str, list[Tensor]]:
+        """Return the feature maps as "features", and with regions the logits and deltas of the RPN and of the heads."""
+        backbone, *others = self.parts(images, regions)
+        pyramid = backbone(net, None)
+        outputs = {"features": list(pyramid.maps.values())}
+        for part in others:
+            outputs |= part(net, pyramid)
+        return outputs
 
     def compared(self, net: nn.Module, *arguments: Any, size: int | None = None) -> Any:
         """Return what the parts compute before boxes are chosen; if they are not torchvision's, the detections."""
