@@ -26,6 +26,7 @@ _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "rates": ((str,), "pruning rates as [0.]+[0.1]*2"),
     "criterion": ((str,), "the name of a criterion"),
     "decomposition": ((str,), "the name of a decomposition"),
+    "scope": ((str,), "the name of a scope"),
     "reconstructed": ((str,), "a text"),
     "recipe": ((Mapping, str), "flags with their values, or the file that has them"),
     "published": ((Mapping,), "metrics with their values"),
@@ -44,6 +45,7 @@ class Config:
         rates: the fraction of the filters that is removed, in the publication's notation; None prunes nothing.
         criterion: which filters are kept.
         decomposition: registered name.
+        scope: what rank and rates are of: "backbone" or "detector"; None is the architecture's default.
         recipe: the fine-tuning: values of the training command's flags, by their names with underscores. In the file it
             may be the name of another one, relative to it, that holds them: rows share a recipe.
         published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
@@ -63,6 +65,7 @@ class Config:
     rates: str | None = None
     criterion: str = "pabs"
     decomposition: str = "cp"
+    scope: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Any] = field(default_factory=dict)
     reconstructed: str | None = None
@@ -74,7 +77,9 @@ class Config:
         Raises:
             UsageError: an unknown architecture, a wrong rank or rate.
         """
-        return spec_from_configuration(self.arch, self.rank, self.rates, decomposition=self.decomposition)
+        return spec_from_configuration(
+            self.arch, self.rank, self.rates, decomposition=self.decomposition, scope=self.scope
+        )
 
 
 def config_files() -> dict[str, Path]:

@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         solver=args.solver,
         num_classes=args.num_classes,
         calibration=images[: args.calibration_images] if args.calibrate else None,
+        scope=args.scope,
         seed=args.seed,
     )
     if args.reconstruct:

@@ -15,6 +15,8 @@ from norton_det.notation import parse_ranks
 from norton_det.pruning import CRITERIA
 
 Group = argparse._ArgumentGroup
+SCOPES = ("backbone", "detector")
+"""Of the detectors; classifiers have none."""
 CONFIGURATION = "RANK[:RATES]|CONFIG"
 """How a compression configuration is written on the command line; see :func:`parse_configuration`."""
 
@@ -76,7 +78,7 @@ def parse_configuration(text: str, arch: str) -> dict[str, Any]:
         config = read_config(text)
         if config.arch != arch:
             raise UsageError(f"configuration {text}: is one of {config.arch}; expected one of {arch}")
-        return {name: getattr(config, name) for name in ("rank", "rates", "criterion", "decomposition")}
+        return {name: getattr(config, name) for name in ("rank", "rates", "criterion", "decomposition", "scope")}
     rank, _, rates = text.partition(":")
     if not (rank.isdigit() or rank.startswith("[")):
         raise UsageError(
@@ -125,7 +127,14 @@ def add_compression(parser: Parser) -> Group:
         help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)',
     )
     add_methods(group)
+    add_scope(group)
     return group
+
+
+def add_scope(group: Group) -> None:
+    """Add ``--scope``."""
+    text = "part of a detector that is compressed, and that rank and rates are of (default: backbone, as published)"
+    group.add_argument("--scope", choices=SCOPES, metavar="NAME", help=text)
 
 
 def add_methods(group: Group) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_methods, check_minimum, check_output
+from norton_det.cli.options import add_methods, add_scope, check_minimum, check_output
 from norton_det.config import Config, write_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.cost.cost_model import CostModel
@@ -44,9 +44,11 @@ _ALLOCATION |= {"seed": 0, "output": None}
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
-    add = parser.add_argument_group("model").add_argument
+    group = parser.add_argument_group("model")
+    add = group.add_argument
     add("--arch", required=True, choices=[*ARCHITECTURES], metavar="NAME", help="architecture")
     add("--rank", type=int, metavar="R", help="the only rank to consider (default: 1 to 8)")
+    add_scope(group)
     add = parser.add_argument_group("budget").add_argument
     add("--target-macs", type=float, metavar="M", help="limit of multiply-accumulates for one image")
     add("--target-params", type=float, metavar="P", help="limit of parameters")
@@ -86,7 +88,7 @@ def _search(args: argparse.Namespace) -> None:
     latency = None
     if args.target_latency_ms is not None or args.target_speedup is not None:
         ranks = None if args.rank is None else (args.rank,)
-        dense = dense_network(args.arch, device="cpu")
+        dense = dense_network(args.arch, device="cpu", scope=args.scope)
         model = CostModel(dense.architecture)
         latency = LatencyModel(
             model,
@@ -107,6 +109,7 @@ def _search(args: argparse.Namespace) -> None:
         decomposition=args.decomposition,
         convention=args.convention,
         limit=args.top,
+        scope=args.scope,
     )
     if args.json:
         names = ("rank", "rates", "macs", "params", "macs_published", "deviation", "latency_ms")
@@ -129,13 +132,13 @@ def _costs(result: Candidate | Allocation) -> list[str]:
 
 def _allocate(args: argparse.Namespace) -> None:
     budget = _check_allocation(args)
-    architecture = ARCHITECTURES[args.arch]
+    architecture = ARCHITECTURES[args.arch].scoped(args.scope)
     net, _ = initial_network(architecture, args.weights)
     images = read_calibration_set(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
     options = {"decomposition": args.decomposition, "criterion": args.criterion}
     allocation = allocate(described(net, architecture), budget, images, **options, seed=args.seed)
     if args.output:
-        config = Config(args.arch, architecture.dataset, allocation.rank, allocation.rates, **options)
+        config = Config(args.arch, architecture.dataset, allocation.rank, allocation.rates, scope=args.scope, **options)
         write_config(config, args.output)
     if args.json:
         print(json.dumps(asdict(allocation), indent=1))

@@ -73,7 +73,8 @@ MODELS = {
 """Names of ``--model``: torchvision's dense detectors are the compressible ones with nothing compressed."""
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
-_OF_A_NEW_DETECTOR = ("rank", "rates", "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
+_COMPRESSION = ("rank", "rates", "scope")
+_OF_A_NEW_DETECTOR = (*_COMPRESSION, "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
 _FREE = {*_OF_A_NEW_DETECTOR, "backend", "criterion", "decomposition", "eval_every", "use_v2"}
 
 
@@ -235,7 +236,7 @@ def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[
     if spec.decompositions or spec.widths:
         logger.warning("%s: is compressed already; --rank and --rates are ignored", source)
         return model, spec
-    names = ("rank", "rates", "criterion", "decomposition", "seed")
+    names = ("rank", "rates", "criterion", "decomposition", "scope", "seed")
     return compress(model, arch=spec, **{name: getattr(args, name) for name in names})
 
 

@@ -39,6 +39,7 @@ def compress(
     num_classes: int | None = None,
     calibration: Images | None = None,
     budget: Budget | None = None,
+    scope: str | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Compress a network: decompose its filters, then prune whole filters.
@@ -65,6 +66,8 @@ def compress(
             normalised; detectors: a list of (3, H, W) between 0 and 1.
         budget: limits of what the result costs, in place of ``rank`` and ``rates``: both are then chosen for each layer
             on the images of ``calibration`` (:func:`norton_det.search.allocation.allocate`).
+        scope: the part of the network that is compressed, "backbone" or "detector" (all of it); None is the
+            architecture's default: a detector's backbone, as published. Classifiers have none.
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
 
     Returns:
@@ -72,9 +75,9 @@ def compress(
         wrapper such as ``DistributedDataParallel``). Its layers keep training mode, hooks and what is frozen.
 
     Raises:
-        UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short; a rank for all
-            where layers have another one already; layers that share a module or a tensor; a budget that cannot be met,
-            or without ``calibration``, or with a rank or rates.
+        UsageError: an unknown name or scope, a wrong rank or rate, a list of ranks or rates that is too short; one rank
+            for all where layers have another one already; layers that share a module or a tensor; a budget that cannot
+            be met, or without ``calibration``, or with a rank or rates.
         DataError: a weights file that is damaged or does not fit, weights that are not finite.
 
     Example:
@@ -85,7 +88,7 @@ def compress(
     """
     check_solver(decomposition, solver)
     CRITERIA.check(criterion)
-    before = _given(model, arch, num_classes, seed)
+    before = _given(model, arch, num_classes, seed, scope)
     network = before
     if budget is not None:
         if rank is not None or rates is not None or calibration is None:
@@ -113,15 +116,19 @@ def compress(
 
 
 def _given(
-    model: nn.Module | str | Path | WeightsEnum | None, arch: str | Spec, num_classes: int | None, seed: int
+    model: nn.Module | str | Path | WeightsEnum | None,
+    arch: str | Spec,
+    num_classes: int | None,
+    seed: int,
+    scope: str | None,
 ) -> Network:
     """Return the network to compress, with its source in the provenance."""
     if isinstance(model, nn.Module):
-        network, source = network_to_compress(model, arch), "a model object"
+        network, source = network_to_compress(model, arch, scope), "a model object"
     elif isinstance(arch, Spec):
         raise UsageError("arch is a Spec; expected the network that it describes as model")
     else:
-        architecture = ARCHITECTURES[arch]
+        architecture = ARCHITECTURES[arch].scoped(scope)
         net, source = initial_network(architecture, model, num_classes=num_classes, seed=seed)
         network = described(net, architecture)
         network = replace(network, spec=replace(network.spec, **names_of(architecture, model)))

@@ -31,6 +31,7 @@ def decompose(
     method: Methods = "cp",
     solver: str | None = None,
     calibration: Images | None = None,
+    scope: str | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Replace convolutions and linear layers by decomposed ones.
@@ -49,6 +50,7 @@ def decompose(
         solver: which of the decomposition's solvers fits the filters: for CP "als" or "tensorly", as in the
             publication; None takes the default one.
         calibration: images for a fit that keeps the outputs, as in :func:`compress`.
+        scope: the part of the network that one rank for all, or a list, is of, as in :func:`compress`.
         seed: of the fit's random starts.
 
     Returns:
@@ -71,7 +73,7 @@ def decompose(
         >>> spec.decompositions["linear"]
         DecomposedLayer(method='svd', rank=4)
     """
-    before = network_to_compress(model, arch)
+    before = network_to_compress(model, arch, scope)
     after = decomposed(before, rank, method=method, solver=solver, seed=seed, calibrating=calibration is not None)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)

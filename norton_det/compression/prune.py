@@ -30,6 +30,7 @@ def prune(
     *,
     criterion: str = "pabs",
     calibration: Images | None = None,
+    scope: str | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Remove whole filters, and all that read or accompany them.
@@ -44,6 +45,7 @@ def prune(
         rates: in the publication's notation or as numbers, in the architecture's order; more than needed may be given.
         criterion: registered name.
         calibration: images on which the layers that are left make up for what is gone, as in :func:`compress`.
+        scope: the part of the network that the rates are of, as in :func:`compress`.
         seed: of the criterion ``random``.
 
     Returns:
@@ -59,7 +61,7 @@ def prune(
         >>> small.features[0].out_channels
         32
     """
-    before = network_to_compress(model, arch)
+    before = network_to_compress(model, arch, scope)
     after = pruned(before, rates, criterion=criterion, seed=seed)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)

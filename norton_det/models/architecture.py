@@ -92,6 +92,11 @@ class Architecture:
     scopes: Mapping[str, Scope] = field(default_factory=dict)
     within: str = ""
 
+    @property
+    def scope(self) -> str | None:
+        """The name of the scope that is chosen; None where the architecture has none."""
+        return next((name for name, scope in self.scopes.items() if scope.layers == self.within), None)
+
     def scoped(self, name: str | None) -> "Architecture":
         """Return the architecture with one of its scopes chosen; None leaves it at its present one.
 

@@ -72,6 +72,7 @@ def search(
     convention: str = "plain",
     tolerance: float = 0.01,
     limit: int = 10,
+    scope: str | None = None,
 ) -> list[Candidate]:
     """Find configurations within a budget.
 
@@ -87,13 +88,14 @@ def search(
         convention: how MACs are counted: "plain" (convolutions and linear layers) or "published" (and batch norms).
         tolerance: fraction by which a candidate may stay below a target.
         limit: number of candidates to return.
+        scope: the part of the network that is compressed; None is the architecture's default.
 
     Returns:
         Candidates that are above no target, smallest deviation first.
 
     Raises:
-        UsageError: an unknown architecture, decomposition or convention, no target, a rank below 1; or targets that
-            cannot be met together: the message gives the nearest reachable costs.
+        UsageError: an unknown architecture, scope, decomposition or convention, no target, a rank below 1; or targets
+            that cannot be met together: the message gives the nearest reachable costs.
     """
     if target_speedup is not None and target_speedup <= 0:
         raise UsageError(f"target_speedup is {target_speedup}; expected more than 0")
@@ -106,7 +108,7 @@ def search(
     budget = {**(Budget(target_macs, target_params, convention).targets() if counted else {}), **timed}
     within: dict[tuple[int, int], Candidate] = {}
     nearest: Candidate | None = None
-    for candidate in _candidates(dense_network(arch), decomposition, rank, budget, latency):
+    for candidate in _candidates(dense_network(arch, scope=scope), decomposition, rank, budget, latency):
         if 0 <= candidate.deviation <= tolerance:
             within.setdefault((candidate.macs, candidate.params), candidate)
         if nearest is None or abs(candidate.deviation) < abs(nearest.deviation):

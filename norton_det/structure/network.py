@@ -32,5 +32,7 @@ class Network:
         return replace(plan, widths={**plan.widths, **self.spec.widths})
 
     def with_step(self, name: str, step: Mapping[str, Any]) -> "Network":
-        """Return the network with a step of its history added to the provenance."""
-        return replace(self, spec=replace(self.spec, provenance={**self.spec.provenance, name: dict(step)}))
+        """Return the network with a step of its history, and of which scope it was, added to the provenance."""
+        scope = self.architecture.scope
+        step = {**({} if scope is None else {"scope": scope}), **step}
+        return replace(self, spec=replace(self.spec, provenance={**self.spec.provenance, name: step}))

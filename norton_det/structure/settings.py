@@ -34,6 +34,7 @@ def spec_from_configuration(
     *,
     num_classes: int | None = None,
     decomposition: Methods = "cp",
+    scope: str | None = None,
 ) -> Spec:
     """Return the spec to which a configuration leads, without any weights.
 
@@ -43,12 +44,14 @@ def spec_from_configuration(
         rates: in the publication's notation or as numbers; None prunes nothing.
         num_classes: None is the architecture's default.
         decomposition: registered name, or of each layer (:data:`Methods`).
+        scope: the part of the network that rank and rates are of, "backbone" or "detector"; None is the
+            architecture's default.
 
     Raises:
         UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short.
     """
     check_methods(decomposition)
-    dense = dense_network(arch, num_classes)
+    dense = dense_network(arch, num_classes, scope=scope)
     spec = dense.spec
     if rank is not None:
         spec = replace(spec, decompositions=chosen_layers(dense, rank, decomposition)[0])
@@ -59,13 +62,15 @@ def spec_from_configuration(
     return spec
 
 
-def dense_network(arch: str, num_classes: int | None = None, device: str = "meta") -> Network:
-    """Return the dense network of an architecture, by default without memory.
+def dense_network(
+    arch: str, num_classes: int | None = None, device: str = "meta", *, scope: str | None = None
+) -> Network:
+    """Return the dense network of an architecture, by default without memory, and with one of its scopes chosen.
 
     Raises:
-        UsageError: an unknown architecture.
+        UsageError: an unknown architecture or scope.
     """
-    architecture = ARCHITECTURES[arch]
+    architecture = ARCHITECTURES[arch].scoped(scope)
     return build_network(Spec(arch, num_classes or architecture.num_classes), architecture, device)
 
 

@@ -141,6 +141,8 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("compress", [*COMPRESS, "--rank", "0"], 2, "rank is 0"),
         ("compress", [*COMPRESS, "--rank", "two"], 2, "argument -dr/--rank: 'two' is no rank; expected a number"),
         ("compress", [*COMPRESS, "--rates", "[0.1*3"], 2, "expected a term"),
+        ("compress", [*COMPRESS, "--rank", "1", "--scope", "detector"], 2, "resnet56_cifar has none"),
+        ("compress", [*COMPRESS, "--rank", "1", "--scope", "x"], 2, "--scope: 'x' is unknown; expected"),
         ("compress", [*COMPRESS, "--rates", "[0.1]*3"], 2, "rates has 3 values; resnet56_cifar takes 30"),
         ("compress", [*COMPRESS, "--rates", "[0.99]*30"], 2, "leaves none of its 16 filters"),
         ("compress", [*COMPRESS, "--weights", "OUT/none.pth"], 3, "none.pth: no such file"),
