@@ -1,7 +1,7 @@
-"""Configs: one YAML file per published row, read into a frozen dataclass.
+"""Configs: one YAML file per published row and per row of ours, read into a frozen dataclass.
 
 A config is data: which network, how it is compressed, the recipe of its fine-tuning as flags of the training commands,
-and what was published.
+and what was published or, of a row of ours, what we found.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,21 +15,22 @@ from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import DataError, UsageError, expect
 from norton_det.files import write_text
 from norton_det.pruning import CRITERIA
-from norton_det.spec import Spec
-from norton_det.structure.settings import spec_from_configuration
+from norton_det.spec import Rank, Spec, is_rank
+from norton_det.structure.settings import Methods, Ranks, spec_from_configuration
 
 SUFFIXES = (".yaml", ".yml")
 _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "arch": ((str,), "the name of an architecture"),
     "dataset": ((str,), "the name of a data set"),
-    "rank": ((int, str), "a whole number, or one for each layer as [2]*9+[3]*18"),
+    "rank": ((int, str, Mapping), "a whole number, or one for each layer as [2]*9+[3]*18, or by name"),
     "rates": ((str,), "pruning rates as [0.]+[0.1]*2"),
     "criterion": ((str,), "the name of a criterion"),
-    "decomposition": ((str,), "the name of a decomposition"),
+    "decomposition": ((str, Mapping), "the name of a decomposition, or of each layer's"),
     "scope": ((str,), "the name of a scope"),
     "reconstructed": ((str,), "a text"),
     "recipe": ((Mapping, str), "flags with their values, or the file that has them"),
     "published": ((Mapping,), "metrics with their values"),
+    "ours": ((Mapping,), "metrics with their values"),
 }
 _REQUIRED = ("arch", "dataset")
 
@@ -41,14 +42,16 @@ class Config:
     Attributes:
         arch: registered name of the architecture.
         dataset: name of the data set of the row: cifar10, imagenet, coco or coco_kp.
-        rank: of every k x k convolution, or of each as text ("[2]*9+[3]*18"); None decomposes nothing.
+        rank: of every k x k convolution, of each as text ("[2]*9+[3]*18"), or by layer, ``*`` in a name standing for
+            anything; None decomposes nothing.
         rates: the fraction of the filters that is removed, in the publication's notation; None prunes nothing.
         criterion: which filters are kept.
-        decomposition: registered name.
+        decomposition: registered name, or by layer, under the names of the ranks.
         scope: what rank and rates are of: "backbone" or "detector"; None is the architecture's default.
         recipe: the fine-tuning: values of the training command's flags, by their names with underscores. In the file it
             may be the name of another one, relative to it, that holds them: rows share a recipe.
         published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
+        ours: the same of a row that is ours, and was not published.
         reconstructed: where rank and rates come from if not from matching the published row exactly.
         recipe_file: the file from which the recipe was read, for messages.
 
@@ -61,13 +64,14 @@ class Config:
 
     arch: str
     dataset: str
-    rank: int | str | None = None
+    rank: Ranks | None = None
     rates: str | None = None
     criterion: str = "pabs"
-    decomposition: str = "cp"
+    decomposition: Methods = "cp"
     scope: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Any] = field(default_factory=dict)
+    ours: Mapping[str, Any] = field(default_factory=dict)
     reconstructed: str | None = None
     recipe_file: Path | None = field(default=None, repr=False, compare=False)
 
@@ -135,6 +139,8 @@ def read_config(name: str | Path) -> Config:
     if isinstance(values.get("recipe"), str):
         recipe_file = path.parent / values["recipe"]
         values["recipe"] = _read_mapping(recipe_file, "the recipe")
+    if isinstance(values.get("rank"), Mapping):
+        values["rank"] = ranks_by_layer(values["rank"], f"{path}: rank")
     config = Config(**values, recipe_file=recipe_file)
     _check_names(config, path)
     try:
@@ -148,7 +154,21 @@ def _check_names(config: Config, path: Path) -> None:
     names: dict[str, Iterable[str]] = {"criterion": CRITERIA, "decomposition": DECOMPOSITIONS}
     for key, choices in {**names, "dataset": (*DATASETS, *KINDS)}.items():
         value = getattr(config, key)
-        expect(value in list(choices), f"{path}: {key}", value, f"one of: {', '.join(choices)}")
+        for one in value.values() if isinstance(value, Mapping) else [value]:
+            expect(one in list(choices), f"{path}: {key}", one, f"one of: {', '.join(choices)}")
+
+
+def ranks_by_layer(values: Mapping[Any, Any], where: str) -> dict[str, Rank]:
+    """Return ranks by layer as a file has them: a whole number, or a list of two.
+
+    Raises:
+        DataError: a name is no text, or a rank none.
+    """
+    ranks = {name: tuple(rank) if isinstance(rank, list) else rank for name, rank in values.items()}
+    for name, rank in ranks.items():
+        expect(isinstance(name, str), f"{where}: the name of a layer", name, "a text")
+        expect(is_rank(rank), f"{where} of {name}", values[name], "a whole number of at least 1, or two of them")
+    return ranks
 
 
 def write_config(config: Config, path: str | Path) -> None:

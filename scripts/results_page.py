@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 import norton_det  # noqa: F401  # the detectors are registered on import
 from norton_det.cli.common import Parser, command
-from norton_det.config import read_config
-from norton_det.cost.complexity import count_complexity
+from norton_det.config import Config, read_config
+from norton_det.cost.complexity import Complexity, count_complexity
 from norton_det.errors import DataError
 from norton_det.evaluation.coco import MAIN_LINES
 from norton_det.files import read_json, write_text
@@ -20,7 +20,11 @@ from norton_det.reporting.published import DENSE
 
 ROOT = Path(__file__).parent.parent
 COSTS = ("config", "rank", "rates", "parameters", "published", "MACs", "published convention", "published", "deviation")
+COSTS_OF_OURS = ("config", "parameters", "MACs", "published convention", "MACs for each object")
 MEASURED = ("network", "data set", "row", "top-1, %", "to dense", "MACs", "parameters", "epochs", "minutes", "note")
+_OURS = """## Costs of the rows that are ours
+
+The rows of these files were not published. They compress the whole detector: FPN, RPN and heads as well."""
 _PAGE = """# Results
 
 Written by `python -m scripts.results_page`; do not edit. The commands are quoted as they were run, some with an earlier
@@ -37,7 +41,7 @@ decomposed layers.
 
 {configs}
 
-## Measured results
+{ours}## Measured results
 
 The data set `cifar10_jpeg` is CIFAR-10 with its images stored as JPEG, which is lossy. Accuracies on it are lower than
 on CIFAR-10; compare them only with that of the dense network in the same table.
@@ -67,9 +71,13 @@ def main(argv: Sequence[str]) -> None:
     reports = [_read_report(file) for file in sorted(Path(args.detectors).glob("*.json"))]
     rows = read_measured(args.measured)
     files = sorted((ROOT / "configs").glob("*/*.yaml"))
-    configs = [_config_row(file) for file in tqdm(files, desc="count", unit="config", disable=None, leave=False)]
+    configs = {file: read_config(file) for file in files}
+    bar = tqdm(configs, desc="count", unit="config", disable=None, leave=False)
+    costs = {file: count_complexity(configs[file].spec()) for file in bar}
+    published, ours = ([file for file in files if bool(configs[file].ours) == own] for own in (False, True))
     page = _PAGE.format(
-        configs=table(COSTS, configs, "markdown"),
+        configs=table(COSTS, [_config_row(file, configs[file], costs[file]) for file in published], "markdown"),
+        ours=_ours({file: (configs[file], costs[file]) for file in ours}),
         measured=table(MEASURED, [_measured_row(row, rows) for row in rows], "markdown"),
         commands="\n\n".join(f"{row.network}, {row.label}:\n\n```sh\n{row.command}\n```" for row in rows),
         detectors="\n\n".join(map(_report, reports)),
@@ -78,9 +86,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"written: {args.output}")
 
 
-def _config_row(file: Path) -> list[str]:
-    config = read_config(file)
-    cost = count_complexity(config.spec())
+def _config_row(file: Path, config: Config, cost: Complexity) -> list[str]:
     macs, params = (str(config.published[name]) for name in ("macs", "params"))
     return [
         f"`{file.parent.name}/{file.stem}`" + (" *r*" if config.reconstructed else ""),
@@ -93,6 +99,19 @@ def _config_row(file: Path) -> list[str]:
         macs,
         f"{100 * (parse_count(macs) / cost.macs_published - 1):+.2f} %",
     ]
+
+
+def _ours(rows: Mapping[Path, tuple[Config, Complexity]]) -> str:
+    """Return the section of the rows that are ours; nothing where there are none."""
+    cells = [
+        [
+            f"`{file.parent.name}/{file.stem}`",
+            f"{cost.params:,}",
+            *map(format_count, (cost.macs, cost.macs_published, cost.macs_per_detection)),
+        ]
+        for file, (config, cost) in rows.items()
+    ]
+    return f"{_OURS}\n\n{table(COSTS_OF_OURS, cells, 'markdown')}\n\n" if cells else ""
 
 
 def _measured_row(row: MeasuredRow, rows: Sequence[MeasuredRow]) -> list[str]:

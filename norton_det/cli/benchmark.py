@@ -28,14 +28,13 @@ from norton_det.deployment.record import deployment_of
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn_counted import PROPOSALS
+from norton_det.models.rcnn_options import PROPOSALS_OPTION
 from norton_det.models.tasks import Detection, Images
 from norton_det.runtime.device import check_device
 from norton_det.runtime.timing import describe_machine, time_alternating
 
 DENSE, FILE, DEPLOYED = "dense", "file", ", deployed"
 _WARM_UP = 2
-_PROPOSALS = "rpn_post_nms_top_n_test"
-"""A detector's option: the limit of proposals."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     net, spec = nd.load(args.file, args.device)
     architecture = ARCHITECTURES[spec.arch]
     size = args.image_size or architecture.image_size
-    proposals = spec.options.get(_PROPOSALS, PROPOSALS) if architecture.task.name == Detection.name else None
+    proposals = spec.options.get(PROPOSALS_OPTION, PROPOSALS) if architecture.task.name == Detection.name else None
     dense = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)

@@ -4,7 +4,7 @@ import argparse
 import functools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from norton_det.errors import DataError, TerminatedError, UsageError
@@ -30,6 +30,11 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return text + mark + default
 
 
+def values_of(value: Any) -> list[Any]:
+    """Return what is to be one of an argument's choices: the value, or the values of a mapping."""
+    return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help shows choices and defaults.
 
@@ -52,9 +57,11 @@ class Parser(argparse.ArgumentParser):
         return list({id(match[0]): match for match in matches}.values())
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            expected = ", ".join(map(str, action.choices))
-            raise argparse.ArgumentError(action, f"{value!r} is unknown; expected one of: {expected}")
+        choices = [] if action.choices is None else list(action.choices)
+        for one in values_of(value) if choices else []:
+            if one not in choices:
+                expected = ", ".join(map(str, choices))
+                raise argparse.ArgumentError(action, f"{one!r} is unknown; expected one of: {expected}")
 
 
 def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from norton_det.checkpoint import read_spec
 from norton_det.cli.common import Parser
-from norton_det.config import names_config, read_config
+from norton_det.config import Config, names_config, read_config
 from norton_det.cost.complexity import Complexity, count_complexity
 from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
@@ -23,9 +23,7 @@ class _Counted(NamedTuple):
     file: str
     arch: str
     complexity: Complexity
-    published: dict[str, Any] | None = None
-    """Of a config."""
-    reconstructed: str | None = None
+    config: Config | None = None
 
 
 def add_arguments(parser: Parser) -> None:
@@ -48,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps([_json(one) for one in counted], indent=1))
         return
     for one in counted:
-        published = "  ".join(f"{name} {value}" for name, value in (one.published or {}).items())
-        print(f"{one.file} ({one.arch})\n{_table(one.complexity)}\n{published and f'published: {published}'}\n")
+        print(f"{one.file} ({one.arch})\n{_table(one.complexity)}\n{_known(one.config)}\n")
 
 
 def _count(file: str, image_size: int | None) -> _Counted:
@@ -57,14 +54,20 @@ def _count(file: str, image_size: int | None) -> _Counted:
         spec = read_spec(file, deployed=True)
         return _Counted(file, spec.arch, count_complexity(spec, image_size))
     config = read_config(file)
-    complexity = count_complexity(config.spec(), image_size)
-    return _Counted(file, config.arch, complexity, dict(config.published), config.reconstructed)
+    return _Counted(file, config.arch, count_complexity(config.spec(), image_size), config)
+
+
+def _known(config: Config | None) -> str:
+    """Return what was published of a config's row, or is ours."""
+    known = {} if config is None else {"published": config.published, "ours, not published": config.ours}
+    lines = ("  ".join(f"{metric} {value}" for metric, value in values.items()) for values in known.values())
+    return "\n".join(f"{name}: {line}" for name, line in zip(known, lines, strict=True) if line)
 
 
 def _json(counted: _Counted) -> dict[str, Any]:
     values = {"file": counted.file, "arch": counted.arch, **counted.complexity.to_dict()}
-    if counted.published is not None:
-        values |= {"published": counted.published, "reconstructed": counted.reconstructed}
+    if counted.config is not None:
+        values |= {name: getattr(counted.config, name) for name in ("published", "ours", "reconstructed")}
     return values
 
 

@@ -1,29 +1,37 @@
 r"""Compress a network: decompose its layers, prune whole filters, write one file.
 
+The ranks and rates are those of --rank and --rates or, with a target, chosen on the images of --calibrate.
+
 Examples:
   norton-det compress --arch resnet50 --weights IMAGENET1K_V2 --rank 1 \
       --rates "[0.]+[0.1]*2+[0.4]*5+[0.75]*12" --output r50.safetensors
   norton-det compress --config resnet56_73m --weights resnet56.pth --output r56.safetensors
+  norton-det compress --weights out/checkpoint.pth --scope detector --target-macs 50e9 --calibrate coco \
+      --output fast.safetensors
 """
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import norton_det as nd
-from norton_det.checkpoint import has_spec
+from norton_det.checkpoint import has_spec, read_spec
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
-from norton_det.cli.options import add_compression, check_minimum, check_output
+from norton_det.cli.options import add_budget, add_compression, budget_of, check_minimum, check_output
+from norton_det.cost.budget import Budget
 from norton_det.cost.complexity import Complexity
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
+from norton_det.models.rcnn_options import limit_proposals
+from norton_det.models.tasks import Detection
 from norton_det.models.weights import initial_network
 
 
@@ -31,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
     add_config(parser)
     add = parser.add_argument_group("model").add_argument
-    add("--arch", choices=[*ARCHITECTURES], metavar="NAME", help="architecture")
+    add("--arch", choices=[*ARCHITECTURES], metavar="NAME", help="architecture (default: that of the file)")
     add(
         "--weights",
         metavar="FILE|NAME",
@@ -43,6 +51,14 @@ def add_arguments(parser: Parser) -> None:
     solvers = sorted({solver for name in DECOMPOSITIONS for solver in DECOMPOSITIONS[name].solvers})
     add = add_compression(parser).add_argument
     add("--solver", choices=solvers, metavar="NAME", help="of the decomposition: als or tensorly of cp (default: als)")
+    add_budget(parser)
+    add = parser.add_argument_group("detector").add_argument
+    add(
+        "--proposals",
+        type=int,
+        metavar="N",
+        help="limit for an image in evaluation, put down in the file; costs are counted at 1000 all the same",
+    )
     add = parser.add_argument_group("calibration").add_argument
     add(
         "--calibrate",
@@ -66,7 +82,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compress, write the file and print costs before and after."""
-    _check(args)
+    budget = _check(args)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
     images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed)
     model, arch = _source(args)
@@ -80,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         solver=args.solver,
         num_classes=args.num_classes,
         calibration=images[: args.calibration_images] if args.calibrate else None,
+        budget=budget or None,
         scope=args.scope,
         seed=args.seed,
     )
@@ -87,20 +104,33 @@ def run(args: argparse.Namespace) -> None:
         images = images[: args.reconstruct_images]
         options = {"epochs": args.reconstruct, "batch_size": args.batch_size, "amp": args.amp, "seed": args.seed}
         net, spec = nd.reconstruct(net, spec, _dense(args), images, **options)
+    if args.proposals is not None:
+        spec = replace(spec, options={**spec.options, **limit_proposals(net, args.proposals)})
     nd.save(net, spec, args.output)
     before = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
     print(_report(nd.count_complexity(before), nd.count_complexity(spec), spec.provenance))
     print(f"written: {args.output} ({Path(args.output).stat().st_size / 1e6:.2f} MB)")
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse at once what would fail late."""
+def _check(args: argparse.Namespace) -> Budget:
+    """Refuse at once what would fail late; find the architecture, and return the limits."""
     if args.arch is None:
-        raise UsageError("neither --arch nor --config is given; expected one")
+        if args.weights is None or not has_spec(args.weights):
+            where = "" if args.weights is None else f", and --weights {args.weights} is no file with a spec"
+            raise UsageError(f"neither --arch nor --config is given{where}; expected one")
+        args.arch = read_spec(args.weights, deployed=True).arch
+    if args.proposals is not None:
+        check_minimum(args, proposals=1)
+        if ARCHITECTURES[args.arch].task.name != Detection.name:
+            raise UsageError(f"--proposals with {args.arch}: expected a detector")
+    budget = budget_of(args)
+    if budget and (args.calibrate is None or args.rank is not None or args.rates is not None):
+        raise UsageError("a target takes the place of --rank and --rates; expected --calibrate and neither of these")
     check_output(args.output, ".safetensors")
     check_minimum(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
     if args.reconstruct and not args.calibrate:
         raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
+    return budget
 
 
 def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.Spec]:
@@ -129,7 +159,7 @@ def _report(before: Complexity, after: Complexity, provenance: Mapping[str, Any]
     rows = []
     for old, new in zip(before.layers, after.layers, strict=True):
         fit = fits.get(new.name)
-        note = f"rank {fit['rank']}" if fit else skipped.get(new.name, "")
+        note = f"{fit['method']}, rank {fit['rank']}" if fit else skipped.get(new.name, "")
         error = ["", ""]
         if fit:  # files without a version call the degeneracy "cancellation"
             error = [f"{fit['nmse']:.4f}", f"{fit.get('degeneracy', fit.get('cancellation')):.2f}"]

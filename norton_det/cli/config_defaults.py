@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from norton_det.cli.common import Parser
-from norton_det.cli.options import json_object, rank_or_ranks, rate_or_auto
+from norton_det.cli.common import Parser, values_of
+from norton_det.cli.options import json_object, method_or_methods, rank_or_ranks, rate_or_auto
 from norton_det.config import find_config, read_config
 from norton_det.errors import DataError
 
@@ -104,14 +104,14 @@ def _converted(action: argparse.Action, value: Any, where: str) -> Any:
 
 def _single(action: argparse.Action, value: Any) -> Any:
     read: Any = action.type
-    if isinstance(value, Mapping) and read is json_object:
+    if isinstance(value, Mapping) and read in (json_object, rank_or_ranks, method_or_methods):
         value = json.dumps(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and read is not None:
         value = str(value)
     if not isinstance(value, str):
         raise TypeError
     converted = value if read is None else read(value)
-    if action.choices is not None and converted not in action.choices:
+    if action.choices is not None and any(one not in action.choices for one in values_of(converted)):
         raise ValueError
     return converted
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from norton_det.cli.common import Parser
-from norton_det.config import names_config, read_config
+from norton_det.config import names_config, ranks_by_layer, read_config
+from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
-from norton_det.errors import UsageError
+from norton_det.errors import DataError, UsageError
 from norton_det.notation import parse_ranks
 from norton_det.pruning import CRITERIA
+from norton_det.spec import Rank
 
 Group = argparse._ArgumentGroup
 SCOPES = ("backbone", "detector")
@@ -48,19 +50,29 @@ def rate_or_auto(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
 
 
-def rank_or_ranks(text: str) -> int | str:
-    """Return the rank that an argument is, or ranks like [2]*9+[3]*18 as text; a ``type`` for ``add_argument``."""
+def rank_or_ranks(text: str) -> int | str | dict[str, Rank]:
+    """Return the rank that an argument is, ranks like [2]*9+[3]*18 as text, or by layer; a ``type``."""
     if text.isdigit():
         return int(text)
+    if text.startswith("{"):
+        try:
+            return ranks_by_layer(json_object(text), "rank")
+        except DataError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
     if not text.startswith("["):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no rank; expected a number, or one for each layer as [2]*9+[3]*18"
+            f"{text!r} is no rank; expected a number, or one for each layer as [2]*9+[3]*18, or by name as JSON"
         )
     try:
         parse_ranks(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def method_or_methods(text: str) -> str | dict[str, Any]:
+    """Return the name of a decomposition that an argument is, or names by layer; a ``type`` for ``add_argument``."""
+    return json_object(text) if text.startswith("{") else text
 
 
 def parse_configuration(text: str, arch: str) -> dict[str, Any]:
@@ -118,7 +130,8 @@ def add_compression(parser: Parser) -> Group:
         "-dr",
         "--rank",
         type=rank_or_ranks,
-        help='of the decomposed layers, or of each as "[0]+[2]*9+[3]*18"; 0: dense (default: nothing is decomposed)',
+        help='of the decomposed layers, or of each as "[0]+[2]*9+[3]*18", 0: dense; or by name as JSON, where * stands '
+        "for anything (default: nothing is decomposed)",
     )
     group.add_argument(
         "-cpr",
@@ -137,6 +150,21 @@ def add_scope(group: Group) -> None:
     group.add_argument("--scope", choices=SCOPES, metavar="NAME", help=text)
 
 
+def add_budget(parser: Parser) -> Group:
+    """Add the limits of what the compressed network costs."""
+    group = parser.add_argument_group("budget")
+    add = group.add_argument
+    add("--target-macs", type=float, metavar="M", help="limit of multiply-accumulates for one image")
+    add("--target-params", type=float, metavar="P", help="limit of parameters")
+    add("--convention", default="plain", choices=[*CONVENTIONS], metavar="NAME", help="how MACs are counted")
+    return group
+
+
+def budget_of(args: argparse.Namespace) -> Budget:
+    """Return the limits of :func:`add_budget`."""
+    return Budget(args.target_macs, args.target_params, args.convention)
+
+
 def add_methods(group: Group) -> None:
     """Add ``--criterion`` and ``--decomposition``."""
     add = group.add_argument
@@ -144,9 +172,11 @@ def add_methods(group: Group) -> None:
     add(
         "--decomposition",
         default="cp",
+        type=method_or_methods,
         choices=[*DECOMPOSITIONS],
         metavar="NAME",
-        help="of the layers: cp and tucker2 of k x k convolutions, svd of linear layers and 1x1 convolutions",
+        help="of the layers: cp and tucker2 of k x k convolutions, svd of linear layers and 1x1 convolutions; "
+        "or by name as JSON",
     )
 
 

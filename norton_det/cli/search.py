@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_methods, add_scope, check_minimum, check_output
+from norton_det.cli.options import add_budget, add_methods, add_scope, budget_of, check_minimum, check_output
 from norton_det.config import Config, write_config
-from norton_det.cost.budget import CONVENTIONS, Budget
+from norton_det.cost.budget import Budget
 from norton_det.cost.cost_model import CostModel
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.errors import UsageError
@@ -49,12 +49,9 @@ def add_arguments(parser: Parser) -> None:
     add("--arch", required=True, choices=[*ARCHITECTURES], metavar="NAME", help="architecture")
     add("--rank", type=int, metavar="R", help="the only rank to consider (default: 1 to 8)")
     add_scope(group)
-    add = parser.add_argument_group("budget").add_argument
-    add("--target-macs", type=float, metavar="M", help="limit of multiply-accumulates for one image")
-    add("--target-params", type=float, metavar="P", help="limit of parameters")
+    add = add_budget(parser).add_argument
     add("--target-latency-ms", type=float, metavar="T", help="limit of milliseconds, deployed, on this machine")
     add("--target-speedup", type=float, metavar="X", help="the same, as a factor to the dense network's, deployed")
-    add("--convention", default="plain", choices=[*CONVENTIONS], metavar="NAME", help="how MACs are counted")
     add("--batch-size", default=1, type=int, metavar="N", help="images in a batch, for a latency")
     add("--device", default="cpu", help="cpu or cuda, for a latency")
     group = parser.add_argument_group("allocation")
@@ -159,6 +156,6 @@ def _check_allocation(args: argparse.Namespace) -> Budget:
             raise UsageError(f"--allocate without --{name}: the allocation is measured with weights on training images")
     if args.output:
         check_output(args.output, ".yaml", ".yml")
-    budget = Budget(args.target_macs, args.target_params, args.convention)
+    budget = budget_of(args)
     budget.targets()
     return budget

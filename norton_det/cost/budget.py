@@ -27,13 +27,17 @@ class Budget:
     params: float | None = None
     convention: str = "plain"
 
+    def __bool__(self) -> bool:
+        """Tell whether anything is bounded."""
+        return self.macs is not None or self.params is not None
+
     def targets(self) -> dict[str, float]:
         """Return field of :class:`Costs` -> its limit.
 
         Raises:
             UsageError: nothing is bounded, or an unknown convention.
         """
-        if self.macs is None and self.params is None:
+        if not self:
             raise UsageError("no target; expected MACs, parameters or both")
         if self.convention not in CONVENTIONS:
             raise UsageError(f"unknown convention {self.convention!r}; expected one of: {', '.join(CONVENTIONS)}")

@@ -11,6 +11,8 @@ from norton_det.errors import UsageError
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 """Of the anchors of every level, as torchvision's detectors with FPN have them."""
+PROPOSALS_OPTION = "rpn_post_nms_top_n_test"
+"""The limit of the proposals for an image in evaluation."""
 
 
 def options_of(net: nn.Module, builder: Callable[..., nn.Module]) -> dict[str, Any]:
@@ -24,6 +26,12 @@ def options_of(net: nn.Module, builder: Callable[..., nn.Module]) -> dict[str, A
     """
     defaults = _defaults(builder)
     return {name: value for name, value in _all_options(net).items() if value != defaults[name]}
+
+
+def limit_proposals(net: Any, count: int) -> dict[str, int]:
+    """Limit the proposals of an R-CNN in evaluation, in place; return the builder's option that does the same."""
+    net.rpn._post_nms_top_n["testing"] = count
+    return {PROPOSALS_OPTION: count}
 
 
 @cache
@@ -49,7 +57,7 @@ def _all_options(net: Any) -> dict[str, Any]:
         "rpn_pre_nms_top_n_train": rpn._pre_nms_top_n["training"],
         "rpn_pre_nms_top_n_test": rpn._pre_nms_top_n["testing"],
         "rpn_post_nms_top_n_train": rpn._post_nms_top_n["training"],
-        "rpn_post_nms_top_n_test": rpn._post_nms_top_n["testing"],
+        PROPOSALS_OPTION: rpn._post_nms_top_n["testing"],
         "rpn_nms_thresh": rpn.nms_thresh,
         "rpn_score_thresh": rpn.score_thresh,
         "rpn_fg_iou_thresh": rpn.proposal_matcher.high_threshold,

@@ -4,6 +4,7 @@ From a configuration follows a :class:`Spec`: which layers are decomposed and ho
 channels these are depends on the weights, and is chosen by :mod:`norton_det.compression`.
 """
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -22,7 +23,11 @@ from norton_det.structure.build import build_network, layer_of
 from norton_det.structure.network import Network
 
 Ranks = Rank | str | Mapping[str, Rank]
-"""One rank for all layers, one for each in the network's order ("[2]*9+[3]*18", 0: dense), or by the layer's name."""
+"""One rank for all layers, one for each in the network's order ("[2]*9+[3]*18", 0: dense), or by the layer's name.
+
+A name with ``*`` is that of all layers that it matches and that the decomposition is meant for, but for those that are
+named without. Where several match a layer, the first one counts.
+"""
 Methods = str | Mapping[str, str]
 """Registered name of the decomposition of all layers, or of each by the layer's name, as the ranks then are."""
 
@@ -149,7 +154,8 @@ def chosen_layers(network: Network, rank: Ranks, method: Methods) -> tuple[dict[
     if isinstance(rank, Mapping):  # by name also what is kept dense otherwise
         methods = method if isinstance(method, Mapping) else dict.fromkeys(rank, method)
         _check_same_names(rank, methods)
-        return {name: decomposed(name, methods[name], value) for name, value in rank.items()}, {}
+        keys = _by_layer(network, methods)
+        return {name: decomposed(name, methods[key], rank[key]) for name, key in keys.items()}, {}
     if isinstance(method, Mapping):
         raise UsageError(f"decomposition is by layer and rank is {rank!r}; expected the ranks of the same layers")
     layers, skipped = decomposable_layers(network, method)
@@ -159,6 +165,24 @@ def chosen_layers(network: Network, rank: Ranks, method: Methods) -> tuple[dict[
     chosen = dict(zip(layers, ranks, strict=False))
     skipped |= {name: "rank 0" for name, value in chosen.items() if value == 0}
     return {name: decomposed(name, method, value) for name, value in chosen.items() if value != 0}, skipped
+
+
+def _by_layer(network: Network, methods: Mapping[str, str]) -> dict[str, str]:
+    """Return for each layer that is named, or matched by a name with ``*``, that name.
+
+    Raises:
+        UsageError: a name with ``*`` matches no layer that its method is meant for.
+    """
+    keys = {name: name for name in methods if "*" not in name}
+    for pattern, method in methods.items():
+        if "*" in pattern:
+            meant = decomposable_layers(network, method)[0]
+            matched = fnmatch.filter(meant, pattern)
+            if not matched:
+                raise UsageError(f"{pattern!r} matches no layer for {method!r}; expected some of: {', '.join(meant)}")
+            keys = {**dict.fromkeys(matched, pattern), **keys}
+    order = [layer.name for layer in network.plan.layers if layer.name in keys]
+    return {name: keys[name] for name in dict.fromkeys([*order, *keys])}
 
 
 def _check_same_names(rank: Mapping[str, Rank], methods: Mapping[str, str]) -> None:

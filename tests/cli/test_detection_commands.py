@@ -101,11 +101,11 @@ def test_the_original_flags_and_the_configs_say_how_to_compress() -> None:
     assert (args.rank, args.rates) == (2, "[0.]+[0.1]*19")
     assert parse("--rank 2 --compress_rate [0.]").rates == "[0.]"
     files = sorted((TOOLS.parent / "configs" / "coco").glob("*.yaml"))
-    assert len(files) == 6
+    assert len(files) == 9
     for file in files:
         args, config = parse(f"--config {file.stem} --lr auto --device cpu"), read_config(file)
         assert (args.model, args.dataset, args.rank) == (config.arch, config.dataset, config.rank)
-        assert args.rates == config.rates
+        assert (args.rates, args.scope, args.decomposition) == (config.rates, config.scope, config.decomposition)
         assert args.lr == "auto", "a flag overrides the recipe"
         assert args.epochs == config.recipe["epochs"]
         train_det._check(args)

@@ -111,6 +111,10 @@ def test_a_config_has_a_scope(tmp_path: Path) -> None:
     write_config(config, tmp_path / "one.yaml")
     assert read_config(tmp_path / "one.yaml") == config
     assert config.spec() == spec_from_configuration(FASTER, 1, config.rates, scope="detector")
+    methods = {"backbone.body.*": "cp", "rpn.head.conv.0.0": "tucker2", "roi_heads.box_head.fc6": "svd"}
+    config = Config(FASTER, "coco", dict(zip(methods, (1, (32, 48), 64), strict=True)), decomposition=methods)
+    write_config(config, tmp_path / "mixed.yaml")
+    assert read_config(tmp_path / "mixed.yaml") == config
     (tmp_path / "two.yaml").write_text(f"arch: {FASTER}\ndataset: coco\nrank: 1\nscope: heads\n")
     with pytest.raises(DataError, match=r"two\.yaml: unknown scope 'heads'.*expected one of: backbone, detector"):
         read_config(tmp_path / "two.yaml")

@@ -60,3 +60,29 @@ def test_a_rank_for_each_layer() -> None:
         spec_from_configuration("resnet56_cifar", "[2]*2")
     with pytest.raises(UsageError, match=r"layer 'conv1': rank is \(2, 3\); expected one number"):
         spec_from_configuration("resnet56_cifar", "[2x3]*55")
+
+
+PATTERNS = {"layer1.*": 2, "layer1.0.conv1": 3, "*.conv1": 4, "linear": 5}
+
+
+def test_names_with_an_asterisk_are_of_the_layers_that_they_match() -> None:
+    methods = {"layer1.*": "cp", "layer1.0.conv1": "tucker2", "*.conv1": "tucker2", "linear": "svd"}
+    spec = spec_from_configuration("resnet56_cifar", PATTERNS, decomposition=methods)
+    layers = spec.decompositions
+    assert layers["layer1.0.conv1"] == ("tucker2", (3, 3)), "a name without an asterisk comes first"
+    assert layers["layer1.1.conv1"] == ("cp", 2), "then the first that matches"
+    assert layers["layer2.0.conv1"] == ("tucker2", (4, 4))
+    assert layers["linear"] == ("svd", 5)
+    assert "layer2.0.conv2" not in layers
+    assert "conv1" not in layers
+    order = [layer.name for layer in RESNET56.plan.layers if layer.name in layers]
+    assert list(layers) == order
+    same = spec_from_configuration("resnet56_cifar", {"*": 2})
+    assert same == spec_from_configuration("resnet56_cifar", 2), "the layers that one rank for all is meant for"
+
+
+def test_a_name_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'layer9\.\*' matches no layer for 'cp'; expected some of: conv1, layer1\.0"):
+        spec_from_configuration("resnet56_cifar", {"layer9.*": 2})
+    with pytest.raises(UsageError, match=r"'backbone\.fpn\.\*' matches no layer for 'cp'; expected some of: backbone"):
+        spec_from_configuration("fasterrcnn_cpresnet50_fpn", {"backbone.fpn.*": 2})
