@@ -15,6 +15,7 @@ from norton_det.builders.classifiers import (
     vgg16_bn_cifar,
 )
 from norton_det.channels.plan import ChannelPlan, Layer
+from norton_det.channels.trace import DerivedPlan, derive_plan
 from norton_det.checkpoint import load, save
 from norton_det.compression.compress import compress
 from norton_det.compression.decompose import decompose
@@ -36,6 +37,7 @@ __all__ = [
     "CPConv2d",
     "ChannelPlan",
     "DecomposedLayer",
+    "DerivedPlan",
     "Layer",
     "LowRank",
     "RateEntry",
@@ -49,6 +51,7 @@ __all__ = [
     "decompose",
     "densenet40_cifar",
     "deploy",
+    "derive_plan",
     "fasterrcnn_cpresnet50_fpn",
     "fasterrcnn_cpresnet50_fpn_v2",
     "keypointrcnn_cpresnet50_fpn",

@@ -13,6 +13,8 @@ from norton_det.errors import UsageError
 
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 """Classes of batch norms."""
+RECORDS = (BackboneWithFPN,)
+"""Classes whose own part is only a record of how many channels the layers in them write."""
 
 
 class ChannelMap(nn.Module):
@@ -85,6 +87,18 @@ def columns_of(layer: Layer, widths: Mapping[str, int], kept: Mapping[str, Tenso
     return (channels[:, None] * layer.spatial + torch.arange(layer.spatial)).flatten()
 
 
+def can_narrow(layer: nn.Module) -> bool:
+    """Tell whether :func:`narrow` is exact for a layer of this type, whichever channels are kept.
+
+    Example:
+        >>> can_narrow(nn.BatchNorm2d(8)), can_narrow(nn.LayerNorm(8)), can_narrow(nn.GroupNorm(2, 8))
+        (True, False, False)
+    """
+    if isinstance(layer, nn.GroupNorm) and layer.num_groups != layer.num_channels:
+        return False  # the statistics of a group are those of several channels
+    return narrow.dispatch(type(layer)) is not narrow.dispatch(object)
+
+
 @singledispatch
 def narrow(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
     """Narrow one layer in place.
@@ -100,8 +114,13 @@ def narrow(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> N
     raise UsageError(f"cannot narrow a layer of type {type(layer).__name__}")
 
 
-@narrow.register
+@narrow.register(nn.Conv1d)
+@narrow.register(nn.Conv2d)
+@narrow.register(nn.Conv3d)
 def _(layer: nn.Conv2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if is_depthwise(layer):
+        _narrow_depthwise(layer, inputs)
+        return
     if layer.groups != 1:
         raise UsageError(f"cannot narrow a convolution with groups={layer.groups}; expected groups=1")
     select_(layer, "weight", 1, inputs)
@@ -110,8 +129,13 @@ def _(layer: nn.Conv2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
     layer.out_channels, layer.in_channels = layer.weight.shape[:2]
 
 
-@narrow.register
+@narrow.register(nn.ConvTranspose1d)
+@narrow.register(nn.ConvTranspose2d)
+@narrow.register(nn.ConvTranspose3d)
 def _(layer: nn.ConvTranspose2d, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if is_depthwise(layer):
+        _narrow_depthwise(layer, inputs)
+        return
     if layer.groups != 1:
         raise UsageError(f"cannot narrow a transposed convolution with groups={layer.groups}; expected groups=1")
     select_(layer, "weight", 0, inputs)
@@ -128,15 +152,31 @@ def _(layer: nn.Linear, inputs: Tensor | None, outputs: Tensor | None) -> None:
     layer.out_features, layer.in_features = layer.weight.shape
 
 
-@narrow.register(nn.BatchNorm1d)
-@narrow.register(nn.BatchNorm2d)
-@narrow.register(nn.SyncBatchNorm)
+@narrow.register(nn.modules.batchnorm._NormBase)
 @narrow.register(FrozenBatchNorm2d)
 def _(layer: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
     for name in ("weight", "bias", "running_mean", "running_var"):
         select_(layer, name, 0, inputs)
     if inputs is not None and isinstance(layer, nn.modules.batchnorm._NormBase):
         layer.num_features = inputs.numel()
+
+
+@narrow.register
+def _(layer: nn.GroupNorm, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if not can_narrow(layer):
+        groups, channels = layer.num_groups, layer.num_channels
+        raise UsageError(f"cannot narrow a GroupNorm with num_groups={groups}; expected num_groups={channels}")
+    for name in ("weight", "bias"):
+        select_(layer, name, 0, inputs)
+    if inputs is not None:
+        layer.num_groups = layer.num_channels = inputs.numel()
+
+
+@narrow.register
+def _(layer: nn.PReLU, inputs: Tensor | None, outputs: Tensor | None) -> None:
+    if layer.num_parameters > 1 and inputs is not None:
+        select_(layer, "weight", 0, inputs)
+        layer.num_parameters = inputs.numel()
 
 
 @narrow.register
@@ -153,6 +193,23 @@ def _(layer: ChannelMap, inputs: Tensor | None, outputs: Tensor | None) -> None:
         position[inputs] = torch.arange(inputs.numel())
         index = layer.index.cpu()
         layer.index = torch.where(index >= 0, position[index.clamp(min=0)], index).to(layer.index.device)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Tell whether a convolution maps each channel to one of its own.
+
+    Example:
+        >>> is_depthwise(nn.Conv2d(8, 8, 3, groups=8)), is_depthwise(nn.Conv2d(8, 16, 3, groups=8))
+        (True, False)
+    """
+    sizes = [getattr(layer, name, 1) for name in ("groups", "in_channels", "out_channels")]
+    return sizes[0] > 1 and len(set(sizes)) == 1
+
+
+def _narrow_depthwise(layer: nn.Conv2d | nn.ConvTranspose2d, kept: Tensor | None) -> None:
+    for name in ("weight", "bias"):
+        select_(layer, name, 0, kept)
+    layer.groups = layer.in_channels = layer.out_channels = layer.weight.shape[0]
 
 
 def select_(layer: nn.Module, name: str, dim: int, index: Tensor | None) -> None:

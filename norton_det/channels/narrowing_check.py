@@ -1,0 +1,131 @@
+"""Check a channel plan by narrowing: the narrowed network must compute what the network does without these channels."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from norton_det.channels.narrow import columns_of, narrow_network
+from norton_det.channels.plan import ChannelPlan, Layer
+from norton_det.errors import UsageError
+
+_PARTS = (4, 16, 1024)  # one channel of so many is dropped: fewer, if a detector finds nothing otherwise
+_NOISE = 0.02  # relative: so that zeros and ones of an initialisation hide nothing
+_TOLERANCE = 1e-6  # of the largest output, in float64
+
+
+class NarrowingCheck:
+    """A network in float64 on an example, which is narrowed by a plan and compared with itself.
+
+    Args:
+        net: the network, in evaluation mode. It is copied.
+        example: its arguments.
+
+    Raises:
+        UsageError: the network returns no tensors, or some that are not finite.
+    """
+
+    def __init__(self, net: nn.Module, example: tuple[Any, ...]) -> None:
+        self._net = copy.deepcopy(net).double().eval()
+        generator = torch.Generator().manual_seed(0)
+        for tensor in (*self._net.parameters(), *self._net.buffers()):
+            if tensor.is_floating_point() and tensor.numel() > 1:
+                scale = float(tensor.detach().abs().mean()) or 1.0
+                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+                tensor.data += _NOISE * scale * noise.to(tensor.device)
+        self._example = tree_map(_as_double, example)
+
+    def failing(self, plan: ChannelPlan) -> dict[str, str]:
+        """Return the groups with which the narrowed network does not compute the same, each with the reason.
+
+        All groups are narrowed at once; each by itself only if this fails.
+
+        Raises:
+            UsageError: a layer that reads narrowed channels does not run in the narrowed network.
+        """
+        failure = self._failure(plan, plan.widths)
+        if failure is None:
+            return {}
+        alone = {group: self._failure(plan, [group]) for group in plan.widths}
+        found = {group: reason for group, reason in alone.items() if reason}
+        return found or dict.fromkeys(plan.widths, failure)
+
+    def _failure(self, plan: ChannelPlan, groups: Iterable[str]) -> str | None:
+        """Return what is wrong when some groups are narrowed, None if nothing is."""
+        kept, expected = self._without(plan, groups)
+        net = copy.deepcopy(self._net)
+        try:
+            narrow_network(net, plan, kept)
+            got = self._run(net)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            return f"narrowed, the network fails: {str(error).splitlines()[0]}"
+        same = len(got) == len(expected) and all(map(_close, got, expected))
+        return None if same else "narrowed, the network computes something else"
+
+    def _without(self, plan: ChannelPlan, groups: Iterable[str]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Choose which channels are kept, and return the outputs when no layer reads the others."""
+        silent: set[str] = set()
+        for part in _PARTS:
+            kept = _kept({group: plan.widths[group] for group in groups}, part)
+            net = copy.deepcopy(self._net)
+            silent = _mask_reads(net, plan, kept)
+            outputs = self._run(net)
+            if not silent:
+                return kept, outputs
+        raise UsageError(
+            f"layers did not run once the network was narrowed: {', '.join(sorted(silent)[:5])}; expected an example in "
+            "which a detector finds more objects, or a lower score threshold"
+        )
+
+    def _run(self, net: nn.Module) -> list[Tensor]:
+        with torch.no_grad():
+            outputs = [leaf for leaf in tree_leaves(net(*self._example)) if isinstance(leaf, Tensor)]
+        if not outputs or not all(bool(output.isfinite().all()) for output in outputs):
+            raise UsageError(f"{type(net).__name__} returns {'values that are not finite' if outputs else 'no tensors'}")
+        return outputs
+
+
+def _kept(widths: Mapping[str, int], part: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    orders = {group: torch.randperm(width, generator=generator) for group, width in widths.items()}
+    return {group: order[max(1, len(order) // part) :].sort().values for group, order in orders.items()}
+
+
+def _mask_reads(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]) -> set[str]:
+    """Make the layers of a network read zeros for the channels that are not kept; return those that have not run."""
+    silent: set[str] = set()
+    for layer in plan.layers:
+        columns = columns_of(layer, plan.widths, kept)
+        if columns is not None and not layer.in_place:
+            silent.add(layer.name)
+            net.get_submodule(layer.name).register_forward_pre_hook(_masking(layer, columns, silent))
+    return silent
+
+
+def _masking(layer: Layer, columns: Tensor, silent: set[str]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        (given,) = args
+        dim = -1 if isinstance(module, nn.Linear) else 1
+        if given.numel():
+            silent.discard(layer.name)
+        mask = torch.zeros(given.shape[dim], dtype=given.dtype, device=given.device)
+        mask[columns.to(given.device)] = 1
+        return (given * mask.view([-1 if d == dim % given.dim() else 1 for d in range(given.dim())]),)
+
+    return hook
+
+
+def _as_double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _close(got: Tensor, expected: Tensor) -> bool:
+    if got.shape != expected.shape:
+        return False
+    if got.numel() == 0:
+        return True
+    scale = float(expected.abs().max())
+    return bool((got - expected).abs().max() <= _TOLERANCE * scale) if got.is_floating_point() else got.equal(expected)
