@@ -70,21 +70,26 @@ class NarrowingCheck:
         silent: set[str] = set()
         for part in _PARTS:
             kept = _kept({group: plan.widths[group] for group in groups}, part)
-            net = copy.deepcopy(self._net)
-            silent = _mask_reads(net, plan, kept)
-            outputs = self._run(net)
+            handles, silent = _mask_reads(self._net, plan, kept)
+            try:
+                outputs = self._run(self._net)
+            finally:
+                for handle in handles:
+                    handle.remove()
             if not silent:
                 return kept, outputs
         raise UsageError(
-            f"layers did not run once the network was narrowed: {', '.join(sorted(silent)[:5])}; expected an example in "
-            "which a detector finds more objects, or a lower score threshold"
+            f"layers did not run once the network was narrowed: {', '.join(sorted(silent)[:5])}; expected an example "
+            "in which a detector finds more objects, or a lower score threshold"
         )
 
     def _run(self, net: nn.Module) -> list[Tensor]:
         with torch.no_grad():
             outputs = [leaf for leaf in tree_leaves(net(*self._example)) if isinstance(leaf, Tensor)]
         if not outputs or not all(bool(output.isfinite().all()) for output in outputs):
-            raise UsageError(f"{type(net).__name__} returns {'values that are not finite' if outputs else 'no tensors'}")
+            raise UsageError(
+                f"{type(net).__name__} returns {'values that are not finite' if outputs else 'no tensors'}"
+            )
         return outputs
 
 
@@ -94,15 +99,16 @@ def _kept(widths: Mapping[str, int], part: int) -> dict[str, Tensor]:
     return {group: order[max(1, len(order) // part) :].sort().values for group, order in orders.items()}
 
 
-def _mask_reads(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]) -> set[str]:
-    """Make the layers of a network read zeros for the channels that are not kept; return those that have not run."""
+def _mask_reads(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]) -> tuple[list[Any], set[str]]:
+    """Make layers read zeros for the channels that are not kept; return handles, and the layers that have not run."""
+    handles: list[Any] = []
     silent: set[str] = set()
     for layer in plan.layers:
         columns = columns_of(layer, plan.widths, kept)
         if columns is not None and not layer.in_place:
             silent.add(layer.name)
-            net.get_submodule(layer.name).register_forward_pre_hook(_masking(layer, columns, silent))
-    return silent
+            handles.append(net.get_submodule(layer.name).register_forward_pre_hook(_masking(layer, columns, silent)))
+    return handles, silent
 
 
 def _masking(layer: Layer, columns: Tensor, silent: set[str]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from norton_det.channels.labels import Labels
+from norton_det.channels.following.labels import Labels
 from norton_det.channels.narrow import NORMS, RECORDS, can_narrow
 
 _MAPS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -75,7 +76,7 @@ class Follower(TorchDispatchMode):
     """
 
     def __init__(self, net: nn.Module, rule_of: Callable[[Any], "Rule"]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.labels = Labels()
         self.layers: dict[str, Followed] = {}
         self._rule_of, self._paused = rule_of, 0
@@ -87,7 +88,7 @@ class Follower(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         for handle in self._handles:
             handle.remove()
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -121,6 +122,13 @@ class Follower(TorchDispatchMode):
             self._known[key] = (StorageWeakRef(tensor.untyped_storage()), {})
         self._known[key][1][_geometry(tensor)] = channels
 
+    def along(self, tensor: Tensor, dim: int) -> Tensor:
+        """Return the labels of the channels along a dimension, 0 where there are none."""
+        channels = self.of(tensor)
+        return (
+            channels.labels if channels and channels.dim == dim else torch.zeros(tensor.shape[dim], dtype=torch.int64)
+        )
+
     def fix(self, tensors: Any, reason: str) -> None:
         """Fix all channels that the tensors hold."""
         for tensor in tensors_of(tensors):
@@ -141,6 +149,11 @@ class Follower(TorchDispatchMode):
         layer.ran = True
         self._order.setdefault(layer.name)
 
+    def misuse(self, layer: Followed, name: str, call: Call) -> None:
+        """Note that an operator takes a weight of a layer in another way than its type does."""
+        layer.obstacle = f"its {name} is an argument of {short(call.name)}"
+        self.run(layer)
+
     def read(self, layer: Followed, tensor: Tensor, dim: int) -> None:
         """Note that ``layer`` reads the channels of a tensor, which lie along ``dim``."""
         if tensor.numel():
@@ -148,8 +161,7 @@ class Follower(TorchDispatchMode):
         channels = self.of(tensor)
         if channels and channels.dim != dim:
             self.fix(tensor, f"{layer.name} reads them along another dimension")
-            channels = None
-        labels = channels.labels if channels else torch.zeros(tensor.shape[dim], dtype=torch.int64)
+        labels = self.along(tensor, dim)
         if layer.inputs is None:
             layer.inputs = labels
         else:
@@ -174,8 +186,9 @@ class Follower(TorchDispatchMode):
             if not isinstance(layer.module, _MAPS):
                 self.run(layer)
             elif not func.is_view and not rule.takes_weights:
-                layer.obstacle = f"its {name} is an argument of {short(call.name)}"
-        rule.apply(self, call)
+                self.misuse(layer, name, call)
+        if rule.takes_weights or any(self.of(tensor) for tensor in inputs):
+            rule.apply(self, call)
 
     def _watch(self, net: nn.Module) -> Iterator[Any]:
         """Find the layers and their parameters; yield handles of the hooks on those that are not looked into."""
@@ -189,7 +202,7 @@ class Follower(TorchDispatchMode):
                 yield module.register_forward_hook(self._record(layer))
             elif can_narrow(module) and not isinstance(module, (*_MAPS, *_PER_CHANNEL)):
                 self.layers[name] = layer
-                inside = (*inside, f"{name}.")
+                inside = (*inside, f"{name}." if name else "")
                 yield module.register_forward_pre_hook(self._enter)
                 yield module.register_forward_hook(self._leave(layer))
             else:
@@ -203,7 +216,7 @@ class Follower(TorchDispatchMode):
             layer.inputs = self.labels.new(max(sizes))
             if not can_narrow(module):
                 layer.obstacle = f"{layer.name} is a layer of type {type(module).__name__}, which cannot be narrowed"
-        if tensors and (per_channel or list(module.parameters(recurse=False))):
+        if per_channel or any(isinstance(tensor, nn.Parameter) for _, tensor in tensors):
             self.layers[layer.name] = layer
         for name, tensor in tensors:
             if other := self.owner(tensor):
@@ -252,12 +265,12 @@ def tensors_of(tree: Any) -> list[Tensor]:
 
 def _floats(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the parameters and buffers of a module itself."""
-    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    named = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    return [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:
