@@ -14,14 +14,13 @@ from norton_det.errors import UsageError
 
 _PARTS = (4, 16, 1024)  # one channel of so many is dropped: fewer, if a detector finds nothing otherwise
 _NOISE = 0.02  # relative: so that zeros and ones of an initialisation hide nothing
-_TOLERANCE = 1e-6  # of the largest output, in float64
 
 
 class NarrowingCheck:
-    """A network in float64 on an example, which is narrowed by a plan and compared with itself.
+    """A network on an example, in float64 if it can, which is narrowed by a plan and compared with itself.
 
     Args:
-        net: the network, in evaluation mode. It is copied.
+        net: the network. It is copied.
         example: its arguments.
 
     Raises:
@@ -29,14 +28,12 @@ class NarrowingCheck:
     """
 
     def __init__(self, net: nn.Module, example: tuple[Any, ...]) -> None:
-        self._net = copy.deepcopy(net).double().eval()
-        generator = torch.Generator().manual_seed(0)
-        for tensor in (*self._net.parameters(), *self._net.buffers()):
-            if tensor.is_floating_point() and tensor.numel() > 1:
-                scale = float(tensor.detach().abs().mean()) or 1.0
-                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-                tensor.data += _NOISE * scale * noise.to(tensor.device)
-        self._example = tree_map(_as_double, example)
+        self._net, self._example = copy.deepcopy(net).double().eval(), tree_map(_as_double, example)
+        try:
+            self._run(self._net)
+        except RuntimeError:  # it makes tensors of another type
+            self._net, self._example = copy.deepcopy(net).eval(), example
+        _perturb(self._net)
 
     def failing(self, plan: ChannelPlan) -> dict[str, str]:
         """Return the groups with which the narrowed network does not compute the same, each with the reason.
@@ -62,7 +59,9 @@ class NarrowingCheck:
             got = self._run(net)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             return f"narrowed, the network fails: {str(error).splitlines()[0]}"
-        same = len(got) == len(expected) and all(map(_close, got, expected))
+        precision = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+        tolerance = torch.finfo(precision).eps ** 0.5
+        same = len(got) == len(expected) and all(_close(*pair, tolerance) for pair in zip(got, expected, strict=True))
         return None if same else "narrowed, the network computes something else"
 
     def _without(self, plan: ChannelPlan, groups: Iterable[str]) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -93,6 +92,15 @@ class NarrowingCheck:
         return outputs
 
 
+def _perturb(net: nn.Module) -> None:
+    """Change all parameters and buffers a little."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            tensor.data += _NOISE * (float(tensor.detach().abs().mean()) or 1.0) * noise
+
+
 def _kept(widths: Mapping[str, int], part: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     orders = {group: torch.randperm(width, generator=generator) for group, width in widths.items()}
@@ -114,7 +122,7 @@ def _mask_reads(net: nn.Module, plan: ChannelPlan, kept: Mapping[str, Tensor]) -
 def _masking(layer: Layer, columns: Tensor, silent: set[str]) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         (given,) = args
-        dim = -1 if isinstance(module, nn.Linear) else 1
+        dim = _channel_dim(module)
         if given.numel():
             silent.discard(layer.name)
         mask = torch.zeros(given.shape[dim], dtype=given.dtype, device=given.device)
@@ -124,14 +132,18 @@ def _masking(layer: Layer, columns: Tensor, silent: set[str]) -> Callable[..., A
     return hook
 
 
+def _channel_dim(module: nn.Module) -> int:
+    """Return the dimension of the channels in a layer's input, which need not be a batch for a convolution."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return -1 - len(module.kernel_size)
+    return -1 if isinstance(module, nn.Linear) else 1
+
+
 def _as_double(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-def _close(got: Tensor, expected: Tensor) -> bool:
-    if got.shape != expected.shape:
-        return False
-    if got.numel() == 0:
-        return True
-    scale = float(expected.abs().max())
-    return bool((got - expected).abs().max() <= _TOLERANCE * scale) if got.is_floating_point() else got.equal(expected)
+def _close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    if got.shape != expected.shape or not got.is_floating_point():
+        return got.equal(expected)
+    return got.numel() == 0 or bool((got - expected).abs().max() <= tolerance * expected.abs().max())

@@ -96,12 +96,14 @@ def layer_map(input_name: str, weight_name: str) -> Callable[[Follower, Call], N
 def _layer_of(follower: Follower, weight: Tensor, call: Call) -> Followed | None:
     """Return the layer whose whole weight, or its transpose, an operator takes, and no tensor of another layer."""
     owners = [owner for tensor in call.inputs if (owner := follower.owner(tensor))]
-    owner = follower.owner(weight)
-    if owner and {layer.name for layer, _ in owners} == {owner[0].name} and isinstance(owner[0].module.weight, Tensor):
-        whole = owner[0].module.weight
-        expected = whole.t() if isinstance(owner[0].module, nn.Linear) else whole
-        if (weight.shape, weight.stride()) == (expected.shape, expected.stride()):
-            return owner[0]
+    layers = {layer.name: layer for layer, _ in owners}
+    if len(layers) == 1 and follower.owner(weight):
+        (layer,) = layers.values()
+        whole = getattr(layer.module, "weight", None)
+        if isinstance(layer.module, nn.Linear):
+            whole = layer.module.weight.t()
+        if isinstance(whole, Tensor) and (weight.shape, weight.stride()) == (whole.shape, whole.stride()):
+            return layer
     for layer, name in owners:
         follower.misuse(layer, name, call)
     return None

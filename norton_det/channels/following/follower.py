@@ -151,7 +151,7 @@ class Follower(TorchDispatchMode):
 
     def misuse(self, layer: Followed, name: str, call: Call) -> None:
         """Note that an operator takes a weight of a layer in another way than its type does."""
-        layer.obstacle = f"its {name} is an argument of {short(call.name)}"
+        layer.obstacle = layer.obstacle or f"its {name} is an argument of {short(call.name)}"
         self.run(layer)
 
     def read(self, layer: Followed, tensor: Tensor, dim: int) -> None:

@@ -60,12 +60,14 @@ def put(follower: Follower, call: Call) -> None:
     at_channels = dims or any(index is not None for index in indices[dim:])
     if at_channels or (source and not (_covers_storage(target) and target.shape[dim] == len(source.labels))):
         follower.fix([target, values], "they are written into a part of a tensor")
-    elif source and present:
-        _read_alike(follower, source.labels, target, call)
     elif source:
+        if present:
+            _read_alike(follower, source.labels, target, call)
         follower.give(call.out, Channels(dim, source.labels))
-    elif present and values.numel() > 1:
+    elif values.numel() > 1:
         follower.fix(target, meets(call, follower.describe(values)))
+    else:
+        follower.give(call.out, present)
 
 
 def _covers_storage(tensor: Tensor) -> bool:
