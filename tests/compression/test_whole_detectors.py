@@ -12,6 +12,11 @@ from conftest import TINY
 from masked import masked, random_kept
 from statistics_of_norms import with_statistics
 from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 import norton_det as nd
 from norton_det.channels.narrow import narrow_network
@@ -128,6 +133,29 @@ def test_rates_of_the_whole_detector_narrow_every_group_and_a_file_keeps_them(ar
     assert spec == small.spec
     assert relative_difference(run(loaded), run(small.module.eval())) == 0.0
     assert describe(loaded, arch).widths == spec.widths, "widths are read off the detector alone"
+
+
+def test_a_detector_of_a_users_own_widths_is_described_by_them(tmp_path: Path) -> None:
+    """Torchvision's parts, narrower than in its own detectors: the plan's groups at other widths."""
+    stages = {f"layer{i + 1}": str(i) for i in range(4)}
+    pyramid = BackboneWithFPN(resnet50(), stages, [256, 512, 1024, 2048], out_channels=96)
+    options = {name: value for name, value in TINY.items() if name != "anchor_sizes"}
+    heads = {
+        "box_head": TwoMLPHead(96 * 7 * 7, 200),
+        "box_predictor": FastRCNNPredictor(200, 4),
+        "mask_head": MaskRCNNHeads(96, [64, 48, 32, 16], 1),
+        "mask_predictor": MaskRCNNPredictor(16, 24, 4),
+    }
+    net = with_statistics(MaskRCNN(pyramid, **heads, **options))
+    arch = "maskrcnn_cpresnet50_fpn"
+    spec = describe(net, arch)
+    masks = {f"roi_heads.mask_head.{i}.0": width for i, width in enumerate((64, 48, 32, 16))}
+    boxes = dict.fromkeys(("roi_heads.box_head.fc6", "roi_heads.box_head.fc7"), 200)
+    pyramids = dict.fromkeys(("fpn.inner", "fpn", "rpn.head.conv.0.0"), 96)
+    assert spec.widths == {**pyramids, **boxes, **masks, "roi_heads.mask_predictor.conv5_mask": 24}
+    nd.save(net, spec, tmp_path / "own.safetensors")
+    loaded, _ = nd.load(tmp_path / "own.safetensors")
+    assert relative_difference(run(loaded), run(net)) == 0.0
 
 
 def test_filters_of_a_transposed_convolution_are_its_outputs() -> None:

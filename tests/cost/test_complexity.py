@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import get_model, resnet50
+from torchvision.models import get_model, get_model_weights, resnet50
 
 import norton_det as nd
 from norton_det.cost.complexity import Complexity
@@ -103,16 +103,25 @@ def test_the_dense_resnet50() -> None:
     assert sum(layer.macs for layer in cost.layers) == cost.macs
 
 
-@pytest.mark.parametrize(("kind", "per_detection"), [("faster", 0), ("keypoint", 3_495_460_864)])
-def test_dense_detectors(kind: str, per_detection: int) -> None:
-    spec = nd.Spec(f"{kind}rcnn_cpresnet50_fpn", 91 if kind == "faster" else 2)
-    cost = nd.count_complexity(spec)
-    dense = get_model(f"{kind}rcnn_resnet50_fpn", weights=None, weights_backbone=None)
+@pytest.mark.parametrize(
+    ("name", "per_detection"),
+    [
+        ("fasterrcnn_{}_fpn", 0),
+        ("keypointrcnn_{}_fpn", 3_495_460_864),
+        pytest.param("fasterrcnn_{}_fpn_v2", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_dense_detectors(name: str, per_detection: int) -> None:
+    weights = get_model_weights(name.format("resnet50")).DEFAULT
+    cost = nd.count_complexity(nd.Spec(name.format("cpresnet50"), len(weights.meta["categories"])))
+    dense = get_model(name.format("resnet50"), weights=None, weights_backbone=None)
     assert cost == nd.count_complexity(dense)
     assert cost.image_size == (800, 800)
     assert cost.macs_per_detection == per_detection
-    if kind == "faster":
-        assert cost.macs / 1e9 == pytest.approx(134.38, abs=0.005)  # torchvision's documented figure
+    if name.startswith("faster"):
+        assert cost.macs / 1e9 == pytest.approx(weights.meta["_ops"], abs=0.005)  # torchvision's documented figure
+    if name.endswith("_v2"):  # the norms of the first version are frozen there: no parameters
+        assert cost.params == weights.meta["num_params"]
 
 
 def test_the_count_does_not_depend_on_weights() -> None:

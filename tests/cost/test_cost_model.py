@@ -11,11 +11,14 @@ from norton_det.spec import DecomposedLayer, Spec
 BESIDE = {
     "fasterrcnn_cpresnet50_fpn": ("backbone.fpn.layer_blocks.1.0", "rpn.head.conv.0.0"),
     "maskrcnn_cpresnet50_fpn": ("backbone.fpn.inner_blocks.2.0", "roi_heads.mask_head.0.0"),
+    "maskrcnn_cpresnet50_fpn_v2": ("rpn.head.conv.1.0", "roi_heads.box_head.2.0"),
     "keypointrcnn_cpresnet50_fpn": ("backbone.fpn.layer_blocks.0.0", "roi_heads.keypoint_head.0"),
 }
 
 
-@pytest.mark.parametrize("arch", list(BESIDE))
+@pytest.mark.parametrize(
+    "arch", [arch if arch[-1] != "2" else pytest.param(arch, marks=pytest.mark.slow) for arch in BESIDE]
+)
 def test_layers_beside_the_plan_cost_what_is_counted(arch: str) -> None:
     first, second = BESIDE[arch]
     decompositions = {
