@@ -20,7 +20,6 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 import norton_det as nd
 from norton_det.channels.narrow import narrow_network
-from norton_det.compression.prune import pruned
 from norton_det.decompositions import Decomposition
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.rcnn_outputs import outputs_before_choice
@@ -28,7 +27,7 @@ from norton_det.pruning.select import select_channels
 from norton_det.runtime.outputs import TOLERANCE, relative_difference
 from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.build import build_network
-from norton_det.structure.describe import describe, described
+from norton_det.structure.describe import describe
 from norton_det.structure.settings import decomposable_layers
 
 DETECTORS = [name for name in ARCHITECTURES if ARCHITECTURES[name].task.name == "detection"]
@@ -120,18 +119,16 @@ def test_every_channel_group_reaches_the_outputs(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", [QUICK, *(pytest.param(a, marks=pytest.mark.slow) for a in DETECTORS if a != QUICK)])
 def test_rates_of_the_whole_detector_narrow_every_group_and_a_file_keeps_them(arch: str, tmp_path: Path) -> None:
-    architecture, net = scoped(arch), detector(arch)
-    network = replace(described(net, architecture), architecture=architecture)
-    rates = [0.75] * len(architecture.rate_order)
-    small = pruned(network, rates, criterion="norm", seed=0)
+    widths = ARCHITECTURES[arch].plan.widths
+    rates = [0.75] * len(scoped(arch).rate_order)
+    small, spec = nd.prune(detector(arch), arch, rates, criterion="norm", scope="detector")
     without_rate = {"layer4"}  # as published
-    assert set(small.spec.widths) == set(architecture.plan.widths) - without_rate
-    assert all(width * 4 == architecture.plan.widths[group] for group, width in small.spec.widths.items())
-    assert shapes(nd.build(small.spec, "meta")) == shapes(small.module)
-    nd.save(small.module, small.spec, tmp_path / "small.safetensors")
-    loaded, spec = nd.load(tmp_path / "small.safetensors")
-    assert spec == small.spec
-    assert relative_difference(run(loaded), run(small.module.eval())) == 0.0
+    assert spec.widths == {group: width // 4 for group, width in widths.items() if group not in without_rate}
+    assert shapes(nd.build(spec, "meta")) == shapes(small)
+    nd.save(small, spec, tmp_path / "small.safetensors")
+    loaded, again = nd.load(tmp_path / "small.safetensors")
+    assert again == spec
+    assert relative_difference(run(loaded), run(small)) == 0.0
     assert describe(loaded, arch).widths == spec.widths, "widths are read off the detector alone"
 
 
