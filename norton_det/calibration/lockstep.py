@@ -80,18 +80,15 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
             thread.join()
 
 
-def visit(net: nn.Module, before: Mapping[str, Callable[[Tensor], None]], run: Run) -> None:
+def visit(net: nn.Module, before: Mapping[str, Callable[[Tensor], bool | None]], run: Run) -> None:
     """Run a network and call ``before[name]`` with the input of each of these layers, which may change the layer.
 
-    What comes after the last of them is not computed.
+    Where one of them returns True, what comes after it is not computed.
     """
-    left = set(before)
 
     def call(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            before[name](args[0])
-            left.discard(name)
-            if not left:
+            if before[name](args[0]):
                 raise _StoppedError
 
         return hook

@@ -1,49 +1,62 @@
 """Second moments of a layer's inputs and of its target outputs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.linalg.least_squares import Regression, Solve, best_ridge
+from norton_det.calibration.linear_map import unfold, unfolded_outputs
+from norton_det.linalg.least_squares import LeastSquares, Regression, SampleRegression, Solve, best_ridge, solution_of
 
 POSITIONS = 64
 """Maximum number of spatial positions of an image that are used in each layer: neighbours are nearly the same."""
-_CHUNK = 32  # images unfolded at a time
+MANY = 8192
+"""Number of inputs above which second moments are not formed: they would take 0.5 GB, and minutes to factorise."""
+_CHUNK = 32  # rows unfolded at a time
 
 
 class Moments:
     """Second moments of inputs x (D) and outputs y (O) over samples, for every other image and for those between.
 
-    One chunk of images is unfolded at a time; the largest tensors that stay are two of shape (D, D) in float64: 340 MB
-    for 3x3 filters on 512 channels.
+    All calls of a layer are added to the same moments. One chunk of rows is unfolded at a time; the largest tensors
+    that stay are two of shape (D, D) in float64: 340 MB for 3x3 filters on 512 channels. Above :data:`MANY` inputs the
+    samples themselves stay.
 
     Args:
-        layer: convolution or linear layer whose geometry says what the inputs of one output are.
+        layer: layer whose geometry says what the inputs of one output are.
         generator: draws the spatial positions that are used.
+        images: from how many images the rows of each call come, equally many from each; None: each is an image.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-        self.layer, self.generator = layer, generator
-        self.halves: list[_Samples] = []
+    def __init__(self, layer: nn.Module, generator: torch.Generator, images: int | None = None) -> None:
+        self.layer, self.generator, self.images = layer, generator, images
+        self.halves: list[Any] = []  # of _Samples or _Rows
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add images of any dtype: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
-        for inputs, outputs in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
+        """Add rows of any dtype: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
+        images = self.images or len(x)
+        half_of = torch.arange(len(x)) * images // max(len(x), 1) % 2
+        positions = min(POSITIONS, max(1, POSITIONS * images // max(len(x), 1)))
+        for inputs, outputs, half in zip(x.split(_CHUNK), y.split(_CHUNK), half_of.split(_CHUNK), strict=True):
             patches = unfold(self.layer, inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
-            drawn = torch.randperm(patches.shape[2], generator=self.generator)[:POSITIONS].to(x.device)
-            patches = patches[:, :, drawn]
-            targets = outputs.flatten(2)[:, :, drawn] if outputs.dim() > 2 else outputs.unsqueeze(2)
-            new = [_samples(patches[half::2], targets[half::2]) for half in (0, 1)]
-            self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
+            drawn = torch.randperm(patches.shape[2], generator=self.generator)[:positions].to(x.device)
+            patches, targets = patches[:, :, drawn], unfolded_outputs(self.layer, outputs)[:, :, drawn]
+            self._add([(patches[half == h], targets[half == h]) for h in (0, 1)])
+
+    def _add(self, parts: list[tuple[Tensor, Tensor]]) -> None:
+        new = [(_Rows.of if part.shape[1] > MANY else _samples)(part, targets) for part, targets in parts]
+        self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of x (D,) and y (O,), float64 on the CPU."""
-        total = self.halves[0].plus(self.halves[1])
-        return total.x, total.y
+        total: _Samples | _Rows = self._total()
+        return total.means()
 
-    def regression(self, prior: Tensor, solve: Solve | None = Regression.solution) -> Regression:
+    def _total(self) -> Any:
+        return self.halves[0].plus(self.halves[1])
+
+    def regression(self, prior: Tensor, solve: Solve | None = solution_of) -> LeastSquares:
         """Return the problem of y from x, each about its mean: a shift of the output is free.
 
         The ridge is the one that is best when one half of the images is fitted and the error on the other is measured.
@@ -52,11 +65,11 @@ class Moments:
             prior: weights of shape (O, D), float64.
             solve: fits a layer to half of the images; None leaves the ridge at its default.
         """
-        total = self.halves[0].plus(self.halves[1]).regression(prior)
+        total: LeastSquares = self._total().regression(prior)
         if solve is None:
             return total
         fit, check = (half.regression(prior) for half in self.halves)
-        return replace(total, ridge=best_ridge(fit, check, solve))
+        return total.with_ridge(best_ridge(fit, check, solve))
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,9 @@ class _Samples:
             self.yy + other.yy + between * y.square(),
         )
 
+    def means(self) -> tuple[Tensor, Tensor]:
+        return self.x, self.y
+
     def regression(self, prior: Tensor) -> Regression:
         n = max(self.number, 1)
         return Regression(prior, self.xx / n, self.yx / n, self.yy / n)
@@ -98,10 +114,24 @@ def _samples(patches: Tensor, targets: Tensor) -> _Samples:
     return _Samples(u.shape[1], *(part.cpu() for part in (x, y, u @ u.mT, v @ u.mT, v.square().sum(1))))
 
 
-def unfold(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """Return the inputs of each output: (N, D, L) for L spatial positions, with D as in the flattened weight."""
-    if isinstance(layer, nn.Linear):
-        return x.unsqueeze(2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
+@dataclass(frozen=True)
+class _Rows:
+    """The samples themselves, on the CPU: x (n, D) and y (n, O)."""
+
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def of(cls, patches: Tensor, targets: Tensor) -> "_Rows":
+        return cls(*(part.movedim(1, 2).flatten(0, 1).cpu() for part in (patches, targets)))
+
+    def plus(self, other: "_Rows") -> "_Rows":
+        return _Rows(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        x, y = (part.double().sum(0) / max(len(part), 1) for part in (self.x, self.y))
+        return x, y
+
+    def regression(self, prior: Tensor) -> SampleRegression:
+        x, y = self.means()
+        return SampleRegression.of(prior, self.x.double() - x, self.y.double() - y)

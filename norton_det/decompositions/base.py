@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from norton_det.decompositions.conv import DenseLayer, Size, geometry, not_spatial
 from norton_det.errors import UsageError
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank
 
@@ -121,7 +121,7 @@ class Decomposition(nn.Module, ABC):
 
     @abstractmethod
     def refit(
-        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+        self, regression: LeastSquares, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
     ) -> None:
         """Lower the output error of the filters, of D = I * Kh * Kw weights each; it never rises.
 

@@ -15,7 +15,7 @@ from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
 from norton_det.decompositions.cp_solvers import SOLVERS, Solver
 from norton_det.decompositions.cp_tensors import factors_from_cp_tensors, factors_to_cp_tensors
 from norton_det.errors import UsageError
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank
 
@@ -170,7 +170,7 @@ class CPConv2d(CPLayer, Decomposition):
         return factors_to_cp_tensors(CPFactors(*(f.to(self.pointwise.weight.dtype) for f in self.factors())))
 
     def refit(
-        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+        self, regression: LeastSquares, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
     ) -> None:
         """Lower the output error of each filter; see :func:`~norton_det.decompositions.cp_output_fit.fit_output`."""
         options: dict[str, Any] = {"seed": seed, "sweeps": sweeps or SWEEPS, "second_start": second_start}

@@ -12,7 +12,7 @@ from norton_det.decompositions.cp_als import cp_decompose
 from norton_det.decompositions.cp_factors import CPFactors, balanced
 from norton_det.decompositions.input_metric import InputMetric
 from norton_det.linalg.conjugate_gradients import conjugate_gradients
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 
 SWEEPS = 12
 """Alternations from each start."""
@@ -27,7 +27,7 @@ _TINY = 1e-300
 
 
 def fit_output(
-    regression: Regression, start: CPFactors, *, seed: int = 0, sweeps: int = SWEEPS, second_start: bool = True
+    regression: LeastSquares, start: CPFactors, *, seed: int = 0, sweeps: int = SWEEPS, second_start: bool = True
 ) -> CPFactors:
     """Return CP factors whose filters have no larger output error than those of ``start``.
 

@@ -30,7 +30,7 @@ from norton_det.decompositions.conv import (
     not_pointwise,
 )
 from norton_det.errors import UsageError
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank, is_count
 
@@ -76,7 +76,7 @@ def truncated_svd(weight: Tensor, rank: int) -> LowRankFactors:
     return _projected(weight, torch.linalg.svd(small, full_matrices=False).U[:, :rank])
 
 
-def fit_output(regression: Regression, start: LowRankFactors) -> LowRankFactors:
+def fit_output(regression: LeastSquares, start: LowRankFactors) -> LowRankFactors:
     """Return the factors of the rank of ``start`` that minimise the regression's objective, summed over the filters.
 
     That is ``|(W - W*) S^1/2|^2`` for the solution W* without constraint and the metric S: its minimum at a rank is W*
@@ -84,7 +84,7 @@ def fit_output(regression: Regression, start: LowRankFactors) -> LowRankFactors:
     ``start`` has a smaller error all the same, that of the data without the ridge, it is returned.
     """
     target = regression.solution()
-    vectors = torch.linalg.eigh(target @ regression.metric @ target.mT).eigenvectors
+    vectors = torch.linalg.eigh(regression.predicted(target)).eigenvectors
     fitted = _projected(target, vectors[:, -start.b.shape[1] :].flip(1))
     better = regression.error(fitted.product()).sum() < regression.error(start.product()).sum()
     return fitted if better else start
@@ -191,7 +191,7 @@ class LowRank(Decomposition):
         return cls(layer, rank)
 
     def refit(
-        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+        self, regression: LeastSquares, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
     ) -> None:
         """Lower the output error, summed over the filters, in closed form; see :func:`fit_output`."""
         start = self._factors()

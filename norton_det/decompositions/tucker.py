@@ -19,7 +19,7 @@ from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.conv import DenseLayer, Size, as_convolution, check_finite, geometry, like_conv, pair
 from norton_det.decompositions.tucker_fit import SWEEPS, TuckerFactors, fit_output, tucker_decompose
 from norton_det.errors import UsageError
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank, is_rank
 
@@ -102,7 +102,7 @@ class TuckerConv2d(Decomposition):
         return cls(as_convolution(layer, "Tucker"), rank)
 
     def refit(
-        self, regression: Regression, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
+        self, regression: LeastSquares, *, seed: int = 0, sweeps: int | None = None, second_start: bool = True
     ) -> None:
         """Lower the output error, summed over the filters.
 

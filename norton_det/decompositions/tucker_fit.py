@@ -7,7 +7,7 @@ from torch import Tensor
 
 from norton_det.decompositions.input_metric import InputMetric
 from norton_det.linalg.conjugate_gradients import conjugate_gradients
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 
 ITERATIONS = 10
 """Iterations of higher-order orthogonal iteration."""
@@ -62,7 +62,7 @@ def _leading(matrix: Tensor, count: int) -> Tensor:
 
 
 def fit_output(
-    regression: Regression, start: TuckerFactors, sweeps: int = SWEEPS, second_start: bool = True
+    regression: LeastSquares, start: TuckerFactors, sweeps: int = SWEEPS, second_start: bool = True
 ) -> TuckerFactors:
     """Return factors whose output error, summed over the filters, is no larger than that of ``start``.
 

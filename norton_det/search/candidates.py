@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from norton_det.channels.narrow import ChannelMap, columns_of
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.decompositions.conv import kernel_of
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares
 from norton_det.models.tasks import Images, as_inputs
 from norton_det.pruning import CRITERIA
 from norton_det.pruning.select import select_channels
@@ -181,7 +181,7 @@ class _Fits:
         moments.add(call.inputs, call.output)
         weight = module.weight.detach().cpu().double().flatten(1)
         # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
-        regression = replace(moments.regression(weight, None), ridge=_RIDGE)
+        regression = moments.regression(weight, None).with_ridge(_RIDGE)
         trial = Trial(moments.means()[0].float())
         for rank in ranks:
             block = DECOMPOSITIONS[self.decomposition].from_conv(module, rank, seed=self.seed)
@@ -209,14 +209,9 @@ class _Fits:
                 yield choice, inputs
 
 
-def _without(regression: Regression, weight: Tensor, columns: Tensor) -> Tensor:
+def _without(regression: LeastSquares, weight: Tensor, columns: Tensor) -> Tensor:
     """Return the best weights (O, D) that are zero outside of these columns."""
-    part = replace(
-        regression,
-        prior=weight[:, columns],
-        second=regression.second[columns][:, columns],
-        cross=regression.cross[:, columns],
-    )
+    part = regression.among(columns, weight[:, columns])
     weights = torch.zeros_like(weight)
     weights[:, columns] = part.solution()
     return weights

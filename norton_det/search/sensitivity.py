@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.calibration.moments import unfold
+from norton_det.calibration.linear_map import unfold
 from norton_det.channels.narrow import ChannelMap
 from norton_det.errors import UsageError
 from norton_det.models.tasks import Images, as_inputs

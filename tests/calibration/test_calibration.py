@@ -14,7 +14,8 @@ from correlated import IN, OUT, K, correlated, images, network, regression
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.calibration.layerwise import calibrate, own_norms
+from norton_det.calibration.layer_fit import own_norms
+from norton_det.calibration.layerwise import calibrate
 from norton_det.calibration.lockstep import observed, visit
 from norton_det.calibration.moments import Moments
 from norton_det.channels.narrow import narrow_network

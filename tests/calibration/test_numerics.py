@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.builders import make_detector
-from norton_det.calibration import layerwise
+from norton_det.calibration.layer_fit import Fit
 from norton_det.calibration.layerwise import calibrate
 from norton_det.calibration.moments import Moments
 from norton_det.decompositions.cp_als import cp_decompose
@@ -160,8 +160,8 @@ def test_the_first_block_of_a_stage_makes_up_for_its_shortcut(arch: str, monkeyp
 
     layer = "conv1" if arch == ARCH else "layer1.0.conv2"
     errors = []  # with what the first block makes up, and without
-    for begin in (layerwise._Fit._begin_sums, lambda *_: None):
-        monkeypatch.setattr(layerwise._Fit, "_begin_sums", begin)
+    for begin in (Fit._begin_sums, lambda *_: None):
+        monkeypatch.setattr(Fit, "_begin_sums", begin)
         net, _ = nd.decompose(dense, spec, {layer: 1}, calibration=x)
         errors.append(relative(*sums(net), *sums(dense)))
     assert errors[0] < 0.98 * errors[1]
