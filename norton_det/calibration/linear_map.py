@@ -53,7 +53,7 @@ def write_matrix(layer: Any, matrix: Tensor) -> None:
 
 def by_channel(layer: nn.Module, shift: Tensor) -> Tensor:
     """Return a shift of the rows of the matrix as one of the output channels; the mean where several rows are one's."""
-    return shift.unflatten(0, (-1, _rows(layer))).mean(1)
+    return shift.view(-1, _rows(layer)).mean(1)
 
 
 def unfold(layer: nn.Module, x: Tensor) -> Tensor:
