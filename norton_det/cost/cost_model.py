@@ -79,7 +79,8 @@ class LayerCost:
     def widths(self, of_groups: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return the widths of its input and output, given those of all channel groups."""
         reads = sum(of_groups[group] for group in self.layer.reads) if self.layer.reads else self.fixed_inputs
-        return reads, of_groups[self.layer.writes] if self.layer.writes else self.fixed_outputs
+        fixed = reads if self.layer.in_place else self.fixed_outputs
+        return reads, of_groups[self.layer.writes] if self.layer.writes else fixed
 
     def at(self, width_in: Array | int, width_out: Array | int, decomposed: DecomposedLayer | None) -> Costs:
         """Return what it adds to the network's costs."""
@@ -99,7 +100,9 @@ class LayerCost:
         if decomposed is not None:
             block = DECOMPOSITIONS[decomposed.method]
             return block.cost(width_in, width_out, self.kernel, call.inputs, call.outputs, decomposed.rank)
-        weights = width_in * width_out * self.kernel[0] * self.kernel[1]
+        weights = width_out * self.kernel[0] * self.kernel[1]
+        if not self.layer.in_place:  # else, a depthwise convolution
+            weights = weights * width_in
         height, width = call.inputs if self.transposed else call.outputs
         return weights * height * width, weights
 

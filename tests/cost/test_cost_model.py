@@ -1,6 +1,10 @@
 """The cost model against the count, of layers beside the channel plan too."""
 
+from pathlib import Path
+
 import pytest
+import torch
+from torch import nn
 
 import norton_det as nd
 from norton_det.cost.cost_model import CostModel
@@ -34,6 +38,32 @@ def test_layers_beside_the_plan_cost_what_is_counted(arch: str) -> None:
     for name in ("macs", "macs_published", "params"):
         saved = getattr(dense, name) - getattr(counted, name)
         assert getattr(whole, name) - getattr(costs, name) == saved > 0
+
+
+class Separable(nn.Sequential):
+    """Depthwise convolutions, which a plan lists as layers that work in place."""
+
+    def __init__(self, num_classes: int) -> None:
+        first = [nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.BatchNorm2d(12), nn.ReLU()]
+        second = [nn.Conv2d(12, 12, 3, groups=12), nn.BatchNorm2d(12), nn.Conv2d(12, 20, 1, bias=False), nn.ReLU()]
+        super().__init__(*first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, num_classes))
+
+
+def test_depthwise_convolutions_of_a_derived_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ARCHITECTURES, "_items", dict(ARCHITECTURES._items))
+    plan = nd.derive_plan(Separable(5), torch.rand(1, 3, 32, 32)).plan
+    rates = tuple(nd.RateEntry(group, (group,)) for group in plan.widths)
+    small = nd.Architecture("separable", Separable, plan, rates, 5, 32, classifier="9", dataset="cifar10")
+    nd.register_architecture(small)
+    net, spec = nd.compress(None, arch="separable", rank=1, rates=[0.25, 0.4])
+    assert net[3].groups == net[3].in_channels == spec.widths["0"] == 9
+    counted, costs = nd.count_complexity(spec), CostModel(small).at(spec.decompositions, spec.widths)
+    for name in ("macs", "macs_published", "params"):
+        assert getattr(costs, name) == getattr(counted, name)
+    nd.save(net, spec, tmp_path / "net.safetensors")
+    loaded, _ = nd.load(tmp_path / "net.safetensors")
+    image = torch.rand(1, 3, 32, 32)
+    assert torch.equal(loaded.eval()(image), net.eval()(image))
 
 
 def test_a_layer_that_there_is_not_is_refused() -> None:
