@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.cli.common import EXIT_TERMINATED
+from norton_det.models import ARCHITECTURES
 from norton_det.models.tensor_files import read_file
 from norton_det.runtime.distributed import data_parallel, rank, world_size
 from norton_det.structure.settings import spec_from_configuration
@@ -143,6 +144,17 @@ def test_compression_with_calibration_is_that_of_the_cpu(arch: str, device: str)
         with torch.no_grad():
             outputs = [made.eval()(images.to(next(made.parameters()).device)) for made in (here, there)]
         assert relative_difference(*outputs) <= TOLERANCE[device] * 10
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_derived_plan_is_the_declared_one(device: str) -> None:
+    net, _ = narrow("resnet56_cifar")
+    images, _ = batch("resnet56_cifar")
+    plan = nd.derive_plan(net.to(device), images.to(device)).plan
+    assert len(plan.widths) == len(ARCHITECTURES["resnet56_cifar"].plan.widths)
+    assert [layer.name for layer in plan.layers] == [
+        layer.name for layer in ARCHITECTURES["resnet56_cifar"].plan.layers
+    ]
 
 
 @pytest.mark.parametrize("device", DEVICES)

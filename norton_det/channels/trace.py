@@ -12,7 +12,7 @@ from norton_det.channels.following.follower import Followed, Follower
 from norton_det.channels.following.groups import settled
 from norton_det.channels.following.labels import Labels
 from norton_det.channels.following.operators import rule_of
-from norton_det.channels.narrowing_check import NarrowingCheck
+from norton_det.channels.narrowing_check import NarrowingCheck, copied
 from norton_det.channels.plan import ChannelPlan
 from norton_det.errors import UsageError
 
@@ -72,7 +72,7 @@ def derive_plan(net: nn.Module, *example: Any) -> DerivedPlan:
     """
     follower = Follower(net, rule_of)
     with _evaluating(net), follower:
-        outputs = net(*example)
+        outputs = net(*copied(example))
     follower.fix(outputs, "they are an output of the network")
     _check_all_ran(net, follower)
     layers = follower.followed()

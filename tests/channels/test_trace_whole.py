@@ -1,8 +1,9 @@
 """What cannot be followed stays whole, with the reason; what cannot be checked is refused."""
 
 import re
+from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -245,10 +246,36 @@ def test_a_narrowed_network_must_run_all_its_layers(refused: Refused) -> None:
     refused(lambda: nd.derive_plan(net, image), 2, "did not run once the network was narrowed: c; expected")
 
 
-@pytest.mark.parametrize(("factor", "found"), [(None, "no tensors"), (float("inf"), "values that are not finite")])
-def test_outputs_that_cannot_be_compared_are_refused(factor: float | None, found: str, refused: Refused) -> None:
-    net = Net(lambda n, x: [n.a(x) * factor] if factor else [n.a(x), ()][1], a=conv(3, 8))
-    refused(lambda: nd.derive_plan(net, MAP), 2, f"Net returns {found}")
+class Result(NamedTuple):
+    """An output that is looked into."""
+
+    map: Tensor
+
+
+OUTPUTS = {
+    "no tensors": lambda y: {"width": 8},
+    "values that are not finite": lambda y: [y / 0],
+    "Namespace": lambda y: (y, Namespace(hidden=y)),
+    "ndarray": lambda y: (y, y.numpy()),
+}
+
+
+@pytest.mark.parametrize("found", OUTPUTS)
+def test_outputs_that_cannot_be_compared_are_refused(found: str, refused: Refused) -> None:
+    net = Net(lambda n, x: OUTPUTS[found](n.a(x)), a=conv(3, 8))
+    refused(lambda: nd.derive_plan(net, MAP), 2, f"Net returns {found}; expected finite tensors in lists")
+
+
+def test_outputs_are_found_in_any_container() -> None:
+    net = Net(lambda n, x: {"all": [Result(n.a(x)), 3, None, "name"]}, a=conv(3, 8))
+    assert nd.derive_plan(net, MAP).whole == {"a": OUTPUT}
+
+
+def test_the_example_stays_as_it_is() -> None:
+    example = torch.ones(2, 3, 8, 8)
+    net = Net(lambda n, x: n.b(n.a(x.mul_(2))), a=conv(3, 8), b=conv(8, 4))
+    assert nd.derive_plan(net, example).plan.widths == {"a": 8}
+    assert bool((example == 1).all())
 
 
 def test_the_network_stays_as_it_is() -> None:
