@@ -12,7 +12,7 @@ import norton_det as nd
 from norton_det.models import ARCHITECTURES
 from norton_det.structure.build import build
 
-QUICK = ("resnet56_cifar", "resnet50", "fasterrcnn_cpresnet50_fpn")
+QUICK = ("resnet56_cifar", "fasterrcnn_cpresnet50_fpn")
 # A classifier's hidden layer, which is not pruned in the publication.
 NOT_DECLARED = {"vgg16_bn_cifar": {"classifier.0"}}
 

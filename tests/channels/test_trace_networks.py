@@ -136,7 +136,7 @@ def derived_of_steps(steps: list[tuple[str, int]], flat: bool, seed: int) -> nd.
     return derived
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(step(STEPS), max_size=8), st.booleans(), st.integers(0, 99))
 def test_narrowed_equals_masked(steps: list[tuple[str, int]], flat: bool, seed: int) -> None:
     assert derived_of_steps(steps, flat, seed).whole.keys() == {"last"}
@@ -145,7 +145,7 @@ def test_narrowed_equals_masked(steps: list[tuple[str, int]], flat: bool, seed: 
 HARD_STEPS = (st.lists(step(STEPS | HARD), min_size=1, max_size=8), st.booleans(), st.integers(0, 99))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(*HARD_STEPS)
 def test_narrowed_equals_masked_with_what_stays_whole(steps: list[tuple[str, int]], flat: bool, seed: int) -> None:
     derived_of_steps(steps, flat, seed)
