@@ -164,6 +164,7 @@ def reconstruct(device: torch.device) -> None:
 TASKS: dict[str, Callable[[torch.device], object]] = {
     "cp": partial(compress, rank=1, rates=[0.25] * 6),
     "tucker2": partial(compress, rank=2, rates=[0.25] * 6, decomposition="tucker2"),
+    "svd": partial(compress, rank={"conv1": 3, "layer2.0.conv2": 4, "linear": 5}, decomposition="svd"),
     **{criterion: partial(compress, rates=[0.25] * 6, criterion=criterion) for criterion in nd.pruning.CRITERIA},
     "allocate": partial(compress, budget=nd.Budget(macs=4e5)),
     "reconstruct": reconstruct,

@@ -19,7 +19,9 @@ from norton_det.models.tensor_files import SPEC_KEY
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LAYER = st.one_of(
-    st.tuples(st.just("cp"), st.integers(1, 3)), st.tuples(st.just("tucker2"), st.tuples(*[st.integers(1, 3)] * 2))
+    st.tuples(st.just("cp"), st.integers(1, 3)),
+    st.tuples(st.just("svd"), st.integers(1, 5)),
+    st.tuples(st.just("tucker2"), st.tuples(*[st.integers(1, 3)] * 2)),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 400) | st.floats() | st.text(max_size=5),
@@ -37,6 +39,7 @@ def small() -> Iterator[nd.Architecture]:
 @SETTINGS
 @given(
     layers=st.dictionaries(st.sampled_from(["0", "3"]), LAYER, max_size=2),
+    linear=st.none() | st.integers(1, 5),
     kept=st.none() | st.sets(st.integers(0, 5), min_size=3).map(sorted),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
     attributes=st.fixed_dictionaries({}, optional={"1.eps": st.floats(2e-5, 1.0), "0.stride": st.just((2, 2))}),
@@ -45,12 +48,14 @@ def small() -> Iterator[nd.Architecture]:
 def test_networks_come_back(
     tmp_path: Path,
     layers: dict[str, Any],
+    linear: int | None,
     kept: list[int] | None,
     dtype: torch.dtype,
     attributes: dict[str, Any],
     named: bool,
 ) -> None:
     methods = {name: nd.DecomposedLayer(*layer) for name, layer in layers.items()}
+    methods |= {"10": nd.DecomposedLayer("svd", linear)} if linear else {}
     width = {} if kept is None else {"widths": {"first": len(kept)}, "kept": {"first": tuple(kept)}}
     classes = tuple("abcde") if named else ()
     spec = nd.Spec("small", 5, methods, **width, attributes=attributes, classes=classes)

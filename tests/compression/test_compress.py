@@ -130,7 +130,8 @@ def test_decompose_lists_what_it_leaves() -> None:
     assert len(spec.ranks) == 16
     assert step["skipped"]["conv1"] == "the stem stays dense, as published"
     assert step["skipped"]["layer1.0.downsample.0"] == "1x1"
-    assert len(step["layers"]) + len(step["skipped"]) == 53
+    assert step["skipped"]["fc"] == "linear"
+    assert len(step["layers"]) + len(step["skipped"]) == 54
     assert all(0 < fit["nmse"] < 1 and fit["degeneracy"] > 0 for fit in step["layers"].values())
 
 
@@ -162,11 +163,11 @@ def test_exact_rank_keeps_the_function() -> None:
         ),
         ({"criterion": "best", "rates": "[0.1]*30"}, "unknown criterion 'best'"),
         ({"criterion": "best"}, "unknown criterion 'best'; expected one of: csa, norm, pabs, random, vbd"),
-        ({"decomposition": "svd"}, "unknown decomposition 'svd'"),
-        ({"decomposition": "svd", "rank": 1}, "unknown decomposition 'svd'; expected one of: cp"),
+        ({"decomposition": "pca"}, "unknown decomposition 'pca'"),
+        ({"decomposition": "pca", "rank": 1}, "unknown decomposition 'pca'; expected one of: cp, svd"),
         ({"rank": 0}, "rank is 0; expected at least 1"),
         ({"rank": {"conv9": 1}}, "'conv9' is no such layer in resnet56_cifar"),
-        ({"rank": {"linear": 1}}, "'linear' is a Linear in resnet56_cifar"),
+        ({"rank": {"linear": 1}}, "layer 'linear': a Linear layer has no CP block"),
         ({"rates": "[0.1]*29"}, "rates has 29 values; resnet56_cifar takes 30: stem, layer1, layer2, layer1.0.conv1"),
         ({"rates": "[0.]+[0.95]*29"}, "group 'layer1': rate 0.95 leaves none of its 16 filters"),
         ({"rates": [0.1] * 29 + [1.0]}, "rate 1.0 is outside"),
@@ -242,7 +243,7 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
         ({"widths": {"layer9": 3}}, "unknown channel group of resnet50 'layer9'"),
         ({"widths": {"layer1": 257}}, "group 'layer1' keeps channel 256; resnet50 has 256"),
         ({"widths": {"layer1": 1}, "kept": {"layer1": [256]}}, "keeps channel 256"),
-        ({"decompositions": {"fc": ("cp", 1)}}, "'fc' is a Linear"),
+        ({"decompositions": {"fc": ("cp", 1)}}, "layer 'fc': a Linear layer has no CP block"),
     ],
 )
 def test_specs_that_cannot_be_built(fields: dict, message: str) -> None:

@@ -44,6 +44,9 @@ IMAGES = torch.rand(4, 3, 8, 8)
 ROUTES: dict[str, Callable[..., tuple[nn.Module, nd.Spec]]] = {
     "cp": lambda net: nd.compress(net, arch="small", rank=1, rates=[0.5] * 3),
     "tucker2": lambda net: nd.compress(net, arch="small", rank=2, rates=[0.5] * 3, decomposition="tucker2"),
+    "svd": lambda net: nd.compress(
+        net, arch="small", rank={"0": 2, "3": 2, "6": 2, "9": 2}, rates=[0.5] * 3, decomposition="svd"
+    ),
     "calibrated": lambda net: nd.compress(net, arch="small", rank=1, rates=[0.5] * 3, calibration=IMAGES),
     "decompose": lambda net: nd.decompose(net, "small", 1),
     "prune": lambda net: nd.prune(net, "small", [0.5] * 3, criterion="norm"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from norton_det.decompositions import CPConv2d, TuckerConv2d
+from norton_det.decompositions import CPConv2d, LowRank, TuckerConv2d
 from norton_det.deployment.deploy import deploy
 from norton_det.runtime.outputs import relative_difference
 
@@ -34,9 +34,9 @@ class Halved(nn.Conv2d):
 class OverRows(nn.Module):
     """A linear layer over the rows of an image, and a norm over its channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, linear: nn.Module | None = None) -> None:
         super().__init__()
-        self.linear, self.norm = nn.Linear(8, 8), nn.BatchNorm2d(CHANNELS)
+        self.linear, self.norm = linear or nn.Linear(8, 8), nn.BatchNorm2d(CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.linear(x))
@@ -56,8 +56,11 @@ LAYERS = {
     "transposed": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, padding=1),
     "cp": lambda: CPConv2d.from_conv(conv(), 2),
     "tucker": lambda: TuckerConv2d.from_conv(conv(), 2),
+    "svd": lambda: LowRank.from_layer(conv(bias=False), 2),
     "linear": lambda: nn.Linear(8, 8),
+    "svd of a linear": lambda: LowRank.from_layer(nn.Linear(8, 8), 3),
     "over rows": OverRows,
+    "svd over rows": lambda: OverRows(LowRank.from_layer(nn.Linear(8, 8), 3)),
 }
 NORMS = {
     "norm": lambda: nn.BatchNorm2d(CHANNELS),
@@ -108,5 +111,5 @@ def test_what_is_deployed_is_equal(blocks: list[tuple[str, str, str]], training:
     with torch.no_grad():
         assert relative_difference(fast(other), net.eval()(other)) < 1e-4
     norms = {f"norms.{i}" for i, (_, norm, _) in enumerate(blocks) if norm not in ("other", "none")}
-    norms |= {f"layers.{i}.norm" for i, (layer, _, _) in enumerate(blocks) if layer == "over rows"}
+    norms |= {f"layers.{i}.norm" for i, (layer, _, _) in enumerate(blocks) if layer.endswith("over rows")}
     assert norms <= fast.deployment.folded.keys() | fast.deployment.unchanged.keys()

@@ -14,10 +14,10 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torchvision.ops import MultiScaleRoIAlign
 
 import norton_det as nd
-from norton_det.decompositions.base import set_implementation
+from norton_det.decompositions.base import DECOMPOSITIONS, set_implementation
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.implementations import expand
-from norton_det.deployment.implementations.decomposed import CP
+from norton_det.deployment.implementations.decomposed import CP, SVD, SVD_LINEAR
 from norton_det.deployment.implementations.linear import LINEAR
 from norton_det.deployment.implementations.roi_align import ROI_ALIGN, GatheredRoIAlign
 
@@ -27,7 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def classifier(method: str = "cp") -> nn.Module:
     torch.manual_seed(0)
-    net, _ = nd.decompose(nd.vgg16_bn_cifar(weights=None), "vgg16_bn_cifar", 2, method=method)
+    by_name = {"features.3": 8, "features.7": 2, "classifier.0": 9, "classifier.3": 3}
+    rank: Any = by_name if method == "svd" else 2
+    net, _ = nd.decompose(nd.vgg16_bn_cifar(weights=None), "vgg16_bn_cifar", rank, method=method)
     return with_statistics(net)
 
 
@@ -36,7 +38,7 @@ def images() -> Tensor:
     return torch.rand(2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("method", ["cp", "tucker2"])
+@pytest.mark.parametrize("method", list(DECOMPOSITIONS))
 def test_decomposed_layers_are_scripted(method: str, images: Tensor) -> None:
     net = classifier(method)
     for implementation in ("factored", "dense"):
@@ -57,6 +59,26 @@ def test_deployed_classifiers_are_scripted(
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.script(fast)(images), fast(images))
         torch.testing.assert_close(torch.jit.script(fast)(images[:0]), fast(images[:0]))
+
+
+@pytest.mark.parametrize("implementation", list(SVD_LINEAR))
+def test_low_rank_layers_are_scripted_and_exported(
+    implementation: str, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SVD_LINEAR, "_items", {implementation: SVD_LINEAR[implementation]})
+    name = implementation.removesuffix("_convolution")
+    monkeypatch.setattr(SVD, "_items", {name: SVD[name]})
+    net = classifier("svd").eval()
+    fast = deploy(net, images, repeats=1)
+    assert sum(block.implementation.startswith(name) for block in fast.deployment.blocks) == 4
+    for graph in (net, fast):
+        with torch.no_grad():
+            expected = graph(images)
+            torch.testing.assert_close(torch.jit.script(graph)(images), expected, rtol=1e-4, atol=1e-5)
+        file = io.BytesIO()
+        torch.onnx.export(graph, (images,), file, dynamo=False, opset_version=16, input_names=["images"])
+        (got,) = onnxruntime.InferenceSession(file.getvalue()).run(None, {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_deployed_classifier_is_quantised(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
