@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden.make import inputs
+from golden.make import outputs_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 import norton_det as nd
 from norton_det.checkpoint import has_spec, read_spec
 from norton_det.errors import DataError, UsageError
+from norton_det.models import ARCHITECTURES
 from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, sha256_of
 from norton_det.spec import VERSION, DecomposedLayer
@@ -40,15 +41,14 @@ def file(tmp_path: Path) -> Path:
 
 def test_every_version_is_there() -> None:
     assert {file.parent.name for file in FILES} == {f"version{version}" for version in range(VERSION + 1)}
-    assert len(FILES) == 4 * (VERSION + 1)
+    assert len(FILES) == 4 * (VERSION + 1) + 1, "a whole detector since version 2"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_golden_files_give_the_outputs_that_they_gave(path: Path) -> None:
     expected = json.loads((path.parent / "outputs.json").read_text())[path.name]
     net, spec = nd.load(path)
-    with torch.no_grad():
-        torch.testing.assert_close(net(inputs()), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs_of(net), torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert spec.num_classes == 3
     assert read_spec(path, deployed=True) == spec
 
@@ -60,6 +60,8 @@ def test_what_golden_files_say_is_kept() -> None:
     mixed = nd.load(GOLDEN / "version1" / "mixed.safetensors")[1].decompositions
     assert mixed["features.0"] == DecomposedLayer("cp", 2)
     assert mixed["features.3"] == DecomposedLayer("tucker2", (2, 3))
+    whole = nd.load(GOLDEN / "version2" / "detector.safetensors")[1]
+    assert whole.widths == {group: 5 if group == "fpn" else 4 for group in ARCHITECTURES[whole.arch].plan.widths}
     for name in ("cp.safetensors", "checkpoint.pth", "deployed.safetensors"):
         assert [nd.load(GOLDEN / f"version{n}" / name)[1].classes for n in (0, 1, 2)] == [(), (), ("cat", "dog", "cow")]
 
