@@ -135,7 +135,8 @@ def fasterrcnn_cpresnet50_fpn_v2(
     Example:
         >>> import torch
         >>> import norton_det as nd
-        >>> detector = nd.fasterrcnn_cpresnet50_fpn_v2(weights=None, num_classes=3, min_size=64).eval()
+        >>> options = {"min_size": 64, "rpn_post_nms_top_n_test": 10}
+        >>> detector = nd.fasterrcnn_cpresnet50_fpn_v2(weights=None, num_classes=3, **options).eval()
         >>> sorted(detector([torch.rand(3, 64, 64)])[0])
         ['boxes', 'labels', 'scores']
     """
@@ -168,7 +169,8 @@ def maskrcnn_cpresnet50_fpn_v2(
     Example:
         >>> import torch
         >>> import norton_det as nd
-        >>> detector = nd.maskrcnn_cpresnet50_fpn_v2(weights=None, num_classes=3, min_size=64).eval()
+        >>> options = {"min_size": 64, "rpn_post_nms_top_n_test": 10}
+        >>> detector = nd.maskrcnn_cpresnet50_fpn_v2(weights=None, num_classes=3, **options).eval()
         >>> sorted(detector([torch.rand(3, 64, 64)])[0])
         ['boxes', 'labels', 'masks', 'scores']
     """
