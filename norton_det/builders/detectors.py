@@ -69,7 +69,8 @@ def maskrcnn_cpresnet50_fpn(
     Example:
         >>> import torch
         >>> import norton_det as nd
-        >>> detector = nd.maskrcnn_cpresnet50_fpn(weights=None, num_classes=3, min_size=64).eval()
+        >>> options = {"min_size": 64, "box_detections_per_img": 2}
+        >>> detector = nd.maskrcnn_cpresnet50_fpn(weights=None, num_classes=3, **options).eval()
         >>> sorted(detector([torch.rand(3, 64, 64)])[0])
         ['boxes', 'labels', 'masks', 'scores']
     """
@@ -102,7 +103,8 @@ def keypointrcnn_cpresnet50_fpn(
     Example:
         >>> import torch
         >>> import norton_det as nd
-        >>> detector = nd.keypointrcnn_cpresnet50_fpn(weights=None, num_keypoints=2, min_size=64).eval()
+        >>> options = {"min_size": 64, "box_detections_per_img": 2}
+        >>> detector = nd.keypointrcnn_cpresnet50_fpn(weights=None, num_keypoints=2, **options).eval()
         >>> sorted(detector([torch.rand(3, 64, 64)])[0])
         ['boxes', 'keypoints', 'keypoints_scores', 'labels', 'scores']
     """
