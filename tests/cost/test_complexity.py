@@ -59,7 +59,9 @@ def check_rows(cost: Complexity) -> None:
     assert sum(layer.params for layer in cost.layers) <= cost.params
 
 
-@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=[pytest.mark.slow] * arch.endswith("_v2")) for arch in ARCHITECTURES]
+)
 def test_rows_add_up(arch: str) -> None:
     plan = ARCHITECTURES[arch].plan
     net = nd.build(nd.Spec(arch, 3))

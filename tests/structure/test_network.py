@@ -49,7 +49,10 @@ def specs(arch: str) -> Iterator[Spec]:
                     yield Spec(arch, 7, options={name: value})
 
 
-@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(arch, marks=[pytest.mark.slow] * (arch == "maskrcnn_cpresnet50_fpn_v2")) for arch in ARCHITECTURES],
+)
 def test_what_is_built_is_described_by_its_spec(arch: str) -> None:
     count = 0
     for spec in specs(arch):
