@@ -11,7 +11,7 @@ import torch
 from conftest import Refused
 from convolutions import GEOMETRIES
 from correlated import regression
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from statistics_of_norms import with_statistics
 from torch import Tensor, nn
@@ -150,15 +150,14 @@ def test_the_fit_is_the_best_of_its_rank(out: int, size: int, rank: int, samples
     problem = regression(prior, x, x @ (prior + other).mT + torch.randn(samples, out, generator=generator).double())
     rank = min(rank, out, size)
     plain = truncated_svd(prior, rank)
-    fitted = fit_output(problem, plain).product()
+    assert problem.error(fit_output(problem, plain).product()).sum() <= problem.error(plain.product()).sum()
+    nothing = LowRankFactors(torch.zeros_like(plain.a), plain.b)  # what nearly any fit is better than
+    fitted = fit_output(problem, nothing).product()
+    assume(fitted.any())
     assert np.linalg.matrix_rank(fitted.numpy(), tol=1e-9 * float(fitted.norm())) <= rank
-    assert problem.error(fitted).sum() <= problem.error(plain.product()).sum()
     scale = 1e-6 * float(objective(problem, torch.zeros_like(prior)))
     reached = min(float(objective(problem, descended(problem, rank, start))) for start in range(3))
-    if torch.equal(fitted, plain.product()):  # better on the data than what has the smallest objective
-        return
-    assert float(objective(problem, fitted)) <= reached + scale
-    assert float(objective(problem, fitted)) >= reached - 100 * scale
+    assert reached - 100 * scale <= float(objective(problem, fitted)) <= reached + scale
 
 
 @st.composite
@@ -173,7 +172,7 @@ def calibrated_layers(draw: st.DrawFn) -> tuple[nn.Conv2d | nn.Linear, int]:
     return nn.Conv2d(*sides, kernel, **options, dtype=torch.float64), draw(SIDES)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(case=calibrated_layers(), seed=st.integers(0, 999))
 def test_outputs_of_a_refitted_layer_are_no_farther(case: tuple[nn.Conv2d | nn.Linear, int], seed: int) -> None:
     layer, rank = case

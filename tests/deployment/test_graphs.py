@@ -61,7 +61,10 @@ def test_deployed_classifiers_are_scripted(
         torch.testing.assert_close(torch.jit.script(fast)(images[:0]), fast(images[:0]))
 
 
-@pytest.mark.parametrize("implementation", list(SVD_LINEAR))
+@pytest.mark.parametrize(
+    "implementation",
+    ["factored", *(pytest.param(name, marks=pytest.mark.slow) for name in SVD_LINEAR if name != "factored")],
+)
 def test_low_rank_layers_are_scripted_and_exported(
     implementation: str, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
