@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from norton_det.calibration.calibrate import calibrated, check_calibratable
+from norton_det.channels.plan import Layer
 from norton_det.compression.network import network_to_compress
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.conv import DenseLayer
@@ -18,7 +19,7 @@ from norton_det.models.tasks import Images
 from norton_det.spec import DecomposedLayer, Rank, Spec
 from norton_det.structure.build import layer_of
 from norton_det.structure.network import Network
-from norton_det.structure.settings import Methods, Ranks, check_methods, chosen_layers
+from norton_det.structure.settings import Methods, Ranks, check_methods, chosen_layers, why_dense
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +138,8 @@ def _left_as_they_are(
     if isinstance(rank, Mapping) or isinstance(method, Mapping):  # of the layers that they name, which are dense
         return {}
     before = network.spec.decompositions
-    names = [layer.name for layer in network.plan.layers if layer.name in before]
-    meant = [name for name in names if name not in network.architecture.kept_dense]
-    other = {name: before[name] for name in meant if not _is_as_asked(network, name, rank, method)}
+    done = {layer.name: layer for layer in network.plan.layers if layer.name in before}
+    other = {name: before[name] for name, layer in done.items() if not _is_as_asked(network, layer, rank, method)}
     if other:
         name, layer = next(iter(other.items()))
         where = f"layer {name!r} and {len(other) - 1} others are" if len(other) > 1 else f"layer {name!r} is"
@@ -147,18 +147,18 @@ def _left_as_they_are(
         if not layers or (not isinstance(rank, str) and any(layer.method == method for layer in other.values())):
             raise UsageError(f"{message}; expected the dense network, or ranks by the names of other layers")
         logger.warning("%s and left so", message)
-    return {name: f"decomposed already ({before[name].method}, rank {before[name].rank})" for name in names}
+    return {name: f"decomposed already ({before[name].method}, rank {before[name].rank})" for name in done}
 
 
-def _is_as_asked(network: Network, name: str, rank: Rank | str, method: str) -> bool:
-    layer: Any = network.spec.decompositions[name]
-    block: Any = network.module.get_submodule(name)
+def _is_as_asked(network: Network, layer: Layer, rank: Rank | str, method: str) -> bool:
+    present = network.spec.decompositions[layer.name]
+    block: Any = network.module.get_submodule(layer.name)
     dense = block.to_dense()
-    if DECOMPOSITIONS[method].suits(dense):  # nothing is asked of it
+    if why_dense(network.architecture, layer, dense, method):  # nothing is asked of it
         return True
-    if layer.method != method or isinstance(rank, str):  # a list is of the dense layers
+    if present.method != method or isinstance(rank, str):  # a list is of the dense layers
         return False
-    return bool(layer.rank == DECOMPOSITIONS[method].rank_for(dense, rank))
+    return bool(present.rank == DECOMPOSITIONS[method].rank_for(dense, rank))
 
 
 def _keep_hooks(dense: nn.Module, block: nn.Module, name: str) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.decompositions.conv import DenseLayer, not_pointwise
 from norton_det.errors import UsageError
-from norton_det.models import ARCHITECTURES
+from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.notation import check_rate, parse_ranks, parse_rates
 from norton_det.spec import DecomposedLayer, Rank, Spec, is_rank
 from norton_det.structure.build import build_network, layer_of
@@ -215,13 +216,24 @@ def decomposable_layers(network: Network, method: str = "cp") -> tuple[list[str]
     for layer in network.plan.layers:
         module = network.module.get_submodule(layer.name)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            reason = DECOMPOSITIONS[method].suits(module) or network.architecture.kept_dense.get(layer.name)
-            if not reason and layer.writes is None and not not_pointwise(module):
-                reason = "writes no channel group"
-            if not layer.name.startswith(within := network.architecture.within):
-                reason = f"outside {within.rstrip('.')}"
-            if reason:
+            if reason := why_dense(network.architecture, layer, module, method):
                 skipped[layer.name] = reason
             else:
                 chosen.append(layer.name)
     return chosen, skipped
+
+
+def why_dense(architecture: Architecture, layer: Layer, module: DenseLayer, method: str) -> str | None:
+    """Return why one rank for all leaves a layer of the plan dense; None where it is meant for it.
+
+    Args:
+        architecture: with its scope.
+        layer: of its plan.
+        module: the layer, dense.
+        method: registered name of the decomposition.
+    """
+    if not layer.name.startswith(architecture.within):
+        return f"outside {architecture.within.rstrip('.')}"
+    if reason := DECOMPOSITIONS[method].suits(module) or architecture.kept_dense.get(layer.name):
+        return reason
+    return "writes no channel group" if layer.writes is None and not not_pointwise(module) else None

@@ -267,6 +267,8 @@ def test_each_method_has_its_layers(small: nn.Module) -> None:
     named, spec = nd.decompose(small, "small", {"conv": 2, "out": 3}, method="svd")
     assert spec.ranks == {"conv": 2, "out": 3}
     assert describe(named, "small") == spec
+    _, both = nd.decompose(named, spec, 4, method="svd")  # which is not for those that were named
+    assert both.ranks == {"conv": 2, "out": 3, "mix": 4, "fc": 4}
 
 
 def test_methods_by_layer(small: nn.Module, refused: Refused) -> None:
