@@ -94,15 +94,18 @@ class Fit:
         """Add a call to the moments of a layer; after the last one, fit it."""
         name = layer.name
         if name not in self.moments:
-            self.moments[name] = Moments(self._narrowed(layer), self.generator, self.images)
+            self.moments[name] = Moments(self._narrowed(layer), self.generator, self.images, self.round[name])
         target = _select(dense_y, 1, self.kept.get(layer.writes or ""))
-        if layer.writes in self.missing:
-            # What the sum lacks already, this layer makes up for: it is added next.
-            lacking = _resized(self.missing[layer.writes], target)
-            target = target + (lacking if norm is None else lacking / _gain(norm).view(-1, 1, 1))
-        self.moments[name].add(x, target)
+        self.moments[name].add(x, self._and_missing(layer, norm, target))
         if self.left[name] == 1:
             self._refit(name, module, norm, self.moments.pop(name))
+
+    def _and_missing(self, layer: Layer, norm: Any, target: Tensor) -> Tensor:
+        """Return the target of a layer with what the sum lacks already: it makes up for that, for it is added next."""
+        if layer.writes not in self.missing:
+            return target
+        lacking = _resized(self.missing[layer.writes], target)
+        return target + (lacking if norm is None else lacking / _gain(norm).view(-1, 1, 1))
 
     def _begin_sums(self, layer: Layer, norm: Any, x: Tensor, dense: LayerCall) -> None:
         """Note what sums lack that no layer has read yet: of a shortcut that maps channels, and of a first addend."""

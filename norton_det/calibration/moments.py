@@ -27,17 +27,18 @@ class Moments:
         layer: layer whose geometry says what the inputs of one output are.
         generator: draws the spatial positions that are used.
         images: from how many images the rows of each call come, equally many from each; None: each is an image.
+        calls: number of calls, which share the positions of an image.
     """
 
-    def __init__(self, layer: nn.Module, generator: torch.Generator, images: int | None = None) -> None:
-        self.layer, self.generator, self.images = layer, generator, images
+    def __init__(self, layer: nn.Module, generator: torch.Generator, images: int | None = None, calls: int = 1) -> None:
+        self.layer, self.generator, self.images, self.calls = layer, generator, images, calls
         self.halves: list[Any] = []  # of _Samples or _Rows
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows of any dtype: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
         images = self.images or len(x)
         half_of = torch.arange(len(x)) * images // max(len(x), 1) % 2
-        positions = min(POSITIONS, max(1, POSITIONS * images // max(len(x), 1)))
+        positions = min(POSITIONS, max(1, POSITIONS * images // max(self.calls * len(x), 1)))
         for inputs, outputs, half in zip(x.split(_CHUNK), y.split(_CHUNK), half_of.split(_CHUNK), strict=True):
             patches = unfold(self.layer, inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
             drawn = torch.randperm(patches.shape[2], generator=self.generator)[:positions].to(x.device)

@@ -13,7 +13,7 @@ PROPOSALS = 64
 """Limit of the proposals of an image."""
 OBJECTS = 16
 """Limit of the objects of an image for which masks and keypoints are predicted."""
-_PROPOSALS, _OBJECTS = 4096, 1024  # limits for all images together, which bound memory and time
+_PROPOSALS, _OBJECTS = 2048, 1024  # limits for all images together, which bound memory and time
 _CHUNK = 8  # images at a time
 
 
