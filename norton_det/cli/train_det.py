@@ -59,7 +59,7 @@ from norton_det.runtime.distributed import is_main, processes, rank, world_size
 from norton_det.spec import Spec
 from norton_det.training import Detection, Task
 from norton_det.training.detection import keep_losses_finite
-from norton_det.training.distillation import by_features, load_teacher
+from norton_det.training.distillation import DISTANCES, by_features, feature_channels, load_teacher
 from norton_det.training.implementations import use_implementation
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("teacher").add_argument
     add("--teacher", metavar="FILE|NAME", help="detector whose feature pyramid is imitated: a file, or torchvision's")
     add("--teacher-weight", default=1.0, type=float, metavar="W", help="of that error in the loss")
+    add("--teacher-distance", default="mse", choices=list(DISTANCES), help="pkd: by the correlation of each channel")
     add_moving_average(parser)
     add_computation(parser)
     group = add_output(parser)
@@ -154,7 +155,8 @@ def run(args: argparse.Namespace) -> None:
             return
         goal: Task = task
         if args.teacher:
-            goal = by_features(task, load_teacher(args.teacher, spec), weight=args.teacher_weight)
+            options = {"weight": args.teacher_weight, "distance": args.teacher_distance}
+            goal = by_features(task, load_teacher(args.teacher, spec), **options, channels=feature_channels(spec))
         state = make_state(args, model, spec, device, images=images)
         options = {"accumulate": args.accumulate, "warm_up": True}
         train(args, state, goal, checkpoint, free=_FREE, options=options, eval_every=args.eval_every, numbered=True)

@@ -17,16 +17,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from norton_det.builders import make_detector
+from norton_det.channels.narrow import columns_of
 from norton_det.checkpoint import has_spec, load
 from norton_det.decompositions import set_implementation
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
 from norton_det.models.weights import initial_network
+from norton_det.registry import Registry
 from norton_det.spec import Spec
 from norton_det.structure.describe import described
 from norton_det.training.loop import SizedBatches, Task
 
+FeatureDistance = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
+"""(feature maps of the network, of the teacher) by level -> scalar."""
 _NORMALIZATION = ("image_mean", "image_std")  # options of a detector that determine the input of its backbone
 
 
@@ -113,21 +117,47 @@ def by_logits(task: Task, teacher: nn.Module, *, weight: float, temperature: flo
     return Distilled(task, _freeze(teacher, task.device), "", distance, weight, 1 - weight)
 
 
-def by_features(task: Task, teacher: nn.Module, *, weight: float) -> Distilled:
+def by_features(
+    task: Task, teacher: nn.Module, *, weight: float, distance: str = "mse", channels: Tensor | None = None
+) -> Distilled:
     """Return a task of detection with a teacher whose feature pyramid is imitated.
 
     Args:
         task: the task; its losses keep their weight.
-        teacher: an R-CNN of torchvision. Only its backbone is used; it is frozen in place.
-        weight: weight of :func:`feature_distance` in the loss, at least 0.
+        teacher: an R-CNN of torchvision. Only what computes the features is used; it is frozen in place.
+        weight: weight of the distance in the loss, at least 0.
+        distance: name of one of :data:`DISTANCES`.
+        channels: channels of the teacher's features that the network has (:func:`feature_channels`), int64 of shape
+            (C,); None: all.
 
     Raises:
-        UsageError: a negative weight.
+        UsageError: a negative weight or an unknown distance.
     """
     if weight < 0:
         raise UsageError(f"teacher_weight is {weight}; expected at least 0")
-    part = "backbone"
-    return Distilled(task, _freeze(teacher.get_submodule(part), task.device), part, feature_distance, weight, 1)
+    part = Detection.features
+    compare = partial(_on_channels, distance=DISTANCES[distance], channels=channels)
+    return Distilled(task, _freeze(teacher.get_submodule(part), task.device), part, compare, weight, 1)
+
+
+def feature_channels(spec: Spec) -> Tensor | None:
+    """Return which channels of a dense network's features the network of a spec has, int64 of shape (C,); None: all."""
+    architecture = ARCHITECTURES[spec.arch]
+    kept = {group: torch.tensor(channels) for group, channels in spec.kept.items()}
+    layers = (layer for layer in architecture.plan.layers if layer.name == architecture.task.features)
+    return next((columns_of(layer, architecture.plan.widths, kept) for layer in layers), None)
+
+
+def _on_channels(
+    features: Mapping[str, Tensor], target: Mapping[str, Tensor], *, distance: FeatureDistance, channels: Tensor | None
+) -> Tensor:
+    if channels is not None:
+        target = {level: values[:, channels.to(values.device)] for level, values in target.items()}
+    for level, values in target.items():
+        ours, theirs = features[level].shape[1], values.shape[1]
+        if ours != theirs:
+            raise UsageError(f"teacher: its feature maps have {theirs} channels where the network's have {ours}")
+    return distance(features, target)
 
 
 def logits_distance(logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
@@ -166,6 +196,36 @@ def feature_distance(features: Mapping[str, Tensor], target: Mapping[str, Tensor
         values = values.float()
         errors.append(F.mse_loss(features[level].float(), values) / values.square().mean().clamp(min=1e-12))
     return torch.stack(errors).mean()
+
+
+def correlation_distance(features: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
+    """Return 1 minus Pearson's correlation of feature maps, averaged over channels and levels.
+
+    W. Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient",
+    arXiv:2207.02039: half the mean squared error of maps of which each channel has mean 0 and variance 1 over the batch
+    and the positions. A scale or shift of a channel costs nothing.
+
+    Args:
+        features: feature maps of the network, (N, C, H, W), by level.
+        target: feature maps of the teacher.
+
+    Returns:
+        A scalar.
+    """
+    errors = [F.mse_loss(_standardised(features[level]), _standardised(values)) / 2 for level, values in target.items()]
+    return torch.stack(errors).mean()
+
+
+def _standardised(maps: Tensor) -> Tensor:
+    maps = maps.float()
+    centred = maps - maps.mean((0, 2, 3), keepdim=True)
+    return centred / centred.square().mean((0, 2, 3), keepdim=True).clamp(min=1e-12).sqrt()
+
+
+DISTANCES: Registry[FeatureDistance] = Registry("teacher distance")
+"""By name."""
+DISTANCES.register("mse", feature_distance)
+DISTANCES.register("pkd", correlation_distance)
 
 
 def _freeze(teacher: nn.Module, device: torch.device) -> nn.Module:

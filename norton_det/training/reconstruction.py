@@ -24,7 +24,7 @@ from norton_det.models.tasks import Images
 from norton_det.models.tasks import Task as NetworkTask
 from norton_det.spec import Spec
 from norton_det.structure.describe import described
-from norton_det.training.distillation import Distilled, by_features, by_logits
+from norton_det.training.distillation import Distilled, by_features, by_logits, feature_channels
 from norton_det.training.loop import TrainOptions, train_one_epoch
 from norton_det.training.optim import make_optimizer, make_schedule
 from norton_det.training.state import TrainingState
@@ -91,7 +91,7 @@ def reconstruct(
     device = next(net.parameters()).device
     batching = Batching(min(batch_size, len(images)), seed)
     inputs = _UnlabelledImages(images, batching, device, kind)
-    task = _imitation(inputs, teacher)
+    task = _imitation(inputs, teacher, feature_channels(spec))
     with torch.random.fork_rng(), in_implementation(trained, "dense"), in_implementation(teacher, "dense"):
         for network in (trained, teacher):
             network.to(memory_format=torch.channels_last)
@@ -108,9 +108,9 @@ def reconstruct(
     return trained.to(memory_format=torch.contiguous_format).eval(), replace(spec, provenance=provenance)
 
 
-def _imitation(inputs: "_UnlabelledImages", teacher: nn.Module) -> Distilled:
+def _imitation(inputs: "_UnlabelledImages", teacher: nn.Module, channels: Tensor | None) -> Distilled:
     if inputs.kind.features:
-        return by_features(inputs, teacher, weight=1)
+        return by_features(inputs, teacher, weight=1, channels=channels)
     return by_logits(inputs, teacher, weight=1, temperature=TEMPERATURE)
 
 

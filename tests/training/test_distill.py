@@ -18,7 +18,15 @@ from norton_det.data import Augment, Batching, CocoDataset, training_batches
 from norton_det.errors import UsageError
 from norton_det.training import Detection, TrainingState, TrainOptions, train_one_epoch
 from norton_det.training.classification import Classification
-from norton_det.training.distillation import by_features, by_logits, feature_distance, load_teacher, logits_distance
+from norton_det.training.distillation import (
+    by_features,
+    by_logits,
+    correlation_distance,
+    feature_channels,
+    feature_distance,
+    load_teacher,
+    logits_distance,
+)
 from norton_det.training.optim import make_schedule
 
 CPU = torch.device("cpu")
@@ -115,6 +123,41 @@ def test_a_run_that_is_stopped_goes_on_exactly() -> None:
     assert set(whole._content({})["model"]) == set(net.state_dict()), "the teacher is not in the checkpoint"
 
 
+def test_distance_by_correlation() -> None:
+    theirs = {str(level): torch.randn(2, 3, 8 >> level, 8 >> level) for level in range(3)}
+    ours = {name: maps + 0.5 * torch.randn_like(maps) for name, maps in theirs.items()}
+    distance = correlation_distance(ours, theirs)
+    scale, shift = torch.rand(3, 1, 1) + 0.1, 5 * torch.randn(3, 1, 1)
+    moved = {name: scale * maps + shift for name, maps in ours.items()}
+    for pair in ((moved, theirs), (theirs, moved)):
+        torch.testing.assert_close(correlation_distance(*pair), distance)
+    assert correlation_distance(theirs, theirs) == 0
+    negative = {name: -maps for name, maps in theirs.items()}
+    assert correlation_distance(negative, theirs).item() == pytest.approx(2)
+    expected = []
+    for name, maps in theirs.items():
+        pairs = zip(ours[name].transpose(0, 1).flatten(1), maps.transpose(0, 1).flatten(1), strict=True)
+        expected.append(sum(1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs) / 3)
+    torch.testing.assert_close(distance, sum(expected) / 3)
+    dead = {name: torch.zeros_like(maps) for name, maps in theirs.items()}
+    assert correlation_distance(dead, theirs).item() == pytest.approx(0.5)
+
+
+def test_a_narrower_pyramid_imitates_its_own_channels(shapes: Path) -> None:
+    net, spec = make_detector("fasterrcnn_cpresnet50_fpn", **TINY, num_classes=4)
+    _, narrower = nd.prune(net, spec, "[0.]*20+[0.,0.5]+[0.]*4", criterion="norm", scope="detector")
+    channels = feature_channels(narrower)
+    assert channels is not None
+    assert channels.tolist() == list(narrower.kept["fpn"])
+    assert feature_channels(spec) is None
+    maps = {"0": torch.randn(2, 256, 4, 4)}
+    ours = {"0": maps["0"][:, channels]}
+    taught = by_features(task(), net, weight=1, distance="pkd", channels=channels)
+    assert taught.distance(ours, maps) == 0
+    with pytest.raises(UsageError, match="teacher: its feature maps have 256 channels where the network's have 128"):
+        by_features(task(), net, weight=1).distance(ours, maps)
+
+
 def test_a_detector_imitates_features(shapes: Path) -> None:
     options = {**TINY, "num_classes": 4}
     net, _ = make_detector("fasterrcnn_cpresnet50_fpn", **options)
@@ -139,6 +182,10 @@ def test_a_detector_imitates_features(shapes: Path) -> None:
         (lambda t, n: by_logits(t, n, weight=1.5, temperature=1), "teacher_weight is 1.5; expected between 0 and 1"),
         (lambda t, n: by_logits(t, n, weight=1, temperature=0), "teacher_temperature is 0; expected above 0"),
         (lambda t, n: by_features(t, n, weight=-1), "teacher_weight is -1; expected at least 0"),
+        (
+            lambda t, n: by_features(t, n, weight=1, distance="l1"),
+            "unknown teacher distance 'l1'; expected one of: mse",
+        ),
     ],
 )
 def test_wrong_weights(make: Any, message: str) -> None:
