@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,9 +64,33 @@ def unfold(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, nn.ConvTranspose2d):
         return x.flatten(2)
     conv: Any = layer
+    return F.unfold(_padded(conv, x), conv.kernel_size, conv.dilation, 0, conv.stride)
+
+
+def unfold_at(layer: nn.Module, x: Tensor, positions: Tensor, width: int) -> Tensor:
+    """Return the inputs of the outputs at some positions, int64 (L,): those of :func:`unfold`, and no others.
+
+    Args:
+        layer: the layer.
+        x: its inputs.
+        positions: numbers of the outputs, row by row.
+        width: number of outputs in a row.
+    """
+    if not isinstance(layer, nn.Conv2d):
+        return unfold(layer, x)[:, :, positions]
+    rows, columns = (
+        (numbers * stride)[:, None] + dilation * torch.arange(size, device=positions.device)
+        for numbers, stride, dilation, size in zip(
+            (positions // width, positions % width), layer.stride, layer.dilation, layer.kernel_size, strict=True
+        )
+    )
+    patches = _padded(layer, x)[:, :, rows[:, :, None], columns[:, None, :]]  # (N, I, L, Kh, Kw)
+    return patches.movedim(2, 4).flatten(1, 3)
+
+
+def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    padded = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-    return F.unfold(padded, conv.kernel_size, conv.dilation, 0, conv.stride)
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
 
 
 def unfolded_outputs(layer: nn.Module, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.calibration.linear_map import unfold, unfolded_outputs
+from norton_det.calibration.linear_map import unfold_at, unfolded_outputs
 from norton_det.linalg.least_squares import LeastSquares, Regression, SampleRegression, Solve, best_ridge, solution_of
 
 POSITIONS = 64
@@ -40,9 +40,10 @@ class Moments:
         half_of = torch.arange(len(x)) * images // max(len(x), 1) % 2
         positions = min(POSITIONS, max(1, POSITIONS * images // max(self.calls * len(x), 1)))
         for inputs, outputs, half in zip(x.split(_CHUNK), y.split(_CHUNK), half_of.split(_CHUNK), strict=True):
-            patches = unfold(self.layer, inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
-            drawn = torch.randperm(patches.shape[2], generator=self.generator)[:positions].to(x.device)
-            patches, targets = patches[:, :, drawn], unfolded_outputs(self.layer, outputs)[:, :, drawn]
+            targets = unfolded_outputs(self.layer, outputs)
+            drawn = torch.randperm(targets.shape[2], generator=self.generator)[:positions].to(x.device)
+            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+            patches, targets = unfold_at(self.layer, inputs, drawn, y.shape[-1]), targets[:, :, drawn]
             self._add([(patches[half == h], targets[half == h]) for h in (0, 1)])
 
     def _add(self, parts: list[tuple[Tensor, Tensor]]) -> None:
