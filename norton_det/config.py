@@ -27,12 +27,15 @@ _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "criterion": ((str,), "the name of a criterion"),
     "decomposition": ((str, Mapping), "the name of a decomposition, or of each layer's"),
     "scope": ((str,), "the name of a scope"),
+    "round_to": ((int,), "a whole number"),
     "reconstructed": ((str,), "a text"),
     "recipe": ((Mapping, str), "flags with their values, or the file that has them"),
     "published": ((Mapping,), "metrics with their values"),
     "ours": ((Mapping,), "metrics with their values"),
 }
 _REQUIRED = ("arch", "dataset")
+COMPRESSION = ("rank", "rates", "criterion", "decomposition", "scope", "round_to")
+"""Fields that are arguments of :func:`norton_det.compress`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Config:
         criterion: which filters are kept.
         decomposition: registered name, or by layer, under the names of the ranks.
         scope: what rank and rates are of: "backbone" or "detector"; None is the architecture's default.
+        round_to: multiple to which widths and ranks are rounded down.
         recipe: the fine-tuning: values of the training command's flags, by their names with underscores. In the file it
             may be the name of another one, relative to it, that holds them: rows share a recipe.
         published: what was published: ``top1`` or ``AP`` and so on, and ``macs`` and ``params`` as printed ("0.92G").
@@ -69,6 +73,7 @@ class Config:
     criterion: str = "pabs"
     decomposition: Methods = "cp"
     scope: str | None = None
+    round_to: int = 1
     recipe: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Any] = field(default_factory=dict)
     ours: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +87,12 @@ class Config:
             UsageError: an unknown architecture, a wrong rank or rate.
         """
         return spec_from_configuration(
-            self.arch, self.rank, self.rates, decomposition=self.decomposition, scope=self.scope
+            self.arch,
+            self.rank,
+            self.rates,
+            decomposition=self.decomposition,
+            scope=self.scope,
+            round_to=self.round_to,
         )
 
 

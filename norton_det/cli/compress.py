@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
         calibration=images[: args.calibration_images] if args.calibrate else None,
         budget=budget or None,
         scope=args.scope,
+        round_to=args.round_to,
         seed=args.seed,
     )
     if args.reconstruct:

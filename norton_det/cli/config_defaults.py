@@ -7,10 +7,10 @@ from typing import Any
 
 from norton_det.cli.common import Parser, values_of
 from norton_det.cli.options import json_object, method_or_methods, rank_or_ranks, rate_or_auto
-from norton_det.config import find_config, read_config
+from norton_det.config import COMPRESSION, find_config, read_config
 from norton_det.errors import DataError
 
-_FIELDS = ("dataset", "rank", "rates", "criterion", "decomposition", "scope")
+_FIELDS = ("dataset", *COMPRESSION)
 """Fields of a config that are flags of the same names; ``arch`` is ``--arch`` or ``--model``."""
 _EXPECTED: dict[Callable[[str], Any] | None, str] = {
     int: "a whole number",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from norton_det.cli.common import Parser
-from norton_det.config import names_config, ranks_by_layer, read_config
+from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
 from norton_det.errors import DataError, UsageError
@@ -90,7 +90,7 @@ def parse_configuration(text: str, arch: str) -> dict[str, Any]:
         config = read_config(text)
         if config.arch != arch:
             raise UsageError(f"configuration {text}: is one of {config.arch}; expected one of {arch}")
-        return {name: getattr(config, name) for name in ("rank", "rates", "criterion", "decomposition", "scope")}
+        return {name: getattr(config, name) for name in COMPRESSION}
     rank, _, rates = text.partition(":")
     if not (rank.isdigit() or rank.startswith("[")):
         raise UsageError(
@@ -145,9 +145,11 @@ def add_compression(parser: Parser) -> Group:
 
 
 def add_scope(group: Group) -> None:
-    """Add ``--scope``."""
+    """Add ``--scope`` and ``--round-to``."""
     text = "part of a detector that is compressed, and that rank and rates are of (default: backbone, as published)"
     group.add_argument("--scope", choices=SCOPES, metavar="NAME", help=text)
+    text = "widths, and ranks that are numbers of channels, are rounded down to multiples"
+    group.add_argument("--round-to", default=1, type=int, metavar="N", help=text)
 
 
 def add_budget(parser: Parser) -> Group:

@@ -85,7 +85,7 @@ def _search(args: argparse.Namespace) -> None:
     latency = None
     if args.target_latency_ms is not None or args.target_speedup is not None:
         ranks = None if args.rank is None else (args.rank,)
-        dense = dense_network(args.arch, device="cpu", scope=args.scope)
+        dense = dense_network(args.arch, device="cpu", scope=args.scope, round_to=args.round_to)
         model = CostModel(dense.architecture)
         latency = LatencyModel(
             model,
@@ -107,6 +107,7 @@ def _search(args: argparse.Namespace) -> None:
         convention=args.convention,
         limit=args.top,
         scope=args.scope,
+        round_to=args.round_to,
     )
     if args.json:
         names = ("rank", "rates", "macs", "params", "macs_published", "deviation", "latency_ms")
@@ -129,13 +130,14 @@ def _costs(result: Candidate | Allocation) -> list[str]:
 
 def _allocate(args: argparse.Namespace) -> None:
     budget = _check_allocation(args)
-    architecture = ARCHITECTURES[args.arch].scoped(args.scope)
+    architecture = ARCHITECTURES[args.arch].scoped(args.scope).rounding_to(args.round_to)
     net, _ = initial_network(architecture, args.weights)
     images = read_calibration_set(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
     options = {"decomposition": args.decomposition, "criterion": args.criterion}
     allocation = allocate(described(net, architecture), budget, images, **options, seed=args.seed)
     if args.output:
-        config = Config(args.arch, architecture.dataset, allocation.rank, allocation.rates, scope=args.scope, **options)
+        part = {"scope": args.scope, "round_to": args.round_to}
+        config = Config(args.arch, architecture.dataset, allocation.rank, allocation.rates, **part, **options)
         write_config(config, args.output)
     if args.json:
         print(json.dumps(asdict(allocation), indent=1))

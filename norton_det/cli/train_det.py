@@ -46,6 +46,7 @@ from norton_det.cli.training_options import (
     train,
 )
 from norton_det.compression.compress import compress
+from norton_det.config import COMPRESSION
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.data.coco.dataset import KINDS
@@ -73,9 +74,8 @@ MODELS = {
 """Names of ``--model``: torchvision's dense detectors are the compressible ones with nothing compressed."""
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
-_COMPRESSION = ("rank", "rates", "scope")
-_OF_A_NEW_DETECTOR = (*_COMPRESSION, "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
-_FREE = {*_OF_A_NEW_DETECTOR, "backend", "criterion", "decomposition", "eval_every", "use_v2"}
+_OF_A_NEW_DETECTOR = ("rank", "rates", "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
+_FREE = {*_OF_A_NEW_DETECTOR, *COMPRESSION, "backend", "eval_every", "use_v2"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -238,8 +238,7 @@ def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[
     if spec.decompositions or spec.widths:
         logger.warning("%s: is compressed already; --rank and --rates are ignored", source)
         return model, spec
-    names = ("rank", "rates", "criterion", "decomposition", "scope", "seed")
-    return compress(model, arch=spec, **{name: getattr(args, name) for name in names})
+    return compress(model, arch=spec, **{name: getattr(args, name) for name in (*COMPRESSION, "seed")})
 
 
 def _match(args: argparse.Namespace, spec: Spec, train_images: CocoDataset, val_images: CocoDataset) -> Spec:

@@ -40,6 +40,7 @@ def compress(
     calibration: Images | None = None,
     budget: Budget | None = None,
     scope: str | None = None,
+    round_to: int = 1,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Compress a network: decompose its filters, then prune whole filters.
@@ -68,6 +69,8 @@ def compress(
             on the images of ``calibration`` (:func:`norton_det.search.allocation.allocate`).
         scope: the part of the network that is compressed, "backbone" or "detector" (all of it); None is the
             architecture's default: a detector's backbone, as published. Classifiers have none.
+        round_to: multiple to which widths and ranks are rounded down, where these are numbers of channels (all but CP's
+            ranks): 8, 16 or 32 as a processor's kernels want it. Never 0, never above the full width.
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
 
     Returns:
@@ -88,7 +91,7 @@ def compress(
     """
     check_solver(decomposition, solver)
     CRITERIA.check(criterion)
-    before = _given(model, arch, num_classes, seed, scope)
+    before = _given(model, arch, num_classes, seed, scope, round_to)
     network = before
     if budget is not None:
         if rank is not None or rates is not None or calibration is None:
@@ -121,14 +124,15 @@ def _given(
     num_classes: int | None,
     seed: int,
     scope: str | None,
+    round_to: int,
 ) -> Network:
     """Return the network to compress, with its source in the provenance."""
     if isinstance(model, nn.Module):
-        network, source = network_to_compress(model, arch, scope), "a model object"
+        network, source = network_to_compress(model, arch, scope, round_to), "a model object"
     elif isinstance(arch, Spec):
         raise UsageError("arch is a Spec; expected the network that it describes as model")
     else:
-        architecture = ARCHITECTURES[arch].scoped(scope)
+        architecture = ARCHITECTURES[arch].scoped(scope).rounding_to(round_to)
         net, source = initial_network(architecture, model, num_classes=num_classes, seed=seed)
         network = described(net, architecture)
         network = replace(network, spec=replace(network.spec, **names_of(architecture, model)))

@@ -19,7 +19,7 @@ from norton_det.models.tasks import Images
 from norton_det.spec import DecomposedLayer, Rank, Spec
 from norton_det.structure.build import layer_of
 from norton_det.structure.network import Network
-from norton_det.structure.settings import Methods, Ranks, check_methods, chosen_layers, why_dense
+from norton_det.structure.settings import Methods, Ranks, check_methods, chosen_layers, rank_for, why_dense
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ def decompose(
     solver: str | None = None,
     calibration: Images | None = None,
     scope: str | None = None,
+    round_to: int = 1,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Replace convolutions and linear layers by decomposed ones.
@@ -52,6 +53,7 @@ def decompose(
             publication; None takes the default one.
         calibration: images for a fit that keeps the outputs, as in :func:`compress`.
         scope: the part of the network that one rank for all, or a list, is of, as in :func:`compress`.
+        round_to: multiple to which ranks are rounded down, as in :func:`compress`.
         seed: of the fit's random starts.
 
     Returns:
@@ -74,7 +76,7 @@ def decompose(
         >>> spec.decompositions["linear"]
         DecomposedLayer(method='svd', rank=4)
     """
-    before = network_to_compress(model, arch, scope)
+    before = network_to_compress(model, arch, scope, round_to)
     after = decomposed(before, rank, method=method, solver=solver, seed=seed, calibrating=calibration is not None)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)
@@ -158,7 +160,7 @@ def _is_as_asked(network: Network, layer: Layer, rank: Rank | str, method: str) 
         return True
     if present.method != method or isinstance(rank, str):  # a list is of the dense layers
         return False
-    return bool(present.rank == DECOMPOSITIONS[method].rank_for(dense, rank))
+    return bool(present.rank == rank_for(dense, method, rank, network.architecture.round_to))
 
 
 def _keep_hooks(dense: nn.Module, block: nn.Module, name: str) -> None:

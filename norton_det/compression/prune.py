@@ -31,6 +31,7 @@ def prune(
     criterion: str = "pabs",
     calibration: Images | None = None,
     scope: str | None = None,
+    round_to: int = 1,
     seed: int = 0,
 ) -> tuple[nn.Module, Spec]:
     """Remove whole filters, and all that read or accompany them.
@@ -46,6 +47,7 @@ def prune(
         criterion: registered name.
         calibration: images on which the layers that are left make up for what is gone, as in :func:`compress`.
         scope: the part of the network that the rates are of, as in :func:`compress`.
+        round_to: multiple to which widths are rounded down, as in :func:`compress`.
         seed: of the criterion ``random``.
 
     Returns:
@@ -61,7 +63,7 @@ def prune(
         >>> small.features[0].out_channels
         32
     """
-    before = network_to_compress(model, arch, scope)
+    before = network_to_compress(model, arch, scope, round_to)
     after = pruned(before, rates, criterion=criterion, seed=seed)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)

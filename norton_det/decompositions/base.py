@@ -46,6 +46,8 @@ class Decomposition(nn.Module, ABC):
     The weight is (O, I, Kh, Kw), or (O, I) of a linear layer.
     """
     default_solver: ClassVar[str] = "als"
+    rank_is_width: ClassVar[bool] = False
+    """Whether the rank is a number of channels, which may be wanted in multiples."""
     bias: Tensor | None
 
     @classmethod

@@ -136,6 +136,7 @@ class LowRank(Decomposition):
     """Two layers; one."""
     solvers: ClassVar[Registry[Any]] = SOLVERS
     default_solver: ClassVar[str] = "svd"
+    rank_is_width: ClassVar[bool] = True
 
     def __init__(self, layer: DenseLayer, rank: Rank) -> None:
         super().__init__()

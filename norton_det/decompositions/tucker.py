@@ -56,6 +56,7 @@ class TuckerConv2d(Decomposition):
     implementations: ClassVar[tuple[str, ...]] = ("factored", "dense")
     """Three convolutions; one dense one."""
     solvers: ClassVar[Registry[Any]] = SOLVERS
+    rank_is_width: ClassVar[bool] = True
 
     def __init__(self, conv: nn.Conv2d, rank: Rank) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class Architecture:
         scopes: by name, the parts of the network that can be compressed, where it is not always all of it.
         within: prefix of the names of the layers that are compressed: ``rate_order`` and this are those of the scope
             that was chosen, at first of the default one.
+        round_to: widths and ranks that are chosen are multiples of it (:meth:`rounding_to`).
 
     Example:
         >>> import norton_det as nd
@@ -91,6 +92,7 @@ class Architecture:
     trained_options: Mapping[str, Any] = field(default_factory=dict)
     scopes: Mapping[str, Scope] = field(default_factory=dict)
     within: str = ""
+    round_to: int = 1
 
     @property
     def scope(self) -> str | None:
@@ -111,6 +113,18 @@ class Architecture:
             raise UsageError(f"unknown scope {name!r} of {self.name}; expected one of: {', '.join(self.scopes)}")
         scope = self.scopes[name]
         return replace(self, within=scope.layers, rate_order=scope.rates)
+
+    def rounding_to(self, multiple: int) -> "Architecture":
+        """Return the architecture with widths and ranks in multiples, as the kernels of a processor want them.
+
+        What is chosen is rounded down, but never to 0; what stays whole is not rounded.
+
+        Raises:
+            UsageError: ``multiple`` is below 1.
+        """
+        if multiple < 1:
+            raise UsageError(f"round_to is {multiple}; expected at least 1")
+        return replace(self, round_to=multiple)
 
     def build(self, num_classes: int | None = None, **options: Any) -> nn.Module:
         """Return the dense network with its usual random initialisation."""

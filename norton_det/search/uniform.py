@@ -73,6 +73,7 @@ def search(
     tolerance: float = 0.01,
     limit: int = 10,
     scope: str | None = None,
+    round_to: int = 1,
 ) -> list[Candidate]:
     """Find configurations within a budget.
 
@@ -89,6 +90,7 @@ def search(
         tolerance: fraction by which a candidate may stay below a target.
         limit: number of candidates to return.
         scope: the part of the network that is compressed; None is the architecture's default.
+        round_to: multiple to which widths and ranks are rounded down.
 
     Returns:
         Candidates that are above no target, smallest deviation first.
@@ -108,7 +110,8 @@ def search(
     budget = {**(Budget(target_macs, target_params, convention).targets() if counted else {}), **timed}
     within: dict[tuple[int, int], Candidate] = {}
     nearest: Candidate | None = None
-    for candidate in _candidates(dense_network(arch, scope=scope), decomposition, rank, budget, latency):
+    dense = dense_network(arch, scope=scope, round_to=round_to)
+    for candidate in _candidates(dense, decomposition, rank, budget, latency):
         if 0 <= candidate.deviation <= tolerance:
             within.setdefault((candidate.macs, candidate.params), candidate)
         if nearest is None or abs(candidate.deviation) < abs(nearest.deviation):

@@ -32,7 +32,8 @@ class Network:
         return replace(plan, widths={**plan.widths, **self.spec.widths})
 
     def with_step(self, name: str, step: Mapping[str, Any]) -> "Network":
-        """Return the network with a step of its history, and of which scope it was, added to the provenance."""
-        scope = self.architecture.scope
-        step = {**({} if scope is None else {"scope": scope}), **step}
+        """Return the network with a step of its history, its scope and rounding too, added to the provenance."""
+        scope, multiple = self.architecture.scope, self.architecture.round_to
+        chosen = {**({} if scope is None else {"scope": scope}), **({} if multiple == 1 else {"round_to": multiple})}
+        step = {**chosen, **step}
         return replace(self, spec=replace(self.spec, provenance={**self.spec.provenance, name: step}))

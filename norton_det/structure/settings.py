@@ -8,6 +8,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from torch import nn
 
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS
-from norton_det.decompositions.conv import DenseLayer, not_pointwise
+from norton_det.decompositions.conv import DenseLayer, not_pointwise, pair
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.notation import check_rate, parse_ranks, parse_rates
@@ -41,6 +42,7 @@ def spec_from_configuration(
     num_classes: int | None = None,
     decomposition: Methods = "cp",
     scope: str | None = None,
+    round_to: int = 1,
 ) -> Spec:
     """Return the spec to which a configuration leads, without any weights.
 
@@ -52,12 +54,13 @@ def spec_from_configuration(
         decomposition: registered name, or of each layer (:data:`Methods`).
         scope: the part of the network that rank and rates are of, "backbone" or "detector"; None is the
             architecture's default.
+        round_to: multiple to which widths and ranks are rounded down (:func:`rounded`).
 
     Raises:
         UsageError: an unknown name, a wrong rank or rate, a list of ranks or rates that is too short.
     """
     check_methods(decomposition)
-    dense = dense_network(arch, num_classes, scope=scope)
+    dense = dense_network(arch, num_classes, scope=scope, round_to=round_to)
     spec = dense.spec
     if rank is not None:
         spec = replace(spec, decompositions=chosen_layers(dense, rank, decomposition)[0])
@@ -69,14 +72,19 @@ def spec_from_configuration(
 
 
 def dense_network(
-    arch: str, num_classes: int | None = None, device: str = "meta", *, scope: str | None = None
+    arch: str,
+    num_classes: int | None = None,
+    device: str = "meta",
+    *,
+    scope: str | None = None,
+    round_to: int = 1,
 ) -> Network:
     """Return the dense network of an architecture, by default without memory, and with one of its scopes chosen.
 
     Raises:
-        UsageError: an unknown architecture or scope.
+        UsageError: an unknown architecture or scope, or ``round_to`` below 1.
     """
-    architecture = ARCHITECTURES[arch].scoped(scope)
+    architecture = ARCHITECTURES[arch].scoped(scope).rounding_to(round_to)
     return build_network(Spec(arch, num_classes or architecture.num_classes), architecture, device)
 
 
@@ -105,6 +113,8 @@ def kept_widths(network: Network, rates: str | Sequence[float]) -> dict[str, int
 def widths_at(network: Network, rates: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
     """Return the width of every channel group for many configurations: ``int(width * (1 - rate))``, as published.
 
+    With a multiple to round to, that is rounded down (:func:`rounded`).
+
     Args:
         network: the network before.
         rates: in the architecture's order, of shape (P, ...), P at least the number of its rates.
@@ -119,8 +129,21 @@ def widths_at(network: Network, rates: NDArray[np.float64]) -> dict[str, NDArray
         for group in entry.groups:
             if group in reads:
                 widths[group] = np.minimum(widths[group], sum(widths[read] for read in reads[group]))
-            widths[group] = (widths[group] * (1 - rate)).astype(np.int64)
+            full = widths[group]
+            widths[group] = rounded((full * (1 - rate)).astype(np.int64), architecture.round_to, full)
     return widths
+
+
+def rounded(values: Any, multiple: int, full: Any) -> Any:
+    """Return numbers of channels rounded down to a multiple, but not below one; ``full`` is the limit, and stays.
+
+    Example:
+        >>> rounded(np.array([100, 3, 0, 256]), 16, 256)
+        array([ 96,  16,  16, 256])
+    """
+    if multiple == 1:
+        return values
+    return np.where(values == full, full, np.minimum(full, np.maximum(values // multiple, 1) * multiple))
 
 
 def check_methods(methods: Methods) -> list[str]:
@@ -147,10 +170,10 @@ def chosen_layers(network: Network, rank: Ranks, method: Methods) -> tuple[dict[
         UsageError: rank below 1 or of the wrong kind, too few ranks, a named layer that cannot be decomposed, ranks and
             methods by different names.
     """
-    net, architecture = network.module, network.architecture
+    architecture = network.architecture
 
     def decomposed(name: str, method: str, rank: Rank) -> DecomposedLayer:
-        return DecomposedLayer(method, _rank_of(method, layer_of(net, name, architecture), name, rank))
+        return DecomposedLayer(method, rank_of(network, name, method, rank))
 
     if isinstance(rank, Mapping):  # by name also what is kept dense otherwise
         methods = method if isinstance(method, Mapping) else dict.fromkeys(rank, method)
@@ -192,11 +215,27 @@ def _check_same_names(rank: Mapping[str, Rank], methods: Mapping[str, str]) -> N
             raise UsageError(f"{lacks} lacks layer {missing[0]!r}, which {has} has; expected the same layers in both")
 
 
-def _rank_of(method: str, layer: DenseLayer, name: str, rank: Rank) -> Rank:
+def rank_of(network: Network, name: str, method: str, rank: Rank) -> Rank:
+    """Return the rank that a layer gets when ``rank`` is asked for: limited by its size, and rounded.
+
+    Raises:
+        UsageError: there is no such layer, it cannot be decomposed by the method, or ``rank`` is none of it.
+    """
+    layer = layer_of(network.module, name, network.architecture)
     try:
-        return DECOMPOSITIONS[method].rank_for(layer, rank)
+        return rank_for(layer, method, rank, network.architecture.round_to)
     except UsageError as error:
         raise UsageError(f"layer {name!r}: {error}") from None
+
+
+def rank_for(layer: DenseLayer, method: str, rank: Rank, multiple: int) -> Rank:
+    """Return the rank of a method for ``layer``, limited by its size; rounded, if it is a number of channels."""
+    block = DECOMPOSITIONS[method]
+    limited = block.rank_for(layer, rank)
+    if multiple == 1 or not block.rank_is_width:
+        return limited
+    numbers = [max(value // multiple, 1) * multiple for value in pair(limited)]
+    return block.rank_for(layer, (numbers[0], numbers[1]) if isinstance(limited, tuple) else numbers[0])
 
 
 def _at_least_1(rank: Rank) -> Rank:
