@@ -81,9 +81,10 @@ def _table(complexity: Complexity) -> str:
         ("", "", "", ""),
         (f"total at {size}", "conv + linear", format_count(complexity.macs), format_count(complexity.params)),
         ("", "published convention", format_count(complexity.macs_published), ""),
+        ("", "bytes of activations", format_count(complexity.activation_memory), ""),
     ]
     each = [layer.macs_per_detection for layer in complexity.layers]
     if not any(each):
         return table(head, rows)
-    column = [*map(format_count, each), "", format_count(complexity.macs_per_detection), ""]
+    column = [*map(format_count, each), "", format_count(complexity.macs_per_detection), "", ""]
     return table((*head, "MACs for each object"), [(*row, more) for row, more in zip(rows, column, strict=True)])

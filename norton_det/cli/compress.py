@@ -176,6 +176,7 @@ def _report(before: Complexity, after: Complexity, provenance: Mapping[str, Any]
         _total(f"MACs (conv + linear, {size})", before.macs, after.macs),
         _total("MACs (published convention)", before.macs_published, after.macs_published),
         _total("parameters", before.params, after.params),
+        _total("activation memory, bytes", before.activation_memory, after.activation_memory),
     ]
     return f"{table(header, rows)}\n\n{table(('total', 'dense', 'compressed', 'reduction'), totals)}"
 

@@ -158,13 +158,15 @@ def add_budget(parser: Parser) -> Group:
     add = group.add_argument
     add("--target-macs", type=float, metavar="M", help="limit of multiply-accumulates for one image")
     add("--target-params", type=float, metavar="P", help="limit of parameters")
+    text = "limit of the bytes that a layer needs at once for its inputs and outputs"
+    add("--target-activation-memory", type=float, metavar="B", help=text)
     add("--convention", default="plain", choices=[*CONVENTIONS], metavar="NAME", help="how MACs are counted")
     return group
 
 
 def budget_of(args: argparse.Namespace) -> Budget:
     """Return the limits of :func:`add_budget`."""
-    return Budget(args.target_macs, args.target_params, args.convention)
+    return Budget(args.target_macs, args.target_params, args.convention, args.target_activation_memory)
 
 
 def add_methods(group: Group) -> None:

@@ -99,6 +99,7 @@ def _search(args: argparse.Namespace) -> None:
         args.arch,
         target_macs=args.target_macs,
         target_params=args.target_params,
+        target_activation_memory=args.target_activation_memory,
         target_latency_ms=args.target_latency_ms,
         target_speedup=args.target_speedup,
         latency=latency,
@@ -110,7 +111,7 @@ def _search(args: argparse.Namespace) -> None:
         round_to=args.round_to,
     )
     if args.json:
-        names = ("rank", "rates", "macs", "params", "macs_published", "deviation", "latency_ms")
+        names = ("rank", "rates", "macs", "params", "macs_published", "deviation", "latency_ms", "activation_memory")
         print(json.dumps([{name: getattr(candidate, name) for name in names} for candidate in candidates], indent=1))
         return
     print(table(("rates", "rank", *_COSTS, "below the target", "ms"), [_row(candidate) for candidate in candidates]))

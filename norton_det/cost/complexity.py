@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.channels.narrow import NORMS
+from norton_det.cost.activation_memory import peak_of_layers
 from norton_det.decompositions import Decomposition, set_implementation
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
@@ -50,6 +51,10 @@ class Complexity:
         macs_per_detection: of the mask and keypoint heads for each detected object, not in ``macs``, since the number
             of objects depends on the weights. 0 without such heads.
         cp_biases: how many of the parameters are biases of decomposed layers, which the publication does not count.
+        activation_memory: bytes in single precision that the layer with the largest tensors needs at once: what it
+            reads, and what it writes; of a decomposed layer also what its factors hand on, two of these at a time. What
+            the network keeps meanwhile for later layers (shortcuts, other levels of a pyramid) is not in it, nor are
+            weights and the heads of each detected object.
     """
 
     layers: tuple[LayerComplexity, ...]
@@ -59,6 +64,7 @@ class Complexity:
     image_size: tuple[int, int]
     macs_per_detection: int = 0
     cp_biases: int = 0
+    activation_memory: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -103,7 +109,8 @@ def _complexity(net: nn.Module, task: Task, image_size: int | tuple[int, int] | 
     net = net.float()
     set_implementation(net, "factored")
     image = torch.zeros(1, 3, height, width, dtype=torch.float32)
-    macs, norm_outputs = _count(task.counted(net), image)
+    with peak_of_layers(net) as memory:
+        macs, norm_outputs = _count(task.counted(net), image)
     per_detection = task.counted_per_detection(net)
     head_macs = _count(per_detection, image)[0] if per_detection else {"": 0}
     blocks = [module for module in net.modules() if isinstance(module, Decomposition)]
@@ -117,6 +124,7 @@ def _complexity(net: nn.Module, task: Task, image_size: int | tuple[int, int] | 
         (height, width),
         head_macs[""],
         sum(bias.numel() for bias in biases),
+        max(memory.values(), default=0),
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from norton_det.channels.narrow import NORMS
 from norton_det.channels.plan import Layer
+from norton_det.cost.activation_memory import peak
 from norton_det.cost.complexity import PUBLISHED_PER_NORM_OUTPUT, count_complexity
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
@@ -93,6 +94,19 @@ class LayerCost:
         macs = sum(macs for macs, _ in costs)
         return Costs(0 if self.published_only else macs, macs, weights + width_out * self.bias)
 
+    def memory(self, width_in: Array | int, width_out: Array | int, decomposed: DecomposedLayer | None) -> Any:
+        """Return the bytes that it needs at once; 0 for what is not counted (norms, heads of each object)."""
+        largest: Any = 0
+        for call in self.calls if self.norm_params is None and not self.published_only else ():
+            given, written = (math.prod(size) for size in call)
+            spatial = width_in * self.layer.spatial
+            parts: tuple[Any, ...] = ()
+            if decomposed is not None:
+                block = DECOMPOSITIONS[decomposed.method]
+                parts = block.between(width_out, call.inputs, call.outputs, decomposed.rank)
+            largest = np.maximum(largest, peak(spatial * given, [*parts, width_out * written], np.maximum))
+        return largest
+
     def _once(
         self, width_in: Array | int, width_out: Array | int, call: Sizes, decomposed: DecomposedLayer | None
     ) -> tuple[Any, Any]:
@@ -114,11 +128,13 @@ class CostModel:
 
     Args:
         architecture: its dense network is run to see sizes, and counted once.
+        spec: has the number of classes and the builder's options of the networks; None: the architecture's defaults.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, spec: Spec | None = None) -> None:
         self.plan = architecture.plan
-        dense = Spec(architecture.name, architecture.num_classes)
+        given = spec or Spec(architecture.name, architecture.num_classes)
+        dense = replace(given, decompositions={}, widths={}, kept={})
         network = build_network(dense, architecture)
         self.layers = _measure(network)
         self._by_name = {cost.layer.name: cost for cost in self.layers}
@@ -145,6 +161,22 @@ class CostModel:
             more = cost.at(*cost.widths(all_widths), decompositions.get(cost.layer.name))
             total = Costs(*(a + b for a, b in zip(total, more, strict=True)))
         return total
+
+    def activation_memory(
+        self, decompositions: Mapping[str, DecomposedLayer], widths: Mapping[str, Array | int]
+    ) -> Any:
+        """Return ``Complexity.activation_memory``, for arrays of widths too; arguments and errors as of :meth:`at`."""
+        return np.max(np.broadcast_arrays(*self.memory_of_layers(decompositions, widths).values()), 0)
+
+    def memory_of_layers(
+        self, decompositions: Mapping[str, DecomposedLayer], widths: Mapping[str, Array | int]
+    ) -> dict[str, Any]:
+        """Return the bytes that each layer needs at once; arguments and errors as of :meth:`at`."""
+        for name in decompositions:
+            self._cost_of(name)
+        all_widths = {**self.plan.widths, **widths}
+        costs = {cost.layer.name: cost for cost in self.layers}
+        return {name: cost.memory(*cost.widths(all_widths), decompositions.get(name)) for name, cost in costs.items()}
 
     def of_layer(
         self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]

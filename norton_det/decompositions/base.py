@@ -87,6 +87,11 @@ class Decomposition(nn.Module, ABC):
             rank: as in :attr:`rank`.
         """
 
+    @staticmethod
+    @abstractmethod
+    def between(width_out: Any, inputs: Size, outputs: Size, rank: Any) -> tuple[Any, ...]:
+        """Return how many elements each tensor between the factors has, in order; arguments as of :meth:`cost`."""
+
     @classmethod
     @abstractmethod
     def like(cls, layer: DenseLayer, rank: Rank) -> Self:

@@ -85,6 +85,12 @@ class CPConv2d(CPLayer, Decomposition):
         terms = width_out * rank
         return terms * (width_in * h * w + kh * ho * w + kw * ho * wo), terms * (width_in + kh + kw)
 
+    @staticmethod
+    def between(width_out: Any, inputs: Size, outputs: Size, rank: Any) -> tuple[Any, ...]:
+        """Return the elements of what the three convolutions write, which is summed over the terms."""
+        (h, w), (ho, wo) = inputs, outputs
+        return tuple(width_out * rank * positions for positions in (h * w, ho * w, ho * wo))
+
     @classmethod
     def like(cls, layer: DenseLayer, rank: Rank) -> Self:
         """Return an unfitted block with the geometry, bias, device and dtype of ``layer``.

@@ -186,6 +186,11 @@ class LowRank(Decomposition):
         weights = rank * (width_in * kernel[0] * kernel[1] + width_out)
         return weights * outputs[0] * outputs[1], weights
 
+    @staticmethod
+    def between(width_out: Any, inputs: Size, outputs: Size, rank: Any) -> tuple[Any, ...]:
+        """Return the elements of what the first layer writes."""
+        return (rank * outputs[0] * outputs[1],)
+
     @classmethod
     def like(cls, layer: DenseLayer, rank: Rank) -> Self:
         """Return an unfitted block for ``layer``."""

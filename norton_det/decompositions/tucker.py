@@ -97,6 +97,12 @@ class TuckerConv2d(Decomposition):
         macs = reduce * inputs[0] * inputs[1] + (core + expand) * outputs[0] * outputs[1]
         return macs, reduce + core + expand
 
+    @staticmethod
+    def between(width_out: Any, inputs: Size, outputs: Size, rank: Any) -> tuple[Any, ...]:
+        """Return the elements of the core's input and output."""
+        inner, outer = rank if isinstance(rank, tuple) else (rank, rank)
+        return inner * inputs[0] * inputs[1], outer * outputs[0] * outputs[1]
+
     @classmethod
     def like(cls, layer: DenseLayer, rank: Rank) -> Self:
         """Return an unfitted block for ``layer``."""

@@ -48,6 +48,7 @@ class Candidate:
         params: parameters.
         deviation: the largest fraction by which it stays below a target.
         latency_ms: milliseconds, where latency is asked for.
+        activation_memory: bytes that a layer needs at once, where it is limited.
     """
 
     rank: int | str | None
@@ -57,6 +58,7 @@ class Candidate:
     params: int
     deviation: float
     latency_ms: float | None = None
+    activation_memory: int | None = None
 
 
 def search(
@@ -64,6 +66,7 @@ def search(
     *,
     target_macs: float | None = None,
     target_params: float | None = None,
+    target_activation_memory: float | None = None,
     target_latency_ms: float | None = None,
     target_speedup: float | None = None,
     latency: Latency | None = None,
@@ -81,6 +84,7 @@ def search(
         arch: registered name of the architecture.
         target_macs: upper limit of the multiply-accumulates, at the architecture's image size.
         target_params: upper limit of the parameters.
+        target_activation_memory: upper limit of the bytes that a layer needs at once, for one image.
         target_latency_ms: upper limit of the milliseconds of a deployed network; needs ``latency``.
         target_speedup: the same as a factor to the dense network's.
         latency: of the architecture's networks: a :class:`norton_det.search.latency.LatencyModel`.
@@ -106,8 +110,8 @@ def search(
     if target_speedup is not None and latency is not None:
         target_latency_ms = min(latency.dense / target_speedup, target_latency_ms or np.inf)
     timed = {} if target_latency_ms is None else {"latency_ms": target_latency_ms}
-    counted = target_macs is not None or target_params is not None or not timed
-    budget = {**(Budget(target_macs, target_params, convention).targets() if counted else {}), **timed}
+    counted = Budget(target_macs, target_params, convention, target_activation_memory)
+    budget = {**(counted.targets() if counted or not timed else {}), **timed}
     within: dict[tuple[int, int], Candidate] = {}
     nearest: Candidate | None = None
     dense = dense_network(arch, scope=scope, round_to=round_to)
@@ -125,6 +129,7 @@ def search(
 def _out_of_reach(budget: Mapping[str, float], nearest: Candidate) -> str:
     targets = " and ".join(f"{name} {target:,.0f}" for name, target in budget.items())
     latency = "" if nearest.latency_ms is None else f", latency_ms {nearest.latency_ms:.2f}"
+    latency += "" if nearest.activation_memory is None else f", activation_memory {nearest.activation_memory:,}"
     return (
         f"{targets}; nearest reachable: rank {nearest.rank}, rates {nearest.rates} with macs {nearest.macs:,}, "
         f"macs_published {nearest.macs_published:,}, params {nearest.params:,}{latency}"
@@ -158,6 +163,8 @@ def _candidates(
         rates[lead : lead + k], rates[lead + k :] = p, q
         widths = widths_at(dense, rates)
         costs: dict[str, Any] = model.at(layers, widths)._asdict()
+        if "activation_memory" in budget:
+            costs["activation_memory"] = model.activation_memory(layers, widths)
         if latency is not None:
             costs["latency_ms"] = latency.at(layers, widths)
         deviation = _deviation(costs, budget)
@@ -166,9 +173,11 @@ def _candidates(
         for i in ordered[:_PER_RANK]:
             counts = {name: int(costs[name][i]) for name in Costs._fields}
             time = float(costs["latency_ms"][i]) if latency is not None else None
+            memory = int(costs["activation_memory"][i]) if "activation_memory" in costs else None
             written = _rank(list(layers.values()))
             rates_text = format_rates(rates[:, i].tolist())
-            yield Candidate(written, rates_text, **counts, deviation=float(deviation[i]), latency_ms=time)
+            further: dict[str, Any] = {"latency_ms": time, "activation_memory": memory}
+            yield Candidate(written, rates_text, **counts, deviation=float(deviation[i]), **further)
 
 
 def _rank(layers: Sequence[DecomposedLayer]) -> int | str | None:

@@ -75,13 +75,10 @@ def test_rows_of_ours_are_whole_detectors() -> None:
 @pytest.mark.parametrize("file", OURS, ids=lambda file: file.stem)
 def test_a_row_of_ours_costs_what_it_says(file: Path) -> None:
     config = read_config(file)
-    spec = config.spec()
-    cost = count_complexity(spec)
+    cost = count_complexity(config.spec())
     for name, counted in (("macs", cost.macs_published), ("params", cost.params)):
         text = config.ours[name]
         assert abs(number(text) - counted) <= 0.5 * GIGA[text[-1]] * 10 ** -len(text[:-1].partition(".")[2])
-    modelled = CostModel(ARCHITECTURES[spec.arch]).at(spec.decompositions, spec.widths)
-    assert modelled == (cost.macs, cost.macs_published, cost.params)
     if config.arch.startswith("faster"):  # the limits that the whole detector was to meet
         assert cost.macs <= 50e9
         assert cost.params <= 10e6
