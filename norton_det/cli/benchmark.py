@@ -8,6 +8,7 @@ detection for each image.
 Examples:
   norton-det benchmark r50.safetensors
   norton-det benchmark out/checkpoint.pth --image-size 640 --batch-size 1 --json
+  norton-det benchmark fast.safetensors --parts
 """
 
 import argparse
@@ -23,17 +24,20 @@ from torch import Tensor, nn
 import norton_det as nd
 from norton_det.cli.common import Parser
 from norton_det.cli.options import add_device, check_minimum
-from norton_det.cost.fixed_work import DETECTIONS, fix_work
+from norton_det.cost.fixed_work import DETECTIONS, PARTS, fix_work
 from norton_det.deployment.record import deployment_of
+from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn_counted import PROPOSALS
 from norton_det.models.rcnn_options import PROPOSALS_OPTION
 from norton_det.models.tasks import Detection, Images
 from norton_det.runtime.device import check_device
-from norton_det.runtime.timing import describe_machine, time_alternating
+from norton_det.runtime.part_times import timed_parts
+from norton_det.runtime.timing import Stopwatch, describe_machine, time_alternating
 
 DENSE, FILE, DEPLOYED = "dense", "file", ", deployed"
+REST = "rest"
 _WARM_UP = 2
 
 
@@ -69,6 +73,7 @@ def add_arguments(parser: Parser) -> None:
     add("--batch-size", default=1, type=int, metavar="N", help="images in a batch")
     add("--repeats", default=10, type=int, metavar="N", help="timed runs of each network")
     add("--seed", default=0, type=int, metavar="K", help="of the images and of the dense network's weights")
+    add("--parts", action="store_true", help="time the parts of a detector as well, in further runs")
     add_device(group)
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print JSON rather than a table")
@@ -92,7 +97,11 @@ def run(args: argparse.Namespace) -> None:
     if proposals is not None:
         for one in networks.values():
             _fix(one, size, proposals)
+    elif args.parts:
+        raise UsageError(f"--parts with {args.file}, a {spec.arch}: expected a detector")
+    networks |= _deployed(networks, images)
     rows = _time(networks, images, {DENSE: dense, FILE: spec}, size, args)
+    parts = _time_parts(networks, images, args.repeats) if args.parts else {}
     conditions = {
         "file": args.file,
         "arch": spec.arch,
@@ -106,9 +115,11 @@ def run(args: argparse.Namespace) -> None:
         "file_is_deployed": deployment_of(net) is not None,
     }
     if args.json:
-        print(json.dumps({**conditions, "rows": [asdict(row) for row in rows]}, indent=1))
+        print(json.dumps({**conditions, "rows": [asdict(row) for row in rows], "parts": parts}, indent=1))
     else:
         print(_text(conditions, rows))
+        if parts:
+            print(f"\n{_parts_table(parts)}")
 
 
 def _on_device(images: Images, device: str) -> Images:
@@ -121,14 +132,46 @@ def _fix(net: Any, size: int, proposals: int) -> None:
     fix_work(net, proposals)
 
 
+def _deployed(networks: dict[str, nn.Module], images: Images) -> dict[str, nn.Module]:
+    """Return the networks deployed, but for those that are deployed already."""
+    plain = {name: net for name, net in networks.items() if deployment_of(net) is None}
+    return {f"{name}{DEPLOYED}": nd.deploy(net, images) for name, net in plain.items()}
+
+
+def _time_parts(networks: dict[str, nn.Module], images: Images, repeats: int) -> dict[str, dict[str, float]]:
+    """Return for each network the median milliseconds of each part, and of the rest."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
+
+    def timing(name: str, net: nn.Module) -> Callable[[], None]:
+        forward = _forward(net, images)
+
+        def run() -> None:
+            whole = Stopwatch()
+            with whole, timed_parts(net, PARTS) as watches:
+                forward()
+            parts = {part: watch.seconds for part, watch in watches.items()}
+            runs[name].append({**parts, REST: whole.seconds - sum(parts.values())})
+
+        return run
+
+    time_alternating({name: timing(name, net) for name, net in networks.items()}, repeats, warmup=_WARM_UP)
+    measured = {name: seconds[_WARM_UP:] for name, seconds in runs.items()}
+    return {
+        name: {part: 1e3 * median(run[part] for run in of_net) for part in of_net[0]}
+        for name, of_net in measured.items()
+    }
+
+
+def _parts_table(parts: dict[str, dict[str, float]]) -> str:
+    rows = [(part, *(f"{of_net[part]:.2f}" for of_net in parts.values())) for part in next(iter(parts.values()))]
+    return table(("ms by part", *parts), rows)
+
+
 def _time(
     networks: dict[str, nn.Module], images: Images, specs: dict[str, nd.Spec], size: int, args: argparse.Namespace
 ) -> list[Row]:
-    """Time the networks as they are and deployed; a network that is deployed already is not deployed again."""
-    deployed = {
-        f"{name}{DEPLOYED}": nd.deploy(net, images) for name, net in networks.items() if deployment_of(net) is None
-    }
-    runs = {name: _forward(net, images) for name, net in {**networks, **deployed}.items()}
+    """Time the networks in turn."""
+    runs = {name: _forward(net, images) for name, net in networks.items()}
     seconds = time_alternating(runs, args.repeats, warmup=_WARM_UP)
     costs = {name: nd.count_complexity(spec, size) for name, spec in specs.items()}
     return [

@@ -10,6 +10,17 @@ from norton_det.models.rcnn_counted import PROPOSALS
 DETECTIONS = 1
 """Objects for which masks and keypoints are computed, as in the count of multiply-accumulates."""
 
+PARTS = {
+    "backbone": ("backbone.body",),
+    "FPN": ("backbone.fpn",),
+    "RPN": ("rpn",),
+    **{
+        f"{name} head": tuple(f"roi_heads.{name}_{part}" for part in ("roi_pool", "head", "predictor"))
+        for name in ("box", "mask", "keypoint")
+    },
+}
+"""The parts of an R-CNN by the names of their modules. What is in none of them resizes images and chooses boxes."""
+
 
 def fix_work(net: Any, proposals: int = PROPOSALS) -> None:
     """Fix the number of proposals and of detections of an R-CNN, in place.

@@ -1,15 +1,18 @@
 """norton-det benchmark: what is timed and reported; not how fast it is."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TINY, Refused, fill
+from torch import nn
 
 import norton_det as nd
 from norton_det.cli.main import main
+from norton_det.runtime.part_times import timed_parts
 
 
 def benchmark(capsys: pytest.CaptureFixture[str], file: Path, *words: str) -> dict[str, Any]:
@@ -56,11 +59,29 @@ DECOMPOSED = {"backbone.body.layer1.0.conv2": nd.DecomposedLayer("cp", 1)}
 def test_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = nd.Spec("maskrcnn_cpresnet50_fpn", 2, decompositions=DECOMPOSED, options=TINY)
     nd.save(nd.build(spec), spec, tmp_path / "mask.safetensors")
-    assert main(["benchmark", str(tmp_path / "mask.safetensors"), "--image-size", "64", "--repeats", "1"]) == 0
+    words = [str(tmp_path / "mask.safetensors"), "--image-size", "64", "--repeats", "1"]
+    assert main(["benchmark", *words, "--parts"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "batch 1x3x64x64, 1 runs of each network in turn" in lines
     assert "fixed for each image: 20 proposals, 1 detection" in lines
     assert sum(line.startswith(("dense ", "dense, ", "file ", "file, ")) for line in lines) == 4
+    start = next(i for i, line in enumerate(lines) if line.startswith("ms by part"))
+    table = {line[:16].strip(): [float(word) for word in line[16:].split()] for line in lines[start + 2 :]}
+    assert list(table) == ["backbone", "FPN", "RPN", "box head", "mask head", "rest"]
+    assert all(len(times) == 4 and min(times) > 0 for times in table.values())
+
+
+def test_parts_are_timed_alone() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    net[0].register_forward_hook(lambda module, args, output: time.sleep(0.05))
+    with timed_parts(net, {"first": ["0"], "second": ["1"], "none": ["2"]}) as watches:
+        for _ in range(2):
+            net(torch.rand(1, 4))
+    assert {part: watch.count for part, watch in watches.items()} == {"first": 2, "second": 2}
+    assert watches["first"].seconds >= 0.1 > watches["second"].seconds
+    count = watches["first"].count
+    net(torch.rand(1, 4))
+    assert watches["first"].count == count, "only within the block"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +90,7 @@ def test_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["none.pth"], 3, "none.pth: no such file"),
         (["NET", "--repeats", "0"], 2, "--repeats is 0; expected at least 1"),
         (["NET", "--image-size", "0"], 2, "--image-size is 0; expected at least 1"),
+        (["NET", "--parts"], 2, "a resnet56_cifar: expected a detector"),
         (["NET", "--device", "tpu"], 2, "device tpu: not available here"),
     ],
 )
