@@ -46,7 +46,8 @@ def test_the_architecture_and_the_options_are_those_of_the_file(
     # Costs are those at 800x800 with 1000 proposals, whatever the file was made for.
     counted = nd.count_complexity(nd.Spec(FASTER, 4, spec.decompositions, widths=spec.widths))
     assert f"{counted.macs:,}" in shown
-    assert f"{nd.count_complexity(nd.Spec(FASTER, 4)).macs:,}" in shown
+    totals = next(line for line in shown.splitlines() if line.startswith("MACs (conv + linear, 800x800)"))
+    assert 133e9 < float(totals.split()[5].replace(",", "")) < 134e9
     fast = nd.deploy(net, [torch.rand(3, 64, 64)])
     listed = str(fast.deployment)
     for name in ("backbone.fpn.layer_blocks.0.0", "rpn.head.conv.0.0", "roi_heads.box_head.fc6"):

@@ -31,13 +31,11 @@ def test_layers_beside_the_plan_cost_what_is_counted(arch: str) -> None:
         "backbone.body.layer3.0.conv2": DecomposedLayer("cp", 2),
     }
     spec = Spec(arch, 3, decompositions, widths={"layer1": 200, "layer2": 333})
-    counted, dense = nd.count_complexity(spec), nd.count_complexity(Spec(arch, 3))
-    model = CostModel(ARCHITECTURES[arch])
-    # The model is of the default number of classes: compare what is saved.
-    costs, whole = model.at(decompositions, spec.widths), model.at({}, {})
-    for name in ("macs", "macs_published", "params"):
-        saved = getattr(dense, name) - getattr(counted, name)
-        assert getattr(whole, name) - getattr(costs, name) == saved > 0
+    counted, model = nd.count_complexity(spec), CostModel(ARCHITECTURES[arch], spec)
+    costs = model.at(decompositions, spec.widths)
+    assert costs == (counted.macs, counted.macs_published, counted.params)
+    assert model.activation_memory(decompositions, spec.widths) == counted.activation_memory
+    assert all(before > after for before, after in zip(model.at({}, {}), costs, strict=True))
 
 
 class Separable(nn.Sequential):

@@ -64,10 +64,6 @@ def test_the_model_is_exact_for_classifiers(arch: str, seed: int) -> None:
     check_model(cost_model(arch), random_spec(arch, random.Random(seed), ARCHITECTURES[arch].num_classes, {}))
 
 
-def test_the_model_is_exact_for_a_whole_detector() -> None:
-    check_model(cost_model(DETECTORS[0], 4), random_spec(DETECTORS[0], random.Random(1), 4, OPTIONS))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", DETECTORS)
 @pytest.mark.parametrize("seed", range(3))
@@ -96,6 +92,7 @@ def test_the_memory_of_a_layer_by_hand() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_dense_detector() -> None:
     # The finest output of the pyramid and the RPN's convolution: 256 channels in and out at a quarter of the size.
     assert int(cost_model(DETECTORS[0], 4).activation_memory({}, {})) == BYTES * 2 * 256 * 200 * 200
