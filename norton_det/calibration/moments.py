@@ -20,8 +20,8 @@ class Moments:
     """Second moments of inputs x (D) and outputs y (O) over samples, for every other image and for those between.
 
     All calls of a layer are added to the same moments. One chunk of rows is unfolded at a time; the largest tensors
-    that stay are two of shape (D, D) in float64: 340 MB for 3x3 filters on 512 channels. Above :data:`MANY` inputs the
-    samples themselves stay.
+    that stay are two of shape (D, D) in float64: 340 MB for 3x3 filters on 512 channels. As long as there are fewer
+    samples than inputs, and above :data:`MANY` inputs, the samples themselves stay.
 
     Args:
         layer: layer whose geometry says what the inputs of one output are.
@@ -44,11 +44,13 @@ class Moments:
             drawn = torch.randperm(targets.shape[2], generator=self.generator)[:positions].to(x.device)
             inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
             patches, targets = unfold_at(self.layer, inputs, drawn, y.shape[-1]), targets[:, :, drawn]
-            self._add([(patches[half == h], targets[half == h]) for h in (0, 1)])
+            self._add([_Rows.of(patches[half == h], targets[half == h]) for h in (0, 1)])
 
-    def _add(self, parts: list[tuple[Tensor, Tensor]]) -> None:
-        new = [(_Rows.of if part.shape[1] > MANY else _samples)(part, targets) for part, targets in parts]
+    def _add(self, new: list["_Rows"]) -> None:
         self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
+        first, second = self.halves
+        if isinstance(first, _Rows) and len(first.x) + len(second.x) > first.x.shape[1] <= MANY:
+            self.halves = [half.summed() for half in self.halves]
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of x (D,) and y (O,), float64 on the CPU."""
@@ -85,8 +87,9 @@ class _Samples:
     yx: Tensor
     yy: Tensor
 
-    def plus(self, other: "_Samples") -> "_Samples":
+    def plus(self, other: "_Samples | _Rows") -> "_Samples":
         """Return both together; nothing cancels (Chan, Golub and LeVeque, "Updating formulae", 1979)."""
+        other = other.summed()
         number = self.number + other.number
         part = other.number / max(number, 1)
         x, y, between = other.x - self.x, other.y - self.y, part * self.number
@@ -99,6 +102,9 @@ class _Samples:
             self.yy + other.yy + between * y.square(),
         )
 
+    def summed(self) -> "_Samples":
+        return self
+
     def means(self) -> tuple[Tensor, Tensor]:
         return self.x, self.y
 
@@ -107,33 +113,34 @@ class _Samples:
         return Regression(prior, self.xx / n, self.yx / n, self.yy / n)
 
 
-def _samples(patches: Tensor, targets: Tensor) -> _Samples:
-    # In float64, so that what the products make up is positive semi-definite far below the smallest ridge.
-    u, v = (part.movedim(1, 0).flatten(1).double() for part in (patches, targets))
-    number = max(u.shape[1], 1)
-    x, y = u.sum(1) / number, v.sum(1) / number
-    u, v = u - x[:, None], v - y[:, None]
-    return _Samples(u.shape[1], *(part.cpu() for part in (x, y, u @ u.mT, v @ u.mT, v.square().sum(1))))
-
-
 @dataclass(frozen=True)
 class _Rows:
-    """The samples themselves, on the CPU: x (n, D) and y (n, O)."""
+    """The samples themselves: x (n, D) and y (n, O), on the device of the layer."""
 
     x: Tensor
     y: Tensor
 
     @classmethod
     def of(cls, patches: Tensor, targets: Tensor) -> "_Rows":
-        return cls(*(part.movedim(1, 2).flatten(0, 1).cpu() for part in (patches, targets)))
+        return cls(*(part.movedim(1, 2).flatten(0, 1) for part in (patches, targets)))
 
     def plus(self, other: "_Rows") -> "_Rows":
         return _Rows(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
 
+    def summed(self) -> _Samples:
+        # In float64, so that what the products make up is positive semi-definite far below the smallest ridge.
+        x, y = self._centres()
+        u, v = self.x.double() - x, self.y.double() - y
+        return _Samples(len(u), *(part.cpu() for part in (x, y, u.mT @ u, v.mT @ u, v.square().sum(0))))
+
     def means(self) -> tuple[Tensor, Tensor]:
-        x, y = (part.double().sum(0) / max(len(part), 1) for part in (self.x, self.y))
-        return x, y
+        x, y = self._centres()
+        return x.cpu(), y.cpu()
 
     def regression(self, prior: Tensor) -> SampleRegression:
         x, y = self.means()
-        return SampleRegression.of(prior, self.x.double() - x, self.y.double() - y)
+        return SampleRegression.of(prior, self.x.cpu().double() - x, self.y.cpu().double() - y)
+
+    def _centres(self) -> tuple[Tensor, Tensor]:
+        x, y = (part.double().sum(0) / max(len(part), 1) for part in (self.x, self.y))
+        return x, y
