@@ -23,7 +23,7 @@ def images() -> list[Tensor]:
 
 def test_a_convolution_of_the_pyramid_is_calibrated(images: list[Tensor]) -> None:
     torch.manual_seed(0)
-    net, spec = nd.prune(*make_detector(ARCH, **TINY), "[0.9]*20", criterion="norm")  # narrow: quick
+    net, spec = nd.prune(*make_detector(ARCH, **TINY), "[0.9]*60", criterion="norm", scope="detector")  # narrow: quick
     plain, _ = nd.decompose(net, spec, {FPN: 2})
     calibrated, after = nd.decompose(net, spec, {FPN: 2}, calibration=images)
     report = after.provenance["calibrate"]["layers"][FPN]
@@ -72,7 +72,7 @@ def test_a_layer_that_runs_on_its_own_outputs_is_refused(monkeypatch: pytest.Mon
 
 
 def test_what_was_decomposed_before_stays_and_is_listed(images: list[Tensor]) -> None:
-    net, spec = nd.prune(*make_detector(ARCH, **TINY), "[0.9]*20", criterion="norm")
+    net, spec = nd.prune(*make_detector(ARCH, **TINY), "[0.9]*60", criterion="norm", scope="detector")
     net, spec = nd.decompose(net, spec, {"rpn.head.conv.0.0": 1})
     narrower, spec = nd.prune(net, spec, "[0.]+[0.5]*19", criterion="norm", calibration=images)
     step = spec.provenance["calibrate"]
