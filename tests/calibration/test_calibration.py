@@ -184,7 +184,9 @@ def test_dead_images_and_a_single_one_do_no_harm(sample: Tensor) -> None:
 def test_detector_on_images_of_different_sizes() -> None:
     options = {"min_size": [64], "max_size": 64, "rpn_pre_nms_top_n_test": 10, "rpn_post_nms_top_n_test": 10}
     arch = "fasterrcnn_cpresnet50_fpn"
-    dense, _ = nd.prune(ARCHITECTURES[arch].build(3, **options).eval(), arch, "[0.9]*57", criterion="random", scope="detector")
+    dense, _ = nd.prune(
+        ARCHITECTURES[arch].build(3, **options).eval(), arch, "[0.9]*57", criterion="random", scope="detector"
+    )
     spec = nd.prune(ARCHITECTURES[arch].build(3, **options), arch, "[0.9]*57", criterion="random", scope="detector")[1]
     pictures = [torch.rand(3, 50, 64), torch.rand(3, 64, 40)]
     name = "backbone.body.layer2.1.conv2"

@@ -42,7 +42,9 @@ def test_a_half_network_is_calibrated_as_well_as_a_double_one(dtype: torch.dtype
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_detector_is_calibrated(dtype: torch.dtype) -> None:
-    net, spec = nd.prune(*make_detector("fasterrcnn_cpresnet50_fpn", **TINY), "[0.9]*60", criterion="norm", scope="detector")
+    net, spec = nd.prune(
+        *make_detector("fasterrcnn_cpresnet50_fpn", **TINY), "[0.9]*60", criterion="norm", scope="detector"
+    )
     name = "backbone.body.layer2.1.conv2"
     sample = [torch.rand(3, 64, 64) for _ in range(2)]
     fits = [
