@@ -1,7 +1,7 @@
 """The interface of a decomposition."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.decompositions.conv import DenseLayer, Size, geometry, not_spatial
+from norton_det.decompositions.input_metric import ChannelMetric
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
@@ -48,6 +49,8 @@ class Decomposition(nn.Module, ABC):
     default_solver: ClassVar[str] = "als"
     rank_is_width: ClassVar[bool] = False
     """Whether the rank is a number of channels, which may be wanted in multiples."""
+    projects_outputs: ClassVar[bool] = False
+    """Whether its best fit at any rank is a projection of the layer's outputs on their leading directions."""
     bias: Tensor | None
 
     @classmethod
@@ -140,6 +143,23 @@ class Decomposition(nn.Module, ABC):
             sweeps: of the alternating fit; None: its usual number. Fewer are enough where ranks are compared.
             second_start: begin from another decomposition too, not only from the factors so far.
         """
+
+    @classmethod
+    def estimates(
+        cls, layer: DenseLayer, metric: ChannelMetric, ranks: Sequence[Rank], *, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield for each rank the weights (O, D) of a quick fit, float64, by which ranks of wide layers are compared.
+
+        The default is the fit to the weights alone.
+
+        Args:
+            layer: the layer that would be decomposed.
+            metric: of its input channels.
+            ranks: as for :meth:`rank_for`.
+            seed: of the fits' starts.
+        """
+        for rank in ranks:
+            yield cls.from_layer(layer, rank, seed=seed).to_dense().weight.detach().cpu().double().flatten(1)
 
     @abstractmethod
     def _write(self, factors: Any) -> None:

@@ -1,6 +1,6 @@
 """The CP block: a convolution whose every filter is a sum of R separable terms."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,9 +11,10 @@ from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.conv import DenseLayer, PaddingMode, Size, as_convolution, geometry, pair
 from norton_det.decompositions.cp_factors import CPFactors
 from norton_det.decompositions.cp_layer import CPLayer
-from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
+from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output, in_channel_metric
 from norton_det.decompositions.cp_solvers import SOLVERS, Solver
 from norton_det.decompositions.cp_tensors import factors_from_cp_tensors, factors_to_cp_tensors
+from norton_det.decompositions.input_metric import ChannelMetric
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
@@ -182,6 +183,16 @@ class CPConv2d(CPLayer, Decomposition):
         options: dict[str, Any] = {"seed": seed, "sweeps": sweeps or SWEEPS, "second_start": second_start}
         start = CPFactors(*(factor.cpu() for factor in self.factors()))  # where the regression is
         self._write(fit_output(regression, start, **options))
+
+    @classmethod
+    def estimates(
+        cls, layer: DenseLayer, metric: ChannelMetric, ranks: Sequence[Rank], *, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield the weights of decompositions in the metric of the input channels."""
+        conv = as_convolution(layer, "CP")
+        target, kernel = conv.weight.detach().cpu().double().flatten(1), pair(conv.kernel_size)
+        for rank in ranks:
+            yield in_channel_metric(target, metric, kernel, cls.rank_for(conv, rank), seed).reconstruct().flatten(1)
 
     def term_energy(self) -> Tensor:
         """Return each filter's ``sum_r ||a_r||^2 ||b_r||^2 ||c_r||^2``, float64 of shape (O,)."""

@@ -137,6 +137,7 @@ class LowRank(Decomposition):
     solvers: ClassVar[Registry[Any]] = SOLVERS
     default_solver: ClassVar[str] = "svd"
     rank_is_width: ClassVar[bool] = True
+    projects_outputs: ClassVar[bool] = True
 
     def __init__(self, layer: DenseLayer, rank: Rank) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ rank-(R1, ..., RN) approximation of higher-order tensors", 2000); the output-awa
 the metric of the layer's inputs.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from norton_det.channels.narrow import narrow, select_
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.conv import DenseLayer, Size, as_convolution, check_finite, geometry, like_conv, pair
-from norton_det.decompositions.tucker_fit import SWEEPS, TuckerFactors, fit_output, tucker_decompose
+from norton_det.decompositions.input_metric import ChannelMetric
+from norton_det.decompositions.tucker_fit import SWEEPS, TuckerFactors, fit_output, truncated, tucker_decompose
 from norton_det.errors import UsageError
 from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
@@ -116,6 +118,16 @@ class TuckerConv2d(Decomposition):
         See :func:`~norton_det.decompositions.tucker_fit.fit_output`.
         """
         self._write(fit_output(regression, self._factors(), sweeps or SWEEPS, second_start))
+
+    @classmethod
+    def estimates(
+        cls, layer: DenseLayer, metric: ChannelMetric, ranks: Sequence[Rank], *, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield the weights of truncated decompositions in the metric of the input channels."""
+        conv = as_convolution(layer, "Tucker")
+        mixed = metric.mix_channels(conv.weight.detach().cpu().double().flatten(1))
+        for factors in truncated(mixed, [cls.rank_for(conv, rank) for rank in ranks]):
+            yield factors._replace(u=metric.unmix_channels(factors.u)).reconstruct().flatten(1)
 
     @torch.no_grad()
     def scale_filters(self, scale: Tensor) -> None:

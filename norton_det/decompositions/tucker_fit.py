@@ -1,5 +1,6 @@
 """Fits of Tucker-2 factors: to a kernel, and to a layer's output."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,19 @@ def tucker_decompose(weight: Tensor, rank: tuple[int, int]) -> TuckerFactors:
         u = _leading(torch.einsum("oip,ot->itp", weight, v).flatten(1), inner)
         v = _leading(torch.einsum("oip,is->osp", weight, u).flatten(1), outer)
     return TuckerFactors(u, torch.einsum("oip,ot,is->tsp", weight, v, u) * largest, v)
+
+
+def truncated(weight: Tensor, ranks: Iterable[tuple[int, int]]) -> Iterator[TuckerFactors]:
+    """Yield for each rank the sequentially truncated decomposition of a kernel (O, I, P): near to the best one.
+
+    Vannieuwenhoven, Vandebril, Meerbergen, "A new truncation strategy for the higher-order singular value
+    decomposition", 2012. All ranks share the directions of the input channels.
+    """
+    directions = _leading(weight.movedim(1, 0).flatten(1), weight.shape[1])
+    projected = torch.einsum("oip,is->osp", weight, directions)
+    for inner, outer in ranks:
+        v = _leading(projected[:, :inner].flatten(1), outer)
+        yield TuckerFactors(directions[:, :inner], torch.einsum("osp,ot->tsp", projected[:, :inner], v), v)
 
 
 def _leading(matrix: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Allocation: a rank for each layer and a width for each channel group, together, within a budget.
+"""Allocation: a method and a rank for each layer and a width for each channel group, together, within a budget.
 
 What each choice does to the network's output is measured one by one (:mod:`norton_det.search.sensitivity`) and added
 up; what a network costs is exact. From the dense network, the choice with the largest saving over the budget for the
@@ -19,7 +19,8 @@ from norton_det.errors import UsageError
 from norton_det.models import Architecture
 from norton_det.models.tasks import Images
 from norton_det.notation import format_ranks, format_rates
-from norton_det.search.candidates import LEVELS, Choice, RankChoice, RateChoice
+from norton_det.search.options import LEVELS
+from norton_det.search.probes import Choice, RankChoice, RateChoice
 from norton_det.search.sensitivity import Sensitivity, measure
 from norton_det.spec import DecomposedLayer, Rank, Spec
 from norton_det.structure.build import build_network
@@ -27,7 +28,9 @@ from norton_det.structure.network import Network
 from norton_det.structure.settings import decomposable_layers, widths_at
 
 MEASURED = 256
-"""Maximum number of images on which choices are measured."""
+"""Maximum number of images on which choices are measured; of a detector, whose images are larger, a quarter of them."""
+MIXED = ("cp", "tucker2", "svd")
+"""The methods from which one is chosen for each layer where none is given and the whole of a detector is compressed."""
 _ROUNDS = 5  # of taking each choice back
 _TINY = 1e-12
 
@@ -36,16 +39,18 @@ _TINY = 1e-12
 class Allocation:
     """A configuration, what it costs, and the expected change of the output as a fraction of its variance.
 
-    ``rank`` and ``rates`` are in the notation of :func:`norton_det.compress`; ``rank`` is None where no layer can be
-    decomposed.
+    The first three are arguments of :func:`norton_det.compress`: ``rank`` and ``decomposition`` by layer where there
+    are several methods to choose from, otherwise a list and a name; ``rank`` is None where nothing is decomposed.
     """
 
-    rank: str | None
+    rank: str | Mapping[str, Rank] | None
     rates: str
     macs: int
     macs_published: int
     params: int
     change: float
+    decomposition: str | Mapping[str, str] = "cp"
+    latency_ms: float | None = None
 
 
 def allocate(

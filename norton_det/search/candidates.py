@@ -1,217 +1,234 @@
-"""What is tried of each layer of a dense network: every rank, and every width of what it reads."""
+"""What is tried of each layer of a dense network: every method and rank, and every width of what it reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from norton_det.calibration.lockstep import LayerCall, observed
-from norton_det.calibration.moments import Moments
+from norton_det.calibration.moments import POSITIONS, Moments
 from norton_det.channels.narrow import ChannelMap, columns_of
+from norton_det.channels.narrow import positions as channels_of
 from norton_det.channels.plan import Layer
-from norton_det.decompositions import DECOMPOSITIONS
-from norton_det.decompositions.conv import kernel_of
-from norton_det.linalg.least_squares import LeastSquares
-from norton_det.models.tasks import Images, as_inputs
-from norton_det.pruning import CRITERIA
-from norton_det.pruning.select import select_channels
+from norton_det.decompositions import DECOMPOSITIONS, Decomposition
+from norton_det.decompositions.input_metric import ChannelMetric
+from norton_det.linalg.least_squares import Regression
+from norton_det.search.channel_moments import ChannelMoments
+from norton_det.search.options import KeptAtLevel, Options
+from norton_det.search.outputs import Outputs
+from norton_det.search.probes import MEASURED, ChannelProbe, OutputProbe, Probe, RankChoice, RateChoice, WeightProbe
 from norton_det.spec import Rank
 from norton_det.structure.network import Network
-from norton_det.structure.settings import chosen_layers, widths_at
 
-LEVELS = 16
-"""Rates are multiples of a 16th."""
-_RIDGE = 1e-3  # of the mean diagonal of the inputs' second moment
+Estimates = Callable[[type[Decomposition], Sequence[Rank]], Iterator[Tensor]]
+"""Yields the weights (O, D) of a layer that is decomposed, for each of some ranks."""
+
+_SAMPLES = 8192  # limit of the outputs to which a layer is fitted, over images and spatial positions
+_EXACT = 1024  # inputs of a layer up to which it is fitted in the metric of all of them
 _SWEEPS = 3  # of a fit: it is compared, not kept
+_RIDGE = 1e-3  # of the mean diagonal of the inputs' second moment
 
 
-class RankChoice(NamedTuple):
-    """Decompose a layer at a rank; None leaves it dense."""
+def probes_of(
+    network: Network, outputs: Outputs, options: Options, kept: KeptAtLevel, seed: int
+) -> dict[str, list[Probe]]:
+    """Run a network, and fit every layer to its outputs with each method and rank and each width of what it reads.
 
-    layer: str
-    rank: Rank | None
-
-
-class RateChoice(NamedTuple):
-    """Raise a rate, by its number in the architecture's order, to a level: that many 16ths."""
-
-    rate: int
-    level: int
-
-
-Choice = RankChoice | RateChoice
-KeptAtLevel = Mapping[RateChoice, Mapping[str, Tensor]]
-"""Rate choice -> group -> channels that stay, where these are fewer than all."""
-
-
-@dataclass
-class Trial:
-    """What is tried of one layer.
-
-    Attributes:
-        mean: of the unfolded inputs, (D,); of a shortcut's outputs, (C,).
-        choices: K of them.
-        deltas: by how much the weights change with each, flat.
-    """
-
-    mean: Tensor
-    choices: list[Choice] = field(default_factory=list)
-    deltas: list[Tensor] = field(default_factory=list)
-
-    def add(self, choice: Choice, delta: Tensor) -> None:
-        """Add a choice and the change of the weights that it makes."""
-        self.choices.append(choice)
-        self.deltas.append(delta.flatten().float())
-
-
-def trials(network: Network, images: Images, *, decomposition: str, criterion: str, seed: int) -> dict[str, Trial]:
-    """Pass the images forward, and fit every layer to its output with each rank and each width of what it reads.
+    A layer that runs several times is fitted to all its outputs together.
 
     Args:
         network: dense, in evaluation mode.
-        images: without labels, as the network takes them.
-        decomposition: registered name.
-        criterion: registered name.
+        outputs: what it is run for.
+        options: methods and ranks to try.
+        kept: channels that stay in each width to try.
         seed: of what is drawn.
 
     Returns:
-        layer -> what is tried of it; layers of which nothing is tried are left out.
+        layer -> what is tried of it; layers of which nothing is tried, or that do not run, are left out.
     """
-    net, plan = network.module, network.plan
-    options = _rank_options(network, decomposition)
-    kept = _kept_at_levels(network, options, decomposition, criterion, seed)
-    fits = _Fits(network, decomposition, kept, torch.Generator().manual_seed(seed), seed)
+    net, shared = network.module, _Shared(network, options, kept, torch.Generator().manual_seed(seed), seed)
     read = {group for groups in kept.values() for group in groups}
-    types = (nn.Conv2d, nn.Linear, ChannelMap)
     layers = {
         layer.name: layer
-        for layer in plan.layers
-        if isinstance(net.get_submodule(layer.name), types)
+        for layer in network.plan.layers
+        if isinstance(net.get_submodule(layer.name), MEASURED)
         and (layer.name in options or not read.isdisjoint(layer.reads))
     }
-    result: dict[str, Trial] = {}
-    with _forward(network, list(layers), images) as passing:
-        for call in passing:
-            trial = fits.of(call, layers[call.name], options.get(call.name, []))
-            if trial.choices:
-                result[call.name] = trial
-    return result
-
-
-@contextmanager
-def _forward(network: Network, names: Sequence[str], images: Images) -> Iterator[Iterator[LayerCall]]:
-    task = network.architecture.task
-    images = as_inputs(images, network.module)
-    with observed(network.module, names, lambda net: task.features_of(net, images)) as passing:
-        yield iter(tqdm(passing, total=len(names), desc="measure", unit="layer", disable=None, leave=False))
-
-
-def _rank_options(network: Network, decomposition: str) -> dict[str, list[Rank]]:
-    """Return the ranks to try of each layer: those with fewer weights than the dense layer has."""
-    block = DECOMPOSITIONS[decomposition]
-    options = {}
-    for name in chosen_layers(network, 1, decomposition)[0]:
-        layer: Any = network.module.get_submodule(name)
-        width_out, width_in = layer.weight.shape[:2]
-        options[name] = [
-            rank
-            for rank in block.choices(layer)
-            if block.cost(width_in, width_out, kernel_of(layer), (1, 1), (1, 1), rank)[1] < layer.weight.numel()
-        ]
-    return options
-
-
-def _kept_at_levels(
-    network: Network, options: Mapping[str, Sequence[Rank]], decomposition: str, criterion: str, seed: int
-) -> KeptAtLevel:
-    net, plan, order = network.module, network.plan, network.architecture.rate_order
-    needs_factors = CRITERIA[criterion].needs_factors
-    blocks = _middle_ranks(net, options, decomposition, seed) if needs_factors else {}
-    kept: dict[RateChoice, dict[str, Tensor]] = {}
-    generator = torch.Generator().manual_seed(seed)
-    for number, entry in enumerate(order):
-        for level in range(1, LEVELS):
-            rates = np.zeros(len(order))
-            rates[number] = level / LEVELS
-            widths = widths_at(network, rates)
-            narrowed = {}
-            for group in entry.groups:
-                width = int(widths[group])
-                if 0 < width < plan.widths[group]:
-                    writers = [blocks.get(name) or net.get_submodule(name) for name in plan.writers(group)]
-                    narrowed[group] = select_channels(writers, width, criterion, generator)[0]
-            if narrowed:
-                kept[RateChoice(number, level)] = narrowed
-    return kept
-
-
-def _middle_ranks(
-    net: nn.Module, options: Mapping[str, Sequence[Rank]], decomposition: str, seed: int
-) -> dict[str, nn.Module]:
-    """Return layers decomposed at the middle of their ranks, whose factors stand for those of all ranks."""
-    blocks: dict[str, nn.Module] = {}
-    for name, ranks in tqdm(options.items(), desc="decompose", unit="layer", disable=None, leave=False):
-        if ranks:
-            conv: Any = net.get_submodule(name)
-            blocks[name] = DECOMPOSITIONS[decomposition].from_conv(conv, ranks[len(ranks) // 2], seed=seed)
-    return blocks
+    with observed(net, list(layers), outputs.run(slice(1))) as passing:
+        left = Counter(call.name for call in passing)
+    probes: dict[str, list[Probe]] = {}
+    begun: dict[str, _Fit] = {}
+    total = left.total()
+    with observed(net, list(layers), outputs.run(slice(None))) as passing:
+        for call in tqdm(passing, total=total, desc="measure", unit="layer", disable=None, leave=False):
+            if call.name not in begun:
+                begun[call.name] = _fit_of(shared, layers[call.name], left[call.name])
+            begun[call.name].add(call)
+            left[call.name] -= 1
+            if not left[call.name]:  # what was seen stays in memory no longer than this
+                probes[call.name] = [probe for probe in begun.pop(call.name).probes() if probe.choices]
+    return {name: tried for name, tried in probes.items() if tried}
 
 
 @dataclass(frozen=True)
-class _Fits:
+class _Shared:
     """What the fits of all layers share."""
 
     network: Network
-    decomposition: str
+    options: Options
     kept: KeptAtLevel
     generator: torch.Generator
     seed: int
 
-    def of(self, call: LayerCall, layer: Layer, ranks: Sequence[Rank]) -> Trial:
-        """Return what is tried of one layer, given its inputs and outputs."""
-        module: Any = self.network.module.get_submodule(call.name)
-        if isinstance(module, ChannelMap):
-            return self._of_shortcut(module, call, layer)
-        moments = Moments(module, self.generator)
-        moments.add(call.inputs, call.output)
-        weight = module.weight.detach().cpu().double().flatten(1)
+
+def _fit_of(shared: _Shared, layer: Layer, calls: int) -> "_Fit":
+    module: Any = shared.network.module.get_submodule(layer.name)
+    if isinstance(module, ChannelMap):
+        return _ShortcutFit(shared, layer, module)
+    wide = layer.spatial > 1 or module.weight[0].numel() > _EXACT
+    return (_ChannelFit if wide else _ExactFit)(shared, layer, module, _SAMPLES // calls)
+
+
+class _Fit(ABC):
+    """The fits of one layer, to what is seen of it."""
+
+    def __init__(self, shared: _Shared, layer: Layer, module: Any) -> None:
+        self.shared, self.layer, self.module = shared, layer, module
+        self.options = shared.options.get(layer.name, ())
+
+    @abstractmethod
+    def add(self, call: LayerCall) -> None:
+        """Add the inputs and outputs of a call."""
+
+    @abstractmethod
+    def probes(self) -> list[Probe]:
+        """Return what is tried, once all calls were seen."""
+
+    def narrowed(self) -> Iterator[tuple[RateChoice, Mapping[str, Tensor]]]:
+        """Yield the rate choices that narrow what the layer reads, and the channels of these groups that stay."""
+        for choice, groups in self.shared.kept.items():
+            if not groups.keys().isdisjoint(self.layer.reads):
+                yield choice, groups
+
+    def add_estimates(self, probe: Probe, estimates: Estimates) -> None:
+        """Add the ranks of the methods that do not project the outputs, with the weights that ``estimates`` yields."""
+        weight = self.module.weight.detach().cpu().double().flatten(1)
+        for method in dict.fromkeys(option.method for option in self.options):
+            block = DECOMPOSITIONS[method]
+            if not block.projects_outputs:
+                tried = [option for option in self.options if option.method == method]
+                for option, estimate in zip(tried, estimates(block, [option.rank for option in tried]), strict=True):
+                    probe.add(RankChoice(self.layer.name, option), estimate - weight)
+
+    def projections(self, second: Tensor, mean: Tensor) -> Probe:
+        """Return the ranks of the methods that project the outputs, given their second moment about their mean."""
+        probe = OutputProbe(mean, torch.linalg.eigh(second).eigenvectors.flip(1))
+        for option in self.options:
+            if DECOMPOSITIONS[option.method].projects_outputs:
+                probe.add(RankChoice(self.layer.name, option), -(torch.arange(len(mean)) >= option.rank).float())
+        return probe
+
+
+class _ShortcutFit(_Fit):
+    def add(self, call: LayerCall) -> None:
+        self.mean = call.output.mean((0, 2, 3))
+
+    def probes(self) -> list[Probe]:
+        probe, index = OutputProbe(self.mean), self.module.index.cpu()
+        for choice, groups in self.narrowed():
+            inputs = columns_of(self.layer, self.shared.network.plan.widths, groups)
+            probe.add(choice, -((index >= 0) & ~torch.isin(index, inputs)).float())
+        return [probe]
+
+
+class _ChannelFit(_Fit):
+    """Of a wide layer: fits in the metric of its input channels, in which all spatial positions are alike."""
+
+    def __init__(self, shared: _Shared, layer: Layer, module: Any, samples: int) -> None:
+        super().__init__(shared, layer, module)
+        self.samples, self.moments = samples, ChannelMoments(layer.spatial)
+
+    def add(self, call: LayerCall) -> None:
+        self.moments.add(*(_drawn(part, self.samples, self.shared.generator) for part in (call.inputs, call.output)))
+
+    def probes(self) -> list[Probe]:
+        moments, weight = self.moments, self.module.weight.detach().cpu().double()
+        channels = moments.channels()
+        identity = torch.eye(len(channels), dtype=torch.float64)
+        regression = Regression(identity, channels, channels, channels.diagonal(), _RIDGE)
+        by_channel = weight.view(len(weight), len(channels), -1)
+        flat = self.layer.spatial > 1
+        each = by_channel.shape[2] // self.layer.spatial
+        probe: Probe = ChannelProbe(moments.mean_x) if flat else WeightProbe(moments.mean_x[:, 0].repeat_interleave(each))
+        if not flat:
+            metric = ChannelMetric(regression.metric)
+            self.add_estimates(probe, lambda block, ranks: block.estimates(self.module, metric, ranks, seed=self.shared.seed))
+        for choice, groups in self.narrowed():
+            inputs = channels_of(self.layer.reads, self.shared.network.plan.widths, groups)
+            assert inputs is not None
+            mixture = _without(regression, inputs) - identity
+            probe.add(choice, mixture if flat else torch.einsum("oip,ij->ojp", by_channel, mixture))
+        return [probe, self.projections(moments.outputs(), moments.mean_y)]
+
+
+class _ExactFit(_Fit):
+    """Fits to the outputs, in the metric of all inputs of a layer."""
+
+    def __init__(self, shared: _Shared, layer: Layer, module: Any, samples: int) -> None:
+        super().__init__(shared, layer, module)
+        self.samples, self.moments = samples, Moments(module, shared.generator)
+
+    def add(self, call: LayerCall) -> None:
+        each = min(POSITIONS, call.output[0, 0].numel())
+        step = ceil(len(call.output) * each / self.samples)
+        self.moments.add(call.inputs[::step], call.output[::step])
+
+    def probes(self) -> list[Probe]:
+        weight = self.module.weight.detach().cpu().double().flatten(1)
         # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
-        regression = moments.regression(weight, None).with_ridge(_RIDGE)
-        trial = Trial(moments.means()[0].float())
-        for rank in ranks:
-            block = DECOMPOSITIONS[self.decomposition].from_conv(module, rank, seed=self.seed)
-            block.refit(regression, seed=self.seed, sweeps=_SWEEPS)
-            change = block.to_dense().weight.detach().cpu().double().flatten(1) - weight
-            trial.add(RankChoice(call.name, rank), change)
-        spatial = torch.arange(module.weight[0, 0].numel())
-        for choice, inputs in self._narrowed(layer):
+        regression = replace(self.moments.regression(weight, None), ridge=_RIDGE)
+        mean_x, mean_y = self.moments.means()
+        probe = WeightProbe(mean_x)
+        self.add_estimates(probe, partial(self._refitted, regression))
+        for choice, groups in self.narrowed():
+            inputs = columns_of(self.layer, self.shared.network.plan.widths, groups)
+            assert inputs is not None
+            spatial = torch.arange(weight.shape[1] // self.module.weight.shape[1])
             columns = (inputs.unsqueeze(1) * len(spatial) + spatial).flatten()
-            trial.add(choice, _without(regression, weight, columns) - weight)
-        return trial
+            probe.add(choice, _without(regression, columns) - weight)
+        return [probe, self.projections(weight @ regression.second @ weight.mT, mean_y)]
 
-    def _of_shortcut(self, module: ChannelMap, call: LayerCall, layer: Layer) -> Trial:
-        trial, index = Trial(call.output.mean((0, 2, 3))), module.index.cpu()
-        for choice, inputs in self._narrowed(layer):
-            gone = (index >= 0) & ~torch.isin(index, inputs)
-            trial.add(choice, -gone.float())
-        return trial
-
-    def _narrowed(self, layer: Layer) -> Iterator[tuple[RateChoice, Tensor]]:
-        """Yield the rate choices that narrow what the layer reads, and the input channels that stay."""
-        for choice, groups in self.kept.items():
-            inputs = columns_of(layer, self.network.plan.widths, groups)
-            if inputs is not None:
-                yield choice, inputs
+    def _refitted(self, regression: Regression, block: type[Decomposition], ranks: Sequence[Rank]) -> Iterator[Tensor]:
+        for rank in ranks:
+            fitted = block.from_layer(self.module, rank, seed=self.shared.seed)
+            fitted.refit(regression, seed=self.shared.seed, sweeps=_SWEEPS)
+            yield fitted.to_dense().weight.detach().cpu().double().flatten(1)
 
 
-def _without(regression: LeastSquares, weight: Tensor, columns: Tensor) -> Tensor:
+def _without(regression: Regression, columns: Tensor) -> Tensor:
     """Return the best weights (O, D) that are zero outside of these columns."""
-    part = regression.among(columns, weight[:, columns])
-    weights = torch.zeros_like(weight)
+    part = replace(
+        regression,
+        prior=regression.prior[:, columns],
+        second=regression.second[columns][:, columns],
+        cross=regression.cross[:, columns],
+    )
+    weights = torch.zeros_like(regression.prior)
     weights[:, columns] = part.solution()
     return weights
+
+
+def _drawn(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return some spatial positions of (N, C, H, W) as rows (M, C), or the rows of (N, C) as they are."""
+    if x.dim() == 2:
+        return x
+    each = max(1, count // len(x))
+    drawn = torch.randperm(x[0, 0].numel(), generator=generator)[:each].to(x.device)
+    return x.flatten(2)[:, :, drawn].movedim(1, 2).flatten(0, 1)

@@ -5,28 +5,33 @@ derivative of the network's output by the layer's. With e drawn from N(0, 1) for
 ``(e^T J dW x)^2`` is the mean squared change, and ``e^T J dW x`` is the inner product of dW with a gradient by the
 weights. One backward pass of a few hundred images thus judges all ranks and widths of all layers, each with the weights
 that are fitted best to the layer's outputs (the Gauss-Newton form of Optimal Brain Surgeon: Hassibi and Stork, 1992;
-Schraudolph, "Fast Curvature Matrix-Vector Products", 2002).
+Schraudolph, "Fast Curvature Matrix-Vector Products", 2002). What a layer changes in several calls is added up before it
+is squared.
 """
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from norton_det.calibration.linear_map import unfold
-from norton_det.channels.narrow import ChannelMap
 from norton_det.errors import UsageError
-from norton_det.models.tasks import Images, as_inputs
-from norton_det.search.candidates import RateChoice, Trial, trials
-from norton_det.spec import Rank
+from norton_det.models.tasks import Images
+from norton_det.search.candidates import probes_of
+from norton_det.search.options import kept_at_levels, options_of
+from norton_det.search.outputs import Outputs
+from norton_det.search.probes import Probe, RateChoice, positions
+from norton_det.spec import DecomposedLayer
 from norton_det.structure.network import Network
 
-_CHUNK = 32  # images in a backward pass
+_PIXELS = 32 * 224 * 224  # in a backward pass
+
+Probes = Mapping[str, Sequence[Probe]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,11 @@ class Sensitivity:
     """Mean squared change of the output, as a fraction of its variance, when nothing else changes.
 
     Attributes:
-        ranks: layer -> rank -> change. Ranks that cost no less than the dense layer are left out.
+        decompositions: layer -> method and rank -> change. Those that cost no less than the dense layer are left out.
         rates: number in the architecture's order of rates -> level -> change; rates without effect are left out.
     """
 
-    ranks: Mapping[str, Mapping[Rank, float]]
+    decompositions: Mapping[str, Mapping[DecomposedLayer, float]]
     rates: Mapping[int, Mapping[int, float]]
 
 
@@ -46,7 +51,7 @@ def measure(
     network: Network,
     images: Images,
     *,
-    decomposition: str = "cp",
+    decomposition: str | Sequence[str] = "cp",
     criterion: str = "pabs",
     seed: int = 0,
 ) -> Sensitivity:
@@ -57,7 +62,7 @@ def measure(
     Args:
         network: it stays as it is.
         images: without labels, as the network takes them; one or two hundred.
-        decomposition: registered name.
+        decomposition: registered name, or several.
         criterion: registered name: which channels stay.
         seed: of the decompositions' starts, of the spatial positions that are drawn and of the directions.
 
@@ -69,71 +74,88 @@ def measure(
     if network.spec.decompositions or network.spec.widths:
         raise UsageError(f"this {network.architecture.name} is compressed already; expected a dense network")
     dense = replace(network, module=copy.deepcopy(network.module).float().eval().requires_grad_(False))
-    images = as_inputs(images, dense.module)
-    candidates = trials(dense, images, decomposition=decomposition, criterion=criterion, seed=seed)
-    changes = _changes(dense, candidates, images, seed)
-    ranks: dict[str, dict[Rank, float]] = defaultdict(dict)
+    outputs = Outputs(dense, images, seed)
+    options = options_of(dense, [decomposition] if isinstance(decomposition, str) else decomposition)
+    kept = kept_at_levels(dense, options, criterion, seed)
+    probes = probes_of(dense, outputs, options, kept, seed)
+    changes = changes_of(dense.module, probes, outputs, seed)
+    layers: dict[str, dict[DecomposedLayer, float]] = defaultdict(dict)
     rates: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for name, trial in candidates.items():
-        for choice, change in zip(trial.choices, changes[name].tolist(), strict=True):
+    for name, tried in probes.items():
+        choices = [choice for probe in tried for choice in probe.choices]
+        for choice, change in zip(choices, changes[name].tolist(), strict=True):
             if isinstance(choice, RateChoice):
                 rates[choice.rate][choice.level] += change
-            elif choice.rank is not None:
-                ranks[choice.layer][choice.rank] = change
-    return Sensitivity(dict(ranks), {number: dict(levels) for number, levels in rates.items()})
+            elif choice.decomposed is not None:
+                layers[choice.layer][choice.decomposed] = change
+    return Sensitivity(dict(layers), {number: dict(levels) for number, levels in rates.items()})
 
 
-def _changes(network: Network, candidates: Mapping[str, Trial], images: Images, seed: int) -> dict[str, Tensor]:
-    """Return for each layer the change of the output with each choice, (K,)."""
-    net = network.module
-    device = next(net.parameters()).device
-    deltas = {name: torch.stack(trial.deltas).to(device) for name, trial in candidates.items()}
-    sums = {name: torch.zeros(len(trial.choices), dtype=torch.float64) for name, trial in candidates.items()}
+def changes_of(net: nn.Module, probes: Probes, outputs: Outputs, seed: int) -> dict[str, Tensor]:
+    """Return for each layer the change of the outputs with each choice of its probes, (K,)."""
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, Tensor] = {}
+    for part, images in _chunks(outputs.images):
+        with torch.enable_grad(), _Products(net, probes, len(images)) as products:
+            kinds = outputs.of(net, part, images)
+            total = torch.zeros(())
+            for kind in kinds:
+                # The squared change of each kind is a mean over all its numbers on all the images.
+                numbers = sum(out.numel() for out in kind) * len(outputs) / len(images)
+                for out in kind:
+                    direction = torch.randn(out.shape, generator=generator).to(out)
+                    scale = 1 / (out.detach().std().clamp(min=1e-12) * (numbers * len(kinds)) ** 0.5)
+                    total = total + scale * (direction * out).sum().to(total)
+            total.backward()
+        for name, of_images in products.of_layers.items():
+            squares = of_images.double().square().sum(0).cpu()
+            sums[name] = sums[name] + squares if name in sums else squares
+    return sums
 
-    def after(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+
+class _Products:
+    """Sums, over the calls of a layer, of what each of its choices changes: (N, K) for N images, by layer."""
+
+    def __init__(self, net: nn.Module, probes: Probes, images: int) -> None:
+        self.of_layers: dict[str, Tensor] = {}
+        self._net, self._probes, self._images = net, probes, images
+
+    def __enter__(self) -> "_Products":
+        self._handles = [
+            self._net.get_submodule(name).register_forward_hook(partial(self._after, name)) for name in self._probes
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _after(self, name: str, layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+        noted = [probe.noted(args[0].detach(), y) for probe in self._probes[name]]
+
         def backward(gradient: Tensor) -> None:
-            features = _by_weights(module, x, y, gradient, candidates[name].mean.to(device))
-            sums[name] += (features @ deltas[name].mT).square().sum(0).cpu().double()
+            gradient = positions(gradient)
+            tried = zip(self._probes[name], noted, strict=True)
+            products = torch.cat([self._of_images(probe, layer, seen, gradient) for probe, seen in tried], 1)
+            self.of_layers[name] = self.of_layers[name] + products if name in self.of_layers else products
 
         y.register_hook(backward)
 
-    handles = [
-        net.get_submodule(name).register_forward_hook(
-            lambda module, args, y, name=name: after(name, module, args[0].detach(), y)
-        )
-        for name in candidates
-    ]
-    generator = torch.Generator().manual_seed(seed)
-    power = 0.0
-    try:
-        for chunk in _chunks(images):
-            with torch.enable_grad():
-                outputs = network.architecture.task.features_of(net, chunk)
-                directions = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
-                scales = [1 / out.detach().std().clamp(min=1e-12) for out in outputs]
-                total: Any = sum((s * e * out).sum() for s, e, out in zip(scales, directions, outputs, strict=True))
-                total.backward()
-            power += float(sum(out.numel() for out in outputs))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: total / power for name, total in sums.items()}
+    def _of_images(self, probe: Probe, layer: nn.Module, noted: Tensor, gradient: Tensor) -> Tensor:
+        """Return (N, K); rows of a layer behind the choice of boxes are of the images in equal parts."""
+        deltas = torch.stack(probe.deltas).to(gradient)
+        each = ceil(len(gradient) / self._images)
+        features = [
+            probe.features(layer, noted[start : start + each], gradient[start : start + each]).flatten()
+            for start in range(0, len(gradient), each)
+        ]
+        return nn.functional.pad(torch.stack(features) @ deltas.mT, (0, 0, 0, self._images - len(features)))
 
 
-def _by_weights(module: Any, x: Tensor, y: Tensor, gradient: Tensor, mean: Tensor) -> Tensor:
-    """Return each image's gradient by the weights, (N, ...), inputs taken about their mean: a shift costs nothing."""
-    if isinstance(module, ChannelMap):
-        return (gradient * (y.detach() - mean.view(-1, 1, 1))).sum((2, 3))
-    g = gradient.flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(2)
-    by_weights = g @ unfold(module, x).mT - g.sum(2, keepdim=True) * mean
-    return by_weights.flatten(1)
-
-
-def _chunks(images: Images) -> Iterator[Images]:
-    """Yield images whose gradient is asked for, so that there is one by every layer's output."""
-    for start in tqdm(range(0, len(images), _CHUNK), desc="gradients", unit="batch", disable=None, leave=False):
-        part = images[start : start + _CHUNK]
-        if isinstance(part, Tensor):
-            yield part.detach().requires_grad_()
-        else:
-            yield [image.detach().requires_grad_() for image in part]
+def _chunks(images: Images) -> Iterator[tuple[slice, Images]]:
+    """Yield parts of the images, as tensors whose gradient is asked for: there is one by every layer's output."""
+    count = max(1, _PIXELS // max(image[0].numel() for image in images))
+    for start in tqdm(range(0, len(images), count), desc="gradients", unit="batch", disable=None, leave=False):
+        part = slice(start, start + count)
+        asked = [image.detach().requires_grad_() for image in images[part]]
+        yield part, torch.stack(asked) if isinstance(images, Tensor) else asked
