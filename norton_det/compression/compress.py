@@ -1,7 +1,7 @@
 """Compression: decompose a network's filters, then prune whole filters by their factors."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def compress(
     rank: Ranks | None = None,
     rates: str | Sequence[float] | None = None,
     criterion: str = "pabs",
-    decomposition: Methods = "cp",
+    decomposition: Methods | Sequence[str] | None = None,
     solver: str | None = None,
     num_classes: int | None = None,
     calibration: Images | None = None,
@@ -58,7 +58,8 @@ def compress(
             from rank 3 on: all angles are 0), a criterion that needs factors is replaced by norm; the provenance has
             the one that was used.
         decomposition: registered name: "cp" and "tucker2" are meant for k x k convolutions, "svd" for linear layers
-            and 1x1 convolutions. Or that of each layer, where ``rank`` is by layer.
+            and 1x1 convolutions. Or that of each layer, where ``rank`` is by layer. With a budget also several, of
+            which one is chosen for each layer. None is "cp", and for a whole detector within a budget all three.
         solver: which of the decomposition's solvers fits the filters: for CP "als" or "tensorly", as in the
             publication; None takes the default one.
         num_classes: for weights that come from a file or a seed; None takes the file's or the architecture's.
@@ -89,7 +90,7 @@ def compress(
         >>> spec.widths["layer2"], net.layer2[0].conv2.rank
         (16, 1)
     """
-    check_solver(decomposition, solver)
+    methods = _checked_methods(decomposition, solver, budget)
     CRITERIA.check(criterion)
     before = _given(model, arch, num_classes, seed, scope, round_to)
     network = before
@@ -98,17 +99,17 @@ def compress(
             raise UsageError(
                 "a budget takes the place of rank and rates, and needs calibration images to choose them on"
             )
-        if not isinstance(decomposition, str):
-            raise UsageError("a budget chooses the layers; expected one name as decomposition, not names by layer")
+        if isinstance(decomposition, Mapping):
+            raise UsageError("a budget chooses the layers; expected names as decomposition, not names by layer")
         options: dict[str, Any] = {"decomposition": decomposition, "criterion": criterion, "seed": seed}
         allocation = allocate(before, budget, calibration, **options)
-        rank, rates = allocation.rank, allocation.rates
+        rank, rates, methods = allocation.rank, allocation.rates, allocation.decomposition
         network = network.with_step("allocate", asdict(allocation))
     if rates is not None:
         kept_widths(before, rates)  # what can be refused is refused before the work begins
     if rank is not None:
         fit: dict[str, Any] = {"solver": solver, "seed": seed, "calibrating": calibration is not None}
-        network = decomposed(network, rank, method=decomposition, **fit)
+        network = decomposed(network, rank, method=methods, **fit)
     if rates is not None:
         network = pruned(network, rates, criterion=criterion, seed=seed)
     if network.module is before.module:
@@ -116,6 +117,22 @@ def compress(
     if calibration is not None and (rank is not None or rates is not None):
         network = calibrated(network, before, calibration, seed=seed)
     return network.module, network.spec
+
+
+def _checked_methods(
+    decomposition: Methods | Sequence[str] | None, solver: str | None, budget: Budget | None
+) -> Methods:
+    """Return the decomposition of all layers, or of each, as far as it is known before a budget is kept."""
+    if decomposition is None:
+        methods: Methods = "cp"
+    elif isinstance(decomposition, (str, Mapping)):
+        methods = decomposition
+    elif budget is None:
+        raise UsageError(f"decomposition is {decomposition!r} without a budget; expected one name, or names by layer")
+    else:
+        methods = {name: name for name in decomposition}
+    check_solver(methods, solver)
+    return methods
 
 
 def _given(

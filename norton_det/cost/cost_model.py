@@ -178,14 +178,11 @@ class CostModel:
         costs = {cost.layer.name: cost for cost in self.layers}
         return {name: cost.memory(*cost.widths(all_widths), decompositions.get(name)) for name, cost in costs.items()}
 
-    def of_layer(
-        self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]
-    ) -> list[tuple[int, int]]:
-        """Return multiply-accumulates and parameters of one convolution with each of some options; None: dense."""
+    def of_layer(self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]) -> list[Costs]:
+        """Return what one layer adds to the costs with each of some options; None: dense."""
         cost = self._cost_of(name)
         reads, writes = cost.widths({**self.plan.widths, **widths})
-        costs = [cost.at(reads, writes, option) for option in options]
-        return [(int(cost.macs), int(cost.params)) for cost in costs]
+        return [cost.at(reads, writes, option) for option in options]
 
     def _cost_of(self, name: str) -> LayerCost:
         if name not in self._by_name:

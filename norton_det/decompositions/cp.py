@@ -20,6 +20,8 @@ from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank
 
+_ESTIMATE_ITERATIONS = 30  # of fits that are compared, not kept
+
 
 class CPConv2d(CPLayer, Decomposition):
     """A convolution with the kernel ``W[o, i, h, w] = sum_r a[o, i, r] b[o, h, r] c[o, w, r]``, which is never formed.
@@ -188,11 +190,13 @@ class CPConv2d(CPLayer, Decomposition):
     def estimates(
         cls, layer: DenseLayer, metric: ChannelMetric, ranks: Sequence[Rank], *, seed: int = 0
     ) -> Iterator[Tensor]:
-        """Yield the weights of decompositions in the metric of the input channels."""
+        """Yield the weights of decompositions in the metric of the input channels, from one start."""
         conv = as_convolution(layer, "CP")
         target, kernel = conv.weight.detach().cpu().double().flatten(1), pair(conv.kernel_size)
         for rank in ranks:
-            yield in_channel_metric(target, metric, kernel, cls.rank_for(conv, rank), seed).reconstruct().flatten(1)
+            options = {"starts": 1, "max_iterations": _ESTIMATE_ITERATIONS}
+            factors = in_channel_metric(target, metric, kernel, cls.rank_for(conv, rank), seed, **options)
+            yield factors.reconstruct().flatten(1)
 
     def term_energy(self) -> Tensor:
         """Return each filter's ``sum_r ||a_r||^2 ||b_r||^2 ||c_r||^2``, float64 of shape (O,)."""

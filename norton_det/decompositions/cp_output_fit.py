@@ -43,7 +43,7 @@ def fit_output(
         second_start: improve the second start too.
     """
     target, metric = regression.solution(), InputMetric(regression.metric, start.a.shape[1])
-    starts = (start,)
+    starts: tuple[CPFactors, ...] = (start,)
     if second_start:
         kernel = (start.b.shape[1], start.c.shape[1])
         starts = (start, in_channel_metric(target, metric, kernel, start.a.shape[2], seed))
@@ -57,9 +57,11 @@ def fit_output(
     return best
 
 
-def in_channel_metric(target: Tensor, metric: ChannelMetric, kernel: Size, rank: int, seed: int) -> CPFactors:
-    """Decompose filters (O, D) in the metric of the channels alone."""
-    factors = cp_decompose(metric.mix_channels(target).unflatten(2, kernel), rank, seed=seed)
+def in_channel_metric(
+    target: Tensor, metric: ChannelMetric, kernel: Size, rank: int, seed: int, **options: int
+) -> CPFactors:
+    """Decompose filters (O, D) in the metric of the channels alone; options as of :func:`cp_decompose`."""
+    factors = cp_decompose(metric.mix_channels(target).unflatten(2, kernel), rank, seed=seed, **options)
     return factors._replace(a=metric.unmix_channels(factors.a))
 
 

@@ -131,7 +131,7 @@ class _Fit(ABC):
         """Return the ranks of the methods that project the outputs, given their second moment about their mean."""
         probe = OutputProbe(mean, torch.linalg.eigh(second).eigenvectors.flip(1))
         for option in self.options:
-            if DECOMPOSITIONS[option.method].projects_outputs:
+            if DECOMPOSITIONS[option.method].projects_outputs and isinstance(option.rank, int):
                 probe.add(RankChoice(self.layer.name, option), -(torch.arange(len(mean)) >= option.rank).float())
         return probe
 
@@ -144,6 +144,7 @@ class _ShortcutFit(_Fit):
         probe, index = OutputProbe(self.mean), self.module.index.cpu()
         for choice, groups in self.narrowed():
             inputs = columns_of(self.layer, self.shared.network.plan.widths, groups)
+            assert inputs is not None
             probe.add(choice, -((index >= 0) & ~torch.isin(index, inputs)).float())
         return [probe]
 
@@ -166,10 +167,12 @@ class _ChannelFit(_Fit):
         by_channel = weight.view(len(weight), len(channels), -1)
         flat = self.layer.spatial > 1
         each = by_channel.shape[2] // self.layer.spatial
-        probe: Probe = ChannelProbe(moments.mean_x) if flat else WeightProbe(moments.mean_x[:, 0].repeat_interleave(each))
+        mean = moments.mean_x
+        probe: Probe = ChannelProbe(mean) if flat else WeightProbe(mean[:, 0].repeat_interleave(each))
         if not flat:
             metric = ChannelMetric(regression.metric)
-            self.add_estimates(probe, lambda block, ranks: block.estimates(self.module, metric, ranks, seed=self.shared.seed))
+            seed = self.shared.seed
+            self.add_estimates(probe, lambda block, ranks: block.estimates(self.module, metric, ranks, seed=seed))
         for choice, groups in self.narrowed():
             inputs = channels_of(self.layer.reads, self.shared.network.plan.widths, groups)
             assert inputs is not None

@@ -2,6 +2,7 @@
 
 import json
 import os
+from bisect import bisect
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -54,20 +55,15 @@ class Grid:
             for name in MEMORY_FORMATS
         }
 
-    @property
-    def has_ranks(self) -> bool:
-        """Whether the layer was timed at any rank, and not dense alone."""
-        return any(rank is not None for ranks in self.values.values() for rank in ranks)
-
     def at(self, name: str, inputs: Any, outputs: Any, weights: float | None) -> Any:
-        """Interpolate between the nearest widths and ranks."""
+        """Interpolate between the nearest widths and ranks; above the highest rank time grows on as up to there."""
         values = self.values[name]
         if weights is None or weights in values:
             return _bilinear(values[weights], self.inputs, self.outputs, inputs, outputs)
         measured = sorted(w for w in values if w is not None)
-        low = max((w for w in measured if w < weights), default=measured[0])
-        high = min((w for w in measured if w > weights), default=measured[-1])
-        fraction = (weights - low) / (high - low) if high > low else 0.0
+        last = min(max(bisect(measured, weights), 1), len(measured) - 1)
+        low, high = measured[max(0, last - 1)], measured[last]
+        fraction = max(0.0, (weights - low) / (high - low)) if high > low else 0.0
         both = (1 - fraction) * values[low] + fraction * values[high]
         return _bilinear(both, self.inputs, self.outputs, inputs, outputs)
 

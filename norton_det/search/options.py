@@ -1,6 +1,7 @@
 """What there is to choose from: methods and ranks of each layer, and channels that stay at each pruning rate."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,19 +51,21 @@ def _weights(block: Any, layer: Any, rank: Rank) -> float:
     """Return the weights of a layer that is decomposed, as a fraction of the dense layer's."""
     outputs, inputs, *kernel = layer.weight.shape
     size = tuple(kernel) or (1, 1)
-    return float(block.cost(inputs, outputs, size, (1, 1), (1, 1), rank)[1]) / layer.weight.numel()
+    weights: int = block.cost(inputs, outputs, size, (1, 1), (1, 1), rank)[1]
+    return weights / int(layer.weight.numel())
 
 
 def _with_midpoints(ranks: Sequence[Rank]) -> list[Rank]:
     """Return rising ranks, and one between each two of them where there are any."""
-    between = [_middle(low, high) for low, high in zip(ranks, ranks[1:], strict=False)]
+    between = [_middle(low, high) for low, high in pairwise(ranks)]
     return list(dict.fromkeys(rank for pair in zip(ranks, [*between, ranks[-1]], strict=True) for rank in pair))
 
 
 def _middle(low: Rank, high: Rank) -> Rank:
     if isinstance(low, tuple) and isinstance(high, tuple):
         return (low[0] + high[0]) // 2, (low[1] + high[1]) // 2
-    assert isinstance(low, int) and isinstance(high, int)
+    assert isinstance(low, int)
+    assert isinstance(high, int)
     return (low + high) // 2
 
 

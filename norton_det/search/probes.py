@@ -8,7 +8,6 @@ inputs need not be stored for each choice.
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from norton_det.calibration.moments import unfold

@@ -1,0 +1,73 @@
+"""The limits that an allocation keeps, and what its choices cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from norton_det.cost.budget import Budget
+from norton_det.cost.cost_model import CostModel
+from norton_det.errors import UsageError
+from norton_det.models import Architecture
+from norton_det.search.latency import LatencyModel
+from norton_det.spec import DecomposedLayer, Spec
+from norton_det.structure.build import build_network
+
+Layers = Mapping[str, DecomposedLayer]
+
+
+class Limits:
+    """A budget for the networks of an architecture, with the models that tell what they cost.
+
+    Args:
+        budget: what is bounded.
+        architecture: with the scope that is compressed.
+        spec: of the dense network; None: the architecture's default number of classes.
+        options: methods and ranks of each layer that may be asked for; they are timed where the latency is bounded.
+        latency: of the architecture's networks; None makes it where the latency is bounded.
+
+    Attributes:
+        targets: field of the costs -> its limit.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        architecture: Architecture,
+        spec: Spec | None = None,
+        options: Mapping[str, Sequence[DecomposedLayer] | Mapping[DecomposedLayer, float]] | None = None,
+        latency: LatencyModel | None = None,
+    ) -> None:
+        self.dense = build_network(spec or Spec(architecture.name, architecture.num_classes), architecture, "meta")
+        self.model, self.latency = CostModel(architecture, self.dense.spec), latency
+        if budget.timed and latency is None:
+            on_cpu = build_network(self.dense.spec, architecture)
+            self.latency = LatencyModel(self.model, on_cpu, options={n: list(o) for n, o in (options or {}).items()})
+        self.targets = budget.targets(self.latency)
+
+    def costs(self, layers: Layers, widths: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the bounded costs; arguments as of :meth:`norton_det.cost.cost_model.CostModel.at`."""
+        costs: dict[str, Any] = self.model.at(layers, widths)._asdict()
+        if self.latency is not None:
+            costs["latency_ms"] = self.latency.at(layers, widths)
+        return {name: costs[name] for name in self.targets}
+
+    def costs_of_layer(
+        self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]
+    ) -> dict[str, list[float]]:
+        """Return what one layer adds to each of the bounded costs, with each of some options; None: dense."""
+        costs = [cost._asdict() for cost in self.model.of_layer(name, options, widths)]
+        of_options = {name: [float(cost[name]) for cost in costs] for name in self.targets if name in costs[0]}
+        if "latency_ms" in self.targets and self.latency is not None:
+            of_options["latency_ms"] = self.latency.of_layer(name, options, widths)
+        return of_options
+
+    def all_costs(self, layers: Layers, widths: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all costs that are known, bounded or not."""
+        latency = {} if self.latency is None else {"latency_ms": self.latency.at(layers, widths)}
+        return {**self.model.at(layers, widths)._asdict(), **latency}
+
+    def out_of_reach(self, costs: Mapping[str, Any]) -> UsageError:
+        """Return the error of a budget that no choice meets, with the nearest costs that were reached."""
+        reached = ", ".join(f"{name} {int(costs[name][0]):,}" for name in self.targets)
+        limits = " and ".join(f"{name} {target:,.0f}" for name, target in self.targets.items())
+        name = self.dense.architecture.name
+        return UsageError(f"{name}: no allocation within {limits}; the nearest that was reached: {reached}")
