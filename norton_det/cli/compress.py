@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> None:
     nd.save(net, spec, args.output)
     before = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
     print(_report(nd.count_complexity(before), nd.count_complexity(spec), spec.provenance))
+    if "allocate" in spec.provenance and budget:
+        print(_expected(spec.provenance["allocate"]))
     print(f"written: {args.output} ({Path(args.output).stat().st_size / 1e6:.2f} MB)")
 
 
@@ -179,6 +181,13 @@ def _report(before: Complexity, after: Complexity, provenance: Mapping[str, Any]
         _total("activation memory, bytes", before.activation_memory, after.activation_memory),
     ]
     return f"{table(header, rows)}\n\n{table(('total', 'dense', 'compressed', 'reduction'), totals)}"
+
+
+def _expected(allocation: Mapping[str, Any]) -> str:
+    """Return what was expected of the choice of methods, ranks and rates."""
+    latency = allocation.get("latency_ms")
+    timed = "" if latency is None else f"; on this machine, deployed, {latency:.1f} ms by its layers' times"
+    return f"expected change of the outputs: {100 * allocation['change']:.1f} % of their variance{timed}"
 
 
 def _total(name: str, old: int, new: int) -> tuple[str, str, str, str]:

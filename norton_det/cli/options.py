@@ -160,13 +160,22 @@ def add_budget(parser: Parser) -> Group:
     add("--target-params", type=float, metavar="P", help="limit of parameters")
     text = "limit of the bytes that a layer needs at once for its inputs and outputs"
     add("--target-activation-memory", type=float, metavar="B", help=text)
+    add("--target-latency-ms", type=float, metavar="T", help="limit of milliseconds, deployed, on this machine")
+    add("--target-speedup", type=float, metavar="X", help="the same, as a factor to the dense network's, deployed")
     add("--convention", default="plain", choices=[*CONVENTIONS], metavar="NAME", help="how MACs are counted")
     return group
 
 
 def budget_of(args: argparse.Namespace) -> Budget:
     """Return the limits of :func:`add_budget`."""
-    return Budget(args.target_macs, args.target_params, args.convention, args.target_activation_memory)
+    return Budget(
+        args.target_macs,
+        args.target_params,
+        args.convention,
+        args.target_activation_memory,
+        args.target_latency_ms,
+        args.target_speedup,
+    )
 
 
 def add_methods(group: Group) -> None:
@@ -175,12 +184,11 @@ def add_methods(group: Group) -> None:
     add("--criterion", default="pabs", choices=[*CRITERIA], metavar="NAME", help="how filters to remove are chosen")
     add(
         "--decomposition",
-        default="cp",
         type=method_or_methods,
         choices=[*DECOMPOSITIONS],
         metavar="NAME",
-        help="of the layers: cp and tucker2 of k x k convolutions, svd of linear layers and 1x1 convolutions; "
-        "or by name as JSON",
+        help="of the layers: cp and tucker2 of k x k convolutions, svd of linear layers and 1x1 convolutions; or by "
+        "name as JSON (default: cp; to keep limits with the scope detector, one of the three for each layer)",
     )
 
 

@@ -14,9 +14,10 @@ Examples:
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from norton_det.checkpoint import has_spec, load
 from norton_det.cli.common import Parser
 from norton_det.cli.options import add_budget, add_methods, add_scope, budget_of, check_minimum, check_output
 from norton_det.config import Config, write_config
@@ -25,13 +26,14 @@ from norton_det.cost.cost_model import CostModel
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
-from norton_det.models import ARCHITECTURES
+from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.weights import initial_network
 from norton_det.runtime.device import check_device
 from norton_det.search.allocation import MEASURED, Allocation, allocate
 from norton_det.search.latency import LatencyModel
 from norton_det.search.uniform import Candidate, search
 from norton_det.structure.describe import described
+from norton_det.structure.network import Network
 from norton_det.structure.settings import dense_network
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,6 @@ def add_arguments(parser: Parser) -> None:
     add("--rank", type=int, metavar="R", help="the only rank to consider (default: 1 to 8)")
     add_scope(group)
     add = add_budget(parser).add_argument
-    add("--target-latency-ms", type=float, metavar="T", help="limit of milliseconds, deployed, on this machine")
-    add("--target-speedup", type=float, metavar="X", help="the same, as a factor to the dense network's, deployed")
     add("--batch-size", default=1, type=int, metavar="N", help="images in a batch, for a latency")
     add("--device", default="cpu", help="cpu or cuda, for a latency")
     group = parser.add_argument_group("allocation")
@@ -90,7 +90,7 @@ def _search(args: argparse.Namespace) -> None:
         latency = LatencyModel(
             model,
             dense,
-            decomposition=args.decomposition,
+            decomposition=args.decomposition or "cp",
             ranks=ranks,
             batch=args.batch_size,
             device=args.device,
@@ -104,7 +104,7 @@ def _search(args: argparse.Namespace) -> None:
         target_speedup=args.target_speedup,
         latency=latency,
         rank=args.rank,
-        decomposition=args.decomposition,
+        decomposition=args.decomposition or "cp",
         convention=args.convention,
         limit=args.top,
         scope=args.scope,
@@ -132,19 +132,27 @@ def _costs(result: Candidate | Allocation) -> list[str]:
 def _allocate(args: argparse.Namespace) -> None:
     budget = _check_allocation(args)
     architecture = ARCHITECTURES[args.arch].scoped(args.scope).rounding_to(args.round_to)
-    net, _ = initial_network(architecture, args.weights)
+    network = _network(args.weights, architecture)
     images = read_calibration_set(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
-    options = {"decomposition": args.decomposition, "criterion": args.criterion}
-    allocation = allocate(described(net, architecture), budget, images, **options, seed=args.seed)
+    options = {"decomposition": args.decomposition, "criterion": args.criterion, "seed": args.seed}
+    allocation = allocate(network, budget, images, **options)
     if args.output:
+        chosen = (allocation.rank, allocation.rates, args.criterion, allocation.decomposition)
         part = {"scope": args.scope, "round_to": args.round_to}
-        config = Config(args.arch, architecture.dataset, allocation.rank, allocation.rates, **part, **options)
-        write_config(config, args.output)
+        write_config(Config(args.arch, architecture.dataset, *chosen, **part), args.output)
     if args.json:
         print(json.dumps(asdict(allocation), indent=1))
         return
-    print(f"rank: {allocation.rank}\nrates: {allocation.rates}")
-    print(table((*_COSTS, "change of the output"), [(*_costs(allocation), f"{100 * allocation.change:.1f} %")]))
+    if isinstance(allocation.decomposition, Mapping) and isinstance(allocation.rank, Mapping):
+        methods, ranks = allocation.decomposition, allocation.rank
+        print(table(("layer", "decomposition", "rank"), [(name, methods[name], ranks[name]) for name in ranks]))
+    else:
+        print(f"rank: {allocation.rank}")
+    print(f"rates: {allocation.rates}")
+    header, row = [*_COSTS, "change of the output"], [*_costs(allocation), f"{100 * allocation.change:.1f} %"]
+    if allocation.latency_ms is not None:
+        header, row = [*header, "ms"], [*row, f"{allocation.latency_ms:.2f}"]
+    print(table(header, [row]))
     if args.output:
         print(f"written: {args.output}")
 
@@ -152,13 +160,21 @@ def _allocate(args: argparse.Namespace) -> None:
 def _check_allocation(args: argparse.Namespace) -> Budget:
     """Refuse at once what would fail late; return the budget."""
     check_minimum(args, calibration_images=1)
-    if args.target_latency_ms is not None or args.target_speedup is not None:
-        raise UsageError("--allocate with a target of latency: expected one of MACs, parameters or both")
     for name in ("weights", "calibrate"):
         if getattr(args, name) is None:
             raise UsageError(f"--allocate without --{name}: the allocation is measured with weights on training images")
     if args.output:
         check_output(args.output, ".yaml", ".yml")
     budget = budget_of(args)
-    budget.targets()
+    budget.check()
     return budget
+
+
+def _network(weights: str, architecture: Architecture) -> Network:
+    """Return the dense network of a file, with the number of classes and the options that the file has."""
+    if not has_spec(weights):
+        return described(initial_network(architecture, weights)[0], architecture)
+    net, spec = load(weights, deployed=False)
+    if spec.arch != architecture.name:
+        raise UsageError(f"--weights {weights}: is a {spec.arch}; --arch is {architecture.name}")
+    return described(net, architecture, spec)

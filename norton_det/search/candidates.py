@@ -20,6 +20,7 @@ from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.input_metric import ChannelMetric
 from norton_det.linalg.least_squares import Regression
+from norton_det.models.tasks import Detection
 from norton_det.search.channel_moments import ChannelMoments
 from norton_det.search.options import KeptAtLevel, Options
 from norton_det.search.outputs import Outputs
@@ -31,7 +32,7 @@ Estimates = Callable[[type[Decomposition], Sequence[Rank]], Iterator[Tensor]]
 """Yields the weights (O, D) of a layer that is decomposed, for each of some ranks."""
 
 _SAMPLES = 8192  # limit of the outputs to which a layer is fitted, over images and spatial positions
-_EXACT = 1024  # inputs of a layer up to which it is fitted in the metric of all of them
+_EXACT = 1024  # inputs of a layer up to which a classifier's is fitted in the metric of all of them
 _SWEEPS = 3  # of a fit: it is compared, not kept
 _RIDGE = 1e-3  # of the mean diagonal of the inputs' second moment
 
@@ -92,8 +93,9 @@ def _fit_of(shared: _Shared, layer: Layer, calls: int) -> "_Fit":
     module: Any = shared.network.module.get_submodule(layer.name)
     if isinstance(module, ChannelMap):
         return _ShortcutFit(shared, layer, module)
-    wide = layer.spatial > 1 or module.weight[0].numel() > _EXACT
-    return (_ChannelFit if wide else _ExactFit)(shared, layer, module, _SAMPLES // calls)
+    # Within a detector all are fitted alike: it has wide layers, and their fits would take too long.
+    exact = shared.network.architecture.task.name != Detection.name and module.weight[0].numel() <= _EXACT
+    return (_ExactFit if exact else _ChannelFit)(shared, layer, module, _SAMPLES // calls)
 
 
 class _Fit(ABC):

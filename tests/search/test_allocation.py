@@ -18,9 +18,11 @@ from norton_det.cost.cost_model import CostModel
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, resnet_cifar
 from norton_det.models.architecture import Architecture
-from norton_det.search.allocation import best_within
-from norton_det.search.candidates import RankChoice, Trial
-from norton_det.search.sensitivity import Sensitivity, _changes, measure
+from norton_det.search.allocation import Allocation, best_within
+from norton_det.search.limits import Limits
+from norton_det.search.outputs import Outputs
+from norton_det.search.probes import RankChoice, WeightProbe
+from norton_det.search.sensitivity import Sensitivity, changes_of, measure
 from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.describe import described
 from norton_det.structure.network import Network
@@ -44,10 +46,17 @@ def trained(classes: int = 10) -> nn.Module:
     return net.eval()
 
 
-def falling(layers: list[str], seed: int = 0) -> dict[str, dict[int, float]]:
+def within(budget: Budget, arch: str, sensitivity: Sensitivity) -> Allocation:
+    return best_within(Limits(budget, ARCHITECTURES[arch]), sensitivity)
+
+
+def falling(layers: list[str], seed: int = 0) -> dict[str, dict[DecomposedLayer, float]]:
     """Return changes that fall with the rank, at another pace for each layer."""
     pace = 0.3 + torch.rand(len(layers), generator=torch.Generator().manual_seed(seed))
-    return {layer: {r: float((-own * r).exp()) for r in range(1, 9)} for layer, own in zip(layers, pace, strict=True)}
+    return {
+        layer: {DecomposedLayer("cp", r): float((-own * r).exp()) for r in range(1, 9)}
+        for layer, own in zip(layers, pace, strict=True)
+    }
 
 
 def resnet56_layers() -> list[str]:
@@ -62,15 +71,15 @@ def test_predicted_change_is_the_real_one() -> None:
     for name, layer in (("0", net[0]), ("2", net[2]), ("4", net[4])):
         delta = 1e-2 * torch.randn_like(layer.weight)
         patches = _unfolded(layer, x)
-        trial = Trial(patches.mean((0, 2)))
-        trial.add(RankChoice(name, 1), delta)
+        probe = WeightProbe(patches.mean((0, 2)))
+        probe.add(RankChoice(name, None), delta)
         network = Network(net, Spec("resnet56_cifar", 10), ARCHITECTURES["resnet56_cifar"])
-        predicted = _changes(network, {name: trial}, images, seed=0)[name].item()
+        predicted = changes_of(net, {name: [probe]}, Outputs(network, images, 0), seed=0)[name].item()
         before = net(images)
         layer.weight += delta
-        layer.bias -= delta.flatten(1) @ trial.mean  # the mean of what changes costs nothing
+        layer.bias -= delta.flatten(1) @ probe.mean  # the mean of what changes costs nothing
         real = ((net(images) - before).square().mean(0) / before.var()).mean().item()
-        layer.bias += delta.flatten(1) @ trial.mean
+        layer.bias += delta.flatten(1) @ probe.mean
         layer.weight -= delta
         assert 0.8 < predicted / real < 1.25
         x = net[: int(name) + 2](images)
@@ -85,11 +94,12 @@ def _unfolded(layer: nn.Module, x: Tensor) -> Tensor:
 def test_measured_changes(resnet8: str) -> None:
     net = trained()
     found = measure(described(net, ARCHITECTURES[resnet8]), torch.randn(12, 3, 32, 32))
-    assert set(found.ranks) == {name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
-    for ranks in found.ranks.values():
+    layers = found.decompositions
+    assert set(layers) == {name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    for ranks in layers.values():
         assert all(ranks[r] > 0 for r in ranks)
-        assert ranks[1] > ranks[max(ranks)]
-    assert max(found.ranks["layer1.0.conv1"]) == 5  # six terms have more weights than the layer
+        assert ranks[DecomposedLayer("cp", 1)] > ranks[max(ranks)]
+    assert max(layers["layer1.0.conv1"]).rank == 5  # six terms have more weights than the layer
     # The stem, two stages and three inner groups; each loses more where less is left.
     assert len(found.rates) == 6
     assert all(levels[2] < levels[14] for levels in found.rates.values())
@@ -99,11 +109,14 @@ def test_measured_changes(resnet8: str) -> None:
 def test_changes_do_not_depend_on_the_dtype(resnet8: str, dtype: torch.dtype) -> None:
     net, images = trained(), torch.randn(4, 3, 32, 32)
     single, other = (
-        measure(described(net.to(kind), ARCHITECTURES[resnet8]), images, criterion="norm").ranks["layer1.0.conv1"]
+        measure(described(net.to(kind), ARCHITECTURES[resnet8]), images, criterion="norm").decompositions[
+            "layer1.0.conv1"
+        ]
         for kind in (torch.float32, dtype)
     )
     assert single.keys() == other.keys()
-    assert other[1] == pytest.approx(single[1], rel=0.1)
+    rank = DecomposedLayer("cp", 1)
+    assert other[rank] == pytest.approx(single[rank], rel=0.1)
 
 
 def test_twins_are_spared(resnet8: str) -> None:
@@ -131,7 +144,7 @@ def test_twins_are_spared(resnet8: str) -> None:
 def test_budget_is_met_and_costs_are_exact(budget: Budget) -> None:
     layers = resnet56_layers()
     rates = {i: {level: 1e-3 * level**2 for level in range(1, 16)} for i in range(1, 30)}
-    found = best_within(budget, ARCHITECTURES["resnet56_cifar"], Sensitivity(falling(layers), rates))
+    found = within(budget, "resnet56_cifar", Sensitivity(falling(layers), rates))
     counted = count_complexity(spec_from_configuration("resnet56_cifar", found.rank, found.rates))
     assert (found.macs, found.macs_published, found.params) == (counted.macs, counted.macs_published, counted.params)
     for name, target in budget.targets().items():
@@ -144,8 +157,8 @@ def test_budget_is_met_and_costs_are_exact(budget: Budget) -> None:
 def test_no_worse_than_one_rank_for_all(rank: int, seed: int) -> None:
     changes = falling(resnet56_layers(), seed)
     uniform = count_complexity(spec_from_configuration("resnet56_cifar", rank))
-    found = best_within(Budget(uniform.macs, uniform.params), ARCHITECTURES["resnet56_cifar"], Sensitivity(changes, {}))
-    assert found.change <= sum(ranks[rank] for ranks in changes.values())
+    found = within(Budget(uniform.macs, uniform.params), "resnet56_cifar", Sensitivity(changes, {}))
+    assert found.change <= sum(ranks[DecomposedLayer("cp", rank)] for ranks in changes.values())
 
 
 def test_near_the_best_of_all() -> None:
@@ -159,11 +172,11 @@ def test_near_the_best_of_all() -> None:
     dense = cost({})
     for target in (dense - 1e6, dense - 3e6, dense - 5e6):
         best = min(
-            sum(changes[name][r] for name, r in ranks.items())
+            sum(changes[name][DecomposedLayer("cp", r)] for name, r in ranks.items())
             for choice in itertools.product(range(9), repeat=3)
             if cost(ranks := {name: r for name, r in zip(layers, choice, strict=True) if r}) <= target
         )
-        found = best_within(Budget(macs=target), ARCHITECTURES["resnet56_cifar"], Sensitivity(changes, {}))
+        found = within(Budget(macs=target), "resnet56_cifar", Sensitivity(changes, {}))
         assert found.change <= 1.2 * best
 
 
@@ -171,9 +184,9 @@ def test_what_is_refused(resnet8: str) -> None:
     net, images = trained(), torch.randn(2, 3, 32, 32)
     nothing = Sensitivity({}, {})
     with pytest.raises(UsageError, match=r"no allocation within macs 1,000; the nearest .* macs 3,"):
-        best_within(Budget(macs=1000), ARCHITECTURES[resnet8], nothing)
+        within(Budget(macs=1000), resnet8, nothing)
     with pytest.raises(UsageError, match="no target"):
-        best_within(Budget(), ARCHITECTURES[resnet8], nothing)
+        within(Budget(), resnet8, nothing)
     for options in ({"rank": 1, "calibration": images}, {"rates": "[0.]*6", "calibration": images}, {}):
         with pytest.raises(UsageError, match="a budget takes the place of rank and rates, and needs calibration"):
             nd.compress(net, arch=resnet8, budget=Budget(macs=1e6), **options)

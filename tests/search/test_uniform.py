@@ -109,10 +109,11 @@ def test_search_by_latency(timed: list[Any], capsys: pytest.CaptureFixture[str])
 def test_a_layer_is_timed() -> None:
     conv = nn.Conv2d(8, 6, 3, padding=1, stride=2, device="meta")
     for module, shape in (
-        (latency._resized(conv, (8, 6), (4, 3), "cp", 2), (1, 4, 8, 8)),
-        (latency._resized(conv, (8, 6), (4, 3), "tucker2", (2, 3)), (1, 4, 8, 8)),
-        (latency._resized(nn.Conv2d(4, 6, 1, device="meta"), (4, 6), (4, 6), "cp", None), (1, 4, 8, 8)),
-        (latency._resized(nn.Linear(4, 6, device="meta"), (4, 6), (4, 6), "cp", None), (2, 4)),
+        (latency._resized(conv, (8, 6), (4, 3), DecomposedLayer("cp", 2)), (1, 4, 8, 8)),
+        (latency._resized(conv, (8, 6), (4, 3), DecomposedLayer("tucker2", (2, 3))), (1, 4, 8, 8)),
+        (latency._resized(nn.Conv2d(4, 6, 1, device="meta"), (4, 6), (4, 6), None), (1, 4, 8, 8)),
+        (latency._resized(nn.Linear(4, 6, device="meta"), (4, 6), (4, 6), None), (2, 4)),
+        (latency._resized(nn.Linear(36, 6, device="meta"), (4, 6), (3, 5), DecomposedLayer("svd", 2)), (2, 27)),
     ):
         times = latency._time_layer(module, shape, "cpu")
         assert set(times) == {"contiguous", "channels_last"}
