@@ -9,9 +9,10 @@ from torch import Tensor
 from norton_det.channels.narrow import narrow, select_
 from norton_det.decompositions.base import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.conv import DenseLayer, PaddingMode, Size, as_convolution, geometry, pair
+from norton_det.decompositions.cp_als import cp_decompose
 from norton_det.decompositions.cp_factors import CPFactors
 from norton_det.decompositions.cp_layer import CPLayer
-from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output, in_channel_metric
+from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
 from norton_det.decompositions.cp_solvers import SOLVERS, Solver
 from norton_det.decompositions.cp_tensors import factors_from_cp_tensors, factors_to_cp_tensors
 from norton_det.decompositions.input_metric import ChannelMetric
@@ -192,11 +193,12 @@ class CPConv2d(CPLayer, Decomposition):
     ) -> Iterator[Tensor]:
         """Yield the weights of decompositions in the metric of the input channels, from one start."""
         conv = as_convolution(layer, "CP")
-        target, kernel = conv.weight.detach().cpu().double().flatten(1), pair(conv.kernel_size)
+        mixed = metric.mix_channels(conv.weight.detach().cpu().double().flatten(1))
+        mixed = mixed.unflatten(2, pair(conv.kernel_size))
         for rank in ranks:
             options = {"starts": 1, "max_iterations": _ESTIMATE_ITERATIONS}
-            factors = in_channel_metric(target, metric, kernel, cls.rank_for(conv, rank), seed, **options)
-            yield factors.reconstruct().flatten(1)
+            kernel = cp_decompose(mixed, cls.rank_for(conv, rank), seed=seed, **options).reconstruct()
+            yield metric.unmix_channels(kernel.flatten(2)).flatten(1)
 
     def term_energy(self) -> Tensor:
         """Return each filter's ``sum_r ||a_r||^2 ||b_r||^2 ||c_r||^2``, float64 of shape (O,)."""

@@ -8,10 +8,9 @@ each step one product with M. Given a, the quadratic form in b and c is small an
 import torch
 from torch import Tensor
 
-from norton_det.decompositions.conv import Size
 from norton_det.decompositions.cp_als import cp_decompose
 from norton_det.decompositions.cp_factors import CPFactors, balanced
-from norton_det.decompositions.input_metric import ChannelMetric, InputMetric
+from norton_det.decompositions.input_metric import InputMetric
 from norton_det.linalg.conjugate_gradients import conjugate_gradients
 from norton_det.linalg.least_squares import LeastSquares
 
@@ -43,10 +42,7 @@ def fit_output(
         second_start: improve the second start too.
     """
     target, metric = regression.solution(), InputMetric(regression.metric, start.a.shape[1])
-    starts: tuple[CPFactors, ...] = (start,)
-    if second_start:
-        kernel = (start.b.shape[1], start.c.shape[1])
-        starts = (start, in_channel_metric(target, metric, kernel, start.a.shape[2], seed))
+    starts = (start, _channel_start(target, metric, start, seed)) if second_start else (start,)
     best, error = start, regression.error(start.reconstruct().flatten(1))
     for begin in starts:
         fitted = _sweeps(target, metric, begin, sweeps)
@@ -57,11 +53,10 @@ def fit_output(
     return best
 
 
-def in_channel_metric(
-    target: Tensor, metric: ChannelMetric, kernel: Size, rank: int, seed: int, **options: int
-) -> CPFactors:
-    """Decompose filters (O, D) in the metric of the channels alone; options as of :func:`cp_decompose`."""
-    factors = cp_decompose(metric.mix_channels(target).unflatten(2, kernel), rank, seed=seed, **options)
+def _channel_start(target: Tensor, metric: InputMetric, like: CPFactors, seed: int) -> CPFactors:
+    """Decompose in the metric of the channels alone."""
+    kernel = (like.b.shape[1], like.c.shape[1])
+    factors = cp_decompose(metric.mix_channels(target).unflatten(2, kernel), like.a.shape[2], seed=seed)
     return factors._replace(a=metric.unmix_channels(factors.a))
 
 

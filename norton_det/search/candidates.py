@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from norton_det.calibration.linear_map import matrix_of
 from norton_det.calibration.lockstep import LayerCall, observed
 from norton_det.calibration.moments import POSITIONS, Moments
 from norton_det.channels.narrow import ChannelMap, columns_of
@@ -24,14 +25,22 @@ from norton_det.models.tasks import Detection
 from norton_det.search.channel_moments import ChannelMoments
 from norton_det.search.options import KeptAtLevel, Options
 from norton_det.search.outputs import Outputs
-from norton_det.search.probes import MEASURED, ChannelProbe, OutputProbe, Probe, RankChoice, RateChoice, WeightProbe
-from norton_det.spec import Rank
+from norton_det.search.probes import (
+    ChannelProbe,
+    OutputProbe,
+    Probe,
+    RankChoice,
+    RateChoice,
+    WeightProbe,
+    is_measured,
+)
+from norton_det.spec import DecomposedLayer, Rank
 from norton_det.structure.network import Network
 
 Estimates = Callable[[type[Decomposition], Sequence[Rank]], Iterator[Tensor]]
 """Yields the weights (O, D) of a layer that is decomposed, for each of some ranks."""
 
-_SAMPLES = 8192  # limit of the outputs to which a layer is fitted, over images and spatial positions
+_SAMPLES = 4096  # limit of the outputs to which a layer is fitted, over images and spatial positions
 _EXACT = 1024  # inputs of a layer up to which a classifier's is fitted in the metric of all of them
 _SWEEPS = 3  # of a fit: it is compared, not kept
 _RIDGE = 1e-3  # of the mean diagonal of the inputs' second moment
@@ -59,8 +68,7 @@ def probes_of(
     layers = {
         layer.name: layer
         for layer in network.plan.layers
-        if isinstance(net.get_submodule(layer.name), MEASURED)
-        and (layer.name in options or not read.isdisjoint(layer.reads))
+        if is_measured(net.get_submodule(layer.name)) and (layer.name in options or not read.isdisjoint(layer.reads))
     }
     with observed(net, list(layers), outputs.run(slice(1))) as passing:
         left = Counter(call.name for call in passing)
@@ -104,6 +112,7 @@ class _Fit(ABC):
     def __init__(self, shared: _Shared, layer: Layer, module: Any) -> None:
         self.shared, self.layer, self.module = shared, layer, module
         self.options = shared.options.get(layer.name, ())
+        self.inputs = sum(shared.network.plan.widths[group] for group in layer.reads)
 
     @abstractmethod
     def add(self, call: LayerCall) -> None:
@@ -121,7 +130,7 @@ class _Fit(ABC):
 
     def add_estimates(self, probe: Probe, estimates: Estimates) -> None:
         """Add the ranks of the methods that do not project the outputs, with the weights that ``estimates`` yields."""
-        weight = self.module.weight.detach().cpu().double().flatten(1)
+        weight = matrix_of(self.module)
         for method in dict.fromkeys(option.method for option in self.options):
             block = DECOMPOSITIONS[method]
             if not block.projects_outputs:
@@ -129,12 +138,17 @@ class _Fit(ABC):
                 for option, estimate in zip(tried, estimates(block, [option.rank for option in tried]), strict=True):
                     probe.add(RankChoice(self.layer.name, option), estimate - weight)
 
-    def projections(self, second: Tensor, mean: Tensor) -> Probe:
-        """Return the ranks of the methods that project the outputs, given their second moment about their mean."""
-        probe = OutputProbe(mean, torch.linalg.eigh(second).eigenvectors.flip(1))
-        for option in self.options:
-            if DECOMPOSITIONS[option.method].projects_outputs and isinstance(option.rank, int):
-                probe.add(RankChoice(self.layer.name, option), -(torch.arange(len(mean)) >= option.rank).float())
+    @property
+    def projected(self) -> list[DecomposedLayer]:
+        """The options by methods that project the outputs."""
+        return [option for option in self.options if DECOMPOSITIONS[option.method].projects_outputs]
+
+    def projections(self, mean: Tensor, directions: Tensor) -> Probe:
+        """Return a probe of projections on the leading ones of these directions of the outputs, (O, K)."""
+        probe = OutputProbe(mean, directions)
+        for option in self.projected:
+            assert isinstance(option.rank, int)
+            probe.add(RankChoice(self.layer.name, option), -(torch.arange(directions.shape[1]) >= option.rank).float())
         return probe
 
 
@@ -152,35 +166,42 @@ class _ShortcutFit(_Fit):
 
 
 class _ChannelFit(_Fit):
-    """Of a wide layer: fits in the metric of its input channels, in which all spatial positions are alike."""
+    """Fits in the metric of a layer's input channels, in which all spatial positions are alike."""
 
     def __init__(self, shared: _Shared, layer: Layer, module: Any, samples: int) -> None:
         super().__init__(shared, layer, module)
         self.samples, self.moments = samples, ChannelMoments(layer.spatial)
+        self.pointwise = layer.spatial == 1 and matrix_of(module).shape[1] == self.inputs
 
     def add(self, call: LayerCall) -> None:
-        self.moments.add(*(_drawn(part, self.samples, self.shared.generator) for part in (call.inputs, call.output)))
+        x, y = (_drawn(part, self.samples, self.shared.generator) for part in (call.inputs, call.output))
+        self.moments.add(x, y if self.projected and not self.pointwise else y[:0])
 
     def probes(self) -> list[Probe]:
-        moments, weight = self.moments, self.module.weight.detach().cpu().double()
-        channels = moments.channels()
-        identity = torch.eye(len(channels), dtype=torch.float64)
-        regression = Regression(identity, channels, channels, channels.diagonal(), _RIDGE)
-        by_channel = weight.view(len(weight), len(channels), -1)
-        flat = self.layer.spatial > 1
-        each = by_channel.shape[2] // self.layer.spatial
-        mean = moments.mean_x
-        probe: Probe = ChannelProbe(mean) if flat else WeightProbe(mean[:, 0].repeat_interleave(each))
-        if not flat:
-            metric = ChannelMetric(regression.metric)
-            seed = self.shared.seed
+        weight, mean, channels = matrix_of(self.module), self.moments.mean_x, self.moments.channels()
+        regression = Regression(torch.eye(len(channels)).double(), channels, channels, channels.diagonal(), _RIDGE)
+        metric = ChannelMetric(regression.metric)
+        if self.layer.spatial > 1:
+            probe: Probe = ChannelProbe(mean)
+            self._add_mixtures(probe, regression, lambda mixture: mixture)
+        else:
+            by_channel, seed = weight.view(len(weight), len(channels), -1), self.shared.seed
+            probe = WeightProbe(mean[:, 0].repeat_interleave(by_channel.shape[2]))
             self.add_estimates(probe, lambda block, ranks: block.estimates(self.module, metric, ranks, seed=seed))
+            self._add_mixtures(probe, regression, partial(torch.einsum, "oip,ij->ojp", by_channel))
+        if not self.projected:
+            return [probe]
+        if not self.pointwise:
+            return [probe, self.projections(self.moments.mean_y, _directions(self.moments.outputs()))]
+        bias = 0.0 if self.module.bias is None else self.module.bias.detach().cpu().double()
+        return [probe, self.projections(weight @ mean[:, 0] + bias, _output_directions(metric.mix_channels(weight)))]
+
+    def _add_mixtures(self, probe: Probe, regression: Regression, change: Callable[[Tensor], Tensor]) -> None:
+        """Add the widths: each channel that is gone is made up for by a mixture of those that stay."""
         for choice, groups in self.narrowed():
             inputs = channels_of(self.layer.reads, self.shared.network.plan.widths, groups)
             assert inputs is not None
-            mixture = _without(regression, inputs) - identity
-            probe.add(choice, mixture if flat else torch.einsum("oip,ij->ojp", by_channel, mixture))
-        return [probe, self.projections(moments.outputs(), moments.mean_y)]
+            probe.add(choice, change(_without(regression, inputs) - regression.prior))
 
 
 class _ExactFit(_Fit):
@@ -196,25 +217,45 @@ class _ExactFit(_Fit):
         self.moments.add(call.inputs[::step], call.output[::step])
 
     def probes(self) -> list[Probe]:
-        weight = self.module.weight.detach().cpu().double().flatten(1)
+        weight = matrix_of(self.module)
         # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
-        regression = replace(self.moments.regression(weight, None), ridge=_RIDGE)
+        regression = self.moments.regression(weight, None)
+        assert isinstance(regression, Regression)
+        regression = replace(regression, ridge=_RIDGE)
         mean_x, mean_y = self.moments.means()
         probe = WeightProbe(mean_x)
         self.add_estimates(probe, partial(self._refitted, regression))
         for choice, groups in self.narrowed():
             inputs = columns_of(self.layer, self.shared.network.plan.widths, groups)
             assert inputs is not None
-            spatial = torch.arange(weight.shape[1] // self.module.weight.shape[1])
+            spatial = torch.arange(weight.shape[1] // self.inputs)
             columns = (inputs.unsqueeze(1) * len(spatial) + spatial).flatten()
             probe.add(choice, _without(regression, columns) - weight)
-        return [probe, self.projections(weight @ regression.second @ weight.mT, mean_y)]
+        if not self.projected:
+            return [probe]
+        return [probe, self.projections(mean_y, _directions(weight @ regression.second @ weight.mT))]
 
     def _refitted(self, regression: Regression, block: type[Decomposition], ranks: Sequence[Rank]) -> Iterator[Tensor]:
         for rank in ranks:
             fitted = block.from_layer(self.module, rank, seed=self.shared.seed)
             fitted.refit(regression, seed=self.shared.seed, sweeps=_SWEEPS)
-            yield fitted.to_dense().weight.detach().cpu().double().flatten(1)
+            yield matrix_of(fitted)
+
+
+def _directions(second: Tensor) -> Tensor:
+    """Return the eigenvectors of a second moment as columns, the leading one first."""
+    vectors: Tensor = torch.linalg.eigh(second).eigenvectors
+    return vectors.flip(1)
+
+
+def _output_directions(mixed: Tensor) -> Tensor:
+    """Return the leading directions of the outputs of filters (O, I, 1) whose inputs are uncorrelated."""
+    root = mixed[:, :, 0]
+    if root.shape[1] >= len(root):
+        return _directions(root @ root.mT)
+    right = _directions(root.mT @ root)  # the smaller of two matrices with the same eigenvalues
+    columns: Tensor = root @ right
+    return columns / columns.norm(dim=0).clamp(min=1e-12 * columns.norm().item() + 1e-300)
 
 
 def _without(regression: Regression, columns: Tensor) -> Tensor:
@@ -234,6 +275,6 @@ def _drawn(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return some spatial positions of (N, C, H, W) as rows (M, C), or the rows of (N, C) as they are."""
     if x.dim() == 2:
         return x
-    each = max(1, count // len(x))
+    each = min(POSITIONS, max(1, count // len(x)))
     drawn = torch.randperm(x[0, 0].numel(), generator=generator)[:each].to(x.device)
     return x.flatten(2)[:, :, drawn].movedim(1, 2).flatten(0, 1)

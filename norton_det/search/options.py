@@ -12,7 +12,7 @@ from tqdm import tqdm
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.pruning import CRITERIA
 from norton_det.pruning.select import select_channels
-from norton_det.search.probes import MEASURED, RateChoice
+from norton_det.search.probes import RateChoice, is_measured
 from norton_det.spec import DecomposedLayer, Rank
 from norton_det.structure.network import Network
 from norton_det.structure.settings import decomposable_layers, widths_at
@@ -107,7 +107,7 @@ def _read_unmeasured(network: Network) -> set[str]:
     """Return the groups that a layer reads of a kind that is not measured."""
     groups: set[str] = set()
     for layer in network.plan.layers:
-        if not layer.in_place and not isinstance(network.module.get_submodule(layer.name), MEASURED):
+        if not layer.in_place and not is_measured(network.module.get_submodule(layer.name)):
             groups |= {*layer.reads}
     return groups
 

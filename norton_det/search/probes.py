@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from norton_det.calibration.moments import unfold
+from norton_det.calibration.linear_map import not_a_map, unfold, unfolded_outputs
 from norton_det.channels.narrow import ChannelMap
 from norton_det.spec import DecomposedLayer
 
@@ -30,8 +30,12 @@ class RateChoice(NamedTuple):
 
 
 Choice = RankChoice | RateChoice
-MEASURED = (nn.Conv2d, nn.Linear, ChannelMap)
-"""Layers that are measured."""
+
+
+def is_measured(layer: nn.Module) -> bool:
+    """Tell whether changes of a layer can be measured: it is a linear map, the same for all its outputs."""
+    maps = isinstance(layer, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)) and not_a_map(layer) is None
+    return maps or isinstance(layer, ChannelMap)
 
 
 class Probe(ABC):
@@ -52,7 +56,7 @@ class Probe(ABC):
         self.deltas.append(delta.flatten().bfloat16())
 
     @abstractmethod
-    def noted(self, x: Tensor, y: Tensor) -> Tensor:
+    def noted(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return what is needed of a layer's input and output (N, ...) when the gradient is there."""
 
     @abstractmethod
@@ -71,7 +75,7 @@ class WeightProbe(Probe):
         super().__init__()
         self.mean = mean.float()
 
-    def noted(self, x: Tensor, y: Tensor) -> Tensor:
+    def noted(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the input."""
         return x.detach()
 
@@ -93,9 +97,9 @@ class OutputProbe(Probe):
         super().__init__()
         self.mean, self.basis = mean.float(), None if basis is None else basis.mT.float()
 
-    def noted(self, x: Tensor, y: Tensor) -> Tensor:
+    def noted(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the outputs about their mean."""
-        return positions(y.detach()) - self.mean.to(y)[:, None]
+        return unfolded_outputs(layer, y.detach()) - self.mean.to(y)[:, None]
 
     def features(self, layer: Any, noted: Tensor, gradient: Tensor) -> Tensor:
         """Return for each direction the product of output and gradient along it."""
@@ -117,7 +121,7 @@ class ChannelProbe(Probe):
         super().__init__()
         self.mean = mean.float()
 
-    def noted(self, x: Tensor, y: Tensor) -> Tensor:
+    def noted(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the input about its mean."""
         return x.detach() - self.mean.to(x).flatten()
 
@@ -126,11 +130,6 @@ class ChannelProbe(Probe):
         by_input = gradient.flatten(1) @ layer.weight.detach()
         shape = (len(noted), *self.mean.shape)
         return _rows(by_input.view(shape)) @ _rows(noted.view(shape)).mT
-
-
-def positions(x: Tensor) -> Tensor:
-    """Return (N, C, H, W) or (N, C) as (N, C, L) for L spatial positions."""
-    return x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
 
 
 def _rows(x: Tensor) -> Tensor:

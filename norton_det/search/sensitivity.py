@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from norton_det.calibration.linear_map import unfolded_outputs
 from norton_det.errors import UsageError
 from norton_det.models.tasks import Images
 from norton_det.search.candidates import probes_of
 from norton_det.search.options import kept_at_levels, options_of
 from norton_det.search.outputs import Outputs
-from norton_det.search.probes import Probe, RateChoice, positions
+from norton_det.search.probes import Probe, RateChoice
 from norton_det.spec import DecomposedLayer
 from norton_det.structure.network import Network
 
@@ -131,10 +132,10 @@ class _Products:
             handle.remove()
 
     def _after(self, name: str, layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-        noted = [probe.noted(args[0].detach(), y) for probe in self._probes[name]]
+        noted = [probe.noted(layer, args[0].detach(), y) for probe in self._probes[name]]
 
         def backward(gradient: Tensor) -> None:
-            gradient = positions(gradient)
+            gradient = unfolded_outputs(layer, gradient)
             tried = zip(self._probes[name], noted, strict=True)
             products = torch.cat([self._of_images(probe, layer, seen, gradient) for probe, seen in tried], 1)
             self.of_layers[name] = self.of_layers[name] + products if name in self.of_layers else products
