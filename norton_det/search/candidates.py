@@ -226,7 +226,7 @@ class _ExactFit(_Fit):
         probe = WeightProbe(mean_x)
         self.add_estimates(probe, partial(self._refitted, regression))
         for choice, groups in self.narrowed():
-            inputs = columns_of(self.layer, self.shared.network.plan.widths, groups)
+            inputs = channels_of(self.layer.reads, self.shared.network.plan.widths, groups)
             assert inputs is not None
             spatial = torch.arange(weight.shape[1] // self.inputs)
             columns = (inputs.unsqueeze(1) * len(spatial) + spatial).flatten()
@@ -254,8 +254,9 @@ def _output_directions(mixed: Tensor) -> Tensor:
     if root.shape[1] >= len(root):
         return _directions(root @ root.mT)
     right = _directions(root.mT @ root)  # the smaller of two matrices with the same eigenvalues
-    columns: Tensor = root @ right
-    return columns / columns.norm(dim=0).clamp(min=1e-12 * columns.norm().item() + 1e-300)
+    columns = root @ right
+    directions: Tensor = columns / columns.norm(dim=0).clamp(min=1e-12 * columns.norm().item() + 1e-300)
+    return directions
 
 
 def _without(regression: Regression, columns: Tensor) -> Tensor:
