@@ -101,8 +101,10 @@ def _fit_of(shared: _Shared, layer: Layer, calls: int) -> "_Fit":
     module: Any = shared.network.module.get_submodule(layer.name)
     if isinstance(module, ChannelMap):
         return _ShortcutFit(shared, layer, module)
-    # Within a detector all are fitted alike: it has wide layers, and their fits would take too long.
-    exact = shared.network.architecture.task.name != Detection.name and module.weight[0].numel() <= _EXACT
+    # Within a detector all are fitted alike: it has wide layers, and their fits would take too long. Of flattened maps
+    # there are fewer samples than inputs: fitted exactly to those, anything could be made up for.
+    detector = shared.network.architecture.task.name == Detection.name
+    exact = not detector and layer.spatial == 1 and module.weight[0].numel() <= _EXACT
     return (_ExactFit if exact else _ChannelFit)(shared, layer, module, _SAMPLES // calls)
 
 
