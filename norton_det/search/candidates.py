@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ from norton_det.structure.network import Network
 Estimates = Callable[[type[Decomposition], Sequence[Rank]], Iterator[Tensor]]
 """Yields the weights (O, D) of a layer that is decomposed, for each of some ranks."""
 
-_SAMPLES = 4096  # limit of the outputs to which a layer is fitted, over images and spatial positions
+_SAMPLES = 4096  # of the input channels of a layer, over images, spatial positions and calls
 _EXACT = 1024  # inputs of a layer up to which a classifier's is fitted in the metric of all of them
 _SWEEPS = 3  # of a fit: it is compared, not kept
 _RIDGE = 1e-3  # of the mean diagonal of the inputs' second moment
@@ -105,7 +104,7 @@ def _fit_of(shared: _Shared, layer: Layer, calls: int) -> "_Fit":
     # there are fewer samples than inputs: fitted exactly to those, anything could be made up for.
     detector = shared.network.architecture.task.name == Detection.name
     exact = not detector and layer.spatial == 1 and module.weight[0].numel() <= _EXACT
-    return (_ExactFit if exact else _ChannelFit)(shared, layer, module, _SAMPLES // calls)
+    return (_ExactFit if exact else _ChannelFit)(shared, layer, module, calls)
 
 
 class _Fit(ABC):
@@ -170,9 +169,9 @@ class _ShortcutFit(_Fit):
 class _ChannelFit(_Fit):
     """Fits in the metric of a layer's input channels, in which all spatial positions are alike."""
 
-    def __init__(self, shared: _Shared, layer: Layer, module: Any, samples: int) -> None:
+    def __init__(self, shared: _Shared, layer: Layer, module: Any, calls: int) -> None:
         super().__init__(shared, layer, module)
-        self.samples, self.moments = samples, ChannelMoments(layer.spatial)
+        self.samples, self.moments = _SAMPLES // calls, ChannelMoments(layer.spatial)
         self.pointwise = layer.spatial == 1 and matrix_of(module).shape[1] == self.inputs
 
     def add(self, call: LayerCall) -> None:
@@ -209,14 +208,12 @@ class _ChannelFit(_Fit):
 class _ExactFit(_Fit):
     """Fits to the outputs, in the metric of all inputs of a layer."""
 
-    def __init__(self, shared: _Shared, layer: Layer, module: Any, samples: int) -> None:
+    def __init__(self, shared: _Shared, layer: Layer, module: Any, calls: int) -> None:
         super().__init__(shared, layer, module)
-        self.samples, self.moments = samples, Moments(module, shared.generator)
+        self.moments = Moments(module, shared.generator)
 
     def add(self, call: LayerCall) -> None:
-        each = min(POSITIONS, call.output[0, 0].numel())
-        step = ceil(len(call.output) * each / self.samples)
-        self.moments.add(call.inputs[::step], call.output[::step])
+        self.moments.add(call.inputs, call.output)
 
     def probes(self) -> list[Probe]:
         weight = matrix_of(self.module)

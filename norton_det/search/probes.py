@@ -8,11 +8,14 @@ inputs need not be stored for each choice.
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from norton_det.calibration.linear_map import not_a_map, unfold, unfolded_outputs
 from norton_det.channels.narrow import ChannelMap
 from norton_det.spec import DecomposedLayer
+
+_LARGE = 2**18  # numbers
 
 
 class RankChoice(NamedTuple):
@@ -43,7 +46,7 @@ class Probe(ABC):
 
     Attributes:
         choices: K of them.
-        deltas: K times (F,), in half the memory: they are compared, not kept.
+        deltas: K times (F,); those of large layers in half the memory.
     """
 
     def __init__(self) -> None:
@@ -53,7 +56,7 @@ class Probe(ABC):
     def add(self, choice: Choice, delta: Tensor) -> None:
         """Add a choice and what it changes, of any shape with F numbers."""
         self.choices.append(choice)
-        self.deltas.append(delta.flatten().bfloat16())
+        self.deltas.append(delta.flatten().to(torch.bfloat16 if delta.numel() > _LARGE else torch.float32))
 
     @abstractmethod
     def noted(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -118,8 +118,9 @@ def test_wide_layers_of_the_same_rank_are_measured_alike(network: Network, monke
     for name, tried in exact.decompositions.items():
         ratios = [quick.decompositions[name][option] / change for option, change in tried.items()]
         assert 0.5 < np.median(ratios) < 2
-    for rate, levels in exact.rates.items():
-        assert 0.5 < np.median([quick.rates[rate][level] / change for level, change in levels.items()]) < 2
+    for rate in (0, 3):  # what reads these groups has one position: both metrics are the same
+        levels = exact.rates[rate]
+        assert 0.7 < np.median([quick.rates[rate][level] / change for level, change in levels.items()]) < 1.4
 
 
 def test_compress_chooses_a_method_for_each_layer(network: Network) -> None:
