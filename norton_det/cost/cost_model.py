@@ -180,9 +180,13 @@ class CostModel:
 
     def of_layer(self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]) -> list[Costs]:
         """Return what one layer adds to the costs with each of some options; None: dense."""
-        cost = self._cost_of(name)
-        reads, writes = cost.widths({**self.plan.widths, **widths})
+        cost, (reads, writes) = self._cost_of(name), self.widths_of(name, widths)
         return [cost.at(reads, writes, option) for option in options]
+
+    def widths_of(self, name: str, widths: Mapping[str, int]) -> tuple[int, int]:
+        """Return the numbers of input and output channels of one layer, given those of channel groups."""
+        reads, writes = self._cost_of(name).widths({**self.plan.widths, **widths})
+        return reads, writes
 
     def _cost_of(self, name: str) -> LayerCost:
         if name not in self._by_name:

@@ -181,9 +181,9 @@ class _Search:
                 raise self.limits.out_of_reach(costs)
             state = state.with_choice(best.choice)
 
-    def _moves(self, state: _State, costs: Mapping[str, Any]) -> Iterator[_Move]:
+    def _moves(self, state: _State, now_costs: Mapping[str, Any]) -> Iterator[_Move]:
         after = self.costs(state, self.steps)
-        saved = {name: (costs[name][0] - after[name]).tolist() for name in after}
+        saved = {name: (now_costs[name][0] - after[name]).tolist() for name in after}
         for i, step in enumerate(self.steps):
             levels, level = self.rates[step.rate], state.levels.get(step.rate, 0)
             if step.level > level:
@@ -191,9 +191,9 @@ class _Search:
         widths = {group: int(width) for group, width in widths_at(self.dense, self.rates_of(state)).items()}
         for layer, options in self.options.items():
             now = state.layers.get(layer)
-            of_options = self.limits.costs_of_layer(layer, [now, *options], widths)
-            for i, option in enumerate(options, start=1):
-                savings = {name: values[0] - values[i] for name, values in of_options.items()}
+            of_options = self.limits.costs_of_layer(layer, tuple(options), widths)
+            for option, costs in of_options.items():
+                savings = {name: of_options[now][name] - cost for name, cost in costs.items()}
                 yield _Move(RankChoice(layer, option), options[option] - options[now], savings)
 
     def taken_back(self, state: _State, layer_or_rate: str | int) -> _State:

@@ -42,6 +42,7 @@ class Limits:
             on_cpu = build_network(self.dense.spec, architecture)
             self.latency = LatencyModel(self.model, on_cpu, options={n: list(o) for n, o in (options or {}).items()})
         self.targets = budget.targets(self.latency)
+        self._of_layers: dict[Any, dict[DecomposedLayer | None, dict[str, float]]] = {}
 
     def costs(self, layers: Layers, widths: Mapping[str, Any]) -> dict[str, Any]:
         """Return the bounded costs; arguments as of :meth:`norton_det.cost.cost_model.CostModel.at`."""
@@ -51,14 +52,19 @@ class Limits:
         return {name: costs[name] for name in self.targets}
 
     def costs_of_layer(
-        self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]
-    ) -> dict[str, list[float]]:
-        """Return what one layer adds to each of the bounded costs, with each of some options; None: dense."""
-        costs = [cost._asdict() for cost in self.model.of_layer(name, options, widths)]
-        of_options = {name: [float(cost[name]) for cost in costs] for name in self.targets if name in costs[0]}
-        if "latency_ms" in self.targets and self.latency is not None:
-            of_options["latency_ms"] = self.latency.of_layer(name, options, widths)
-        return of_options
+        self, name: str, options: tuple[DecomposedLayer | None, ...], widths: Mapping[str, int]
+    ) -> dict[DecomposedLayer | None, dict[str, float]]:
+        """Return what one layer adds to the bounded costs, with each of some options; None: dense."""
+        key = (name, options, self.model.widths_of(name, widths))
+        if key not in self._of_layers:
+            latency = [0.0] * len(options)
+            if "latency_ms" in self.targets and self.latency is not None:
+                latency = self.latency.of_layer(name, options, widths)
+            costs = self.model.of_layer(name, options, widths)
+            all_costs = [{**cost._asdict(), "latency_ms": ms} for cost, ms in zip(costs, latency, strict=True)]
+            bounded = [{target: float(cost[target]) for target in self.targets} for cost in all_costs]
+            self._of_layers[key] = dict(zip(options, bounded, strict=True))
+        return self._of_layers[key]
 
     def all_costs(self, layers: Layers, widths: Mapping[str, Any]) -> dict[str, Any]:
         """Return all costs that are known, bounded or not."""
