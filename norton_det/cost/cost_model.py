@@ -178,6 +178,13 @@ class CostModel:
         costs = {cost.layer.name: cost for cost in self.layers}
         return {name: cost.memory(*cost.widths(all_widths), decompositions.get(name)) for name, cost in costs.items()}
 
+    def memory_of_layer(
+        self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]
+    ) -> list[float]:
+        """Return the bytes that one layer needs at once with each of some options; None: dense."""
+        cost, (reads, writes) = self._cost_of(name), self.widths_of(name, widths)
+        return [float(cost.memory(reads, writes, option)) for option in options]
+
     def of_layer(self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]) -> list[Costs]:
         """Return what one layer adds to the costs with each of some options; None: dense."""
         cost, (reads, writes) = self._cost_of(name), self.widths_of(name, widths)

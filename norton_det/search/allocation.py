@@ -50,6 +50,7 @@ class Allocation:
     change: float
     decomposition: str | Mapping[str, str] = "cp"
     latency_ms: float | None = None
+    activation_memory: int | None = None
 
 
 def allocate(
@@ -222,6 +223,7 @@ class _Search:
             rank = {name: layer.rank for name, layer in state.layers.items()} or None
             methods = {name: layer.method for name, layer in state.layers.items()} if rank else "cp"
         counts = {name: int(costs[name]) for name in ("macs", "macs_published", "params")}
+        counts["activation_memory"] = int(costs["activation_memory"])
         latency = float(costs["latency_ms"]) if "latency_ms" in costs else None
         rates = format_rates(self.rates_of(state).tolist())
         return Allocation(rank, rates, **counts, change=self.change(state), decomposition=methods, latency_ms=latency)

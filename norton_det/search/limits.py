@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from norton_det.cost.budget import Budget
 from norton_det.cost.cost_model import CostModel
 from norton_det.errors import UsageError
@@ -49,7 +51,11 @@ class Limits:
         costs: dict[str, Any] = self.model.at(layers, widths)._asdict()
         if self.latency is not None:
             costs["latency_ms"] = self.latency.at(layers, widths)
-        return {name: costs[name] for name in self.targets}
+        if (target := self.targets.get("activation_memory")) is not None:
+            # The sum over layers of what is above the limit stands for the largest: so it falls with every layer's.
+            of_layers = self.model.memory_of_layers(layers, widths).values()
+            costs["activation_memory"] = target + sum(np.maximum(0.0, memory - target) for memory in of_layers)
+        return {name: np.atleast_1d(costs[name]) for name in self.targets}
 
     def costs_of_layer(
         self, name: str, options: tuple[DecomposedLayer | None, ...], widths: Mapping[str, int]
@@ -60,16 +66,26 @@ class Limits:
             latency = [0.0] * len(options)
             if "latency_ms" in self.targets and self.latency is not None:
                 latency = self.latency.of_layer(name, options, widths)
-            costs = self.model.of_layer(name, options, widths)
-            all_costs = [{**cost._asdict(), "latency_ms": ms} for cost, ms in zip(costs, latency, strict=True)]
+            memory = self._memory_above(name, options, widths)
+            costs = zip(self.model.of_layer(name, options, widths), latency, memory, strict=True)
+            all_costs = [{**c._asdict(), "latency_ms": ms, "activation_memory": above} for c, ms, above in costs]
             bounded = [{target: float(cost[target]) for target in self.targets} for cost in all_costs]
             self._of_layers[key] = dict(zip(options, bounded, strict=True))
         return self._of_layers[key]
 
+    def _memory_above(
+        self, name: str, options: Sequence[DecomposedLayer | None], widths: Mapping[str, int]
+    ) -> list[float]:
+        """Return by how much a layer's memory exceeds its limit with each option; 0 where there is none."""
+        if (target := self.targets.get("activation_memory")) is None:
+            return [0.0] * len(options)
+        return [max(0.0, memory - target) for memory in self.model.memory_of_layer(name, options, widths)]
+
     def all_costs(self, layers: Layers, widths: Mapping[str, Any]) -> dict[str, Any]:
         """Return all costs that are known, bounded or not."""
         latency = {} if self.latency is None else {"latency_ms": self.latency.at(layers, widths)}
-        return {**self.model.at(layers, widths)._asdict(), **latency}
+        memory = {"activation_memory": self.model.activation_memory(layers, widths)}
+        return {**self.model.at(layers, widths)._asdict(), **memory, **latency}
 
     def out_of_reach(self, costs: Mapping[str, Any]) -> UsageError:
         """Return the error of a budget that no choice meets, with the nearest costs that were reached."""

@@ -15,7 +15,7 @@ from norton_det.pruning.select import select_channels
 from norton_det.search.probes import RateChoice, is_measured
 from norton_det.spec import DecomposedLayer, Rank
 from norton_det.structure.network import Network
-from norton_det.structure.settings import decomposable_layers, widths_at
+from norton_det.structure.settings import decomposable_layers, rank_for, widths_at
 
 LEVELS = 16
 """Rates are multiples of a 16th."""
@@ -42,7 +42,9 @@ def options_of(network: Network, methods: Sequence[str]) -> dict[str, list[Decom
         for name in decomposable_layers(network, method)[0]:
             layer: Any = network.module.get_submodule(name)
             if name not in flat or block.projects_outputs:
-                ranks = [rank for rank in _with_midpoints(block.choices(layer)) if _weights(block, layer, rank) < 1]
+                multiple = network.architecture.round_to
+                ranks = [rank_for(layer, method, rank, multiple) for rank in _with_midpoints(block.choices(layer))]
+                ranks = [rank for rank in dict.fromkeys(ranks) if _weights(block, layer, rank) < 1]
                 options.setdefault(name, []).extend(DecomposedLayer(method, rank) for rank in ranks)
     return options
 

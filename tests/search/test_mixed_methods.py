@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,13 @@ def test_time_grows_above_the_highest_rank_that_is_timed(network: Network, timed
 
 @pytest.mark.parametrize(
     "budget",
-    [Budget(speedup=2.5), Budget(macs=2.5e5, speedup=2), Budget(params=3e3, latency_ms=400), Budget(macs=3e5)],
+    [
+        Budget(speedup=2.5),
+        Budget(macs=2.5e5, speedup=2),
+        Budget(params=3e3, latency_ms=400),
+        Budget(macs=3e5),
+        Budget(macs=4e5, activation_memory=24e3),
+    ],
     ids=str,
 )
 def test_all_limits_are_kept_at_once(network: Network, timed: None, budget: Budget) -> None:
@@ -206,10 +213,19 @@ def test_all_limits_are_kept_at_once(network: Network, timed: None, budget: Budg
     counted = count_complexity(
         spec_from_configuration("shared", found.rank, found.rates, decomposition=found.decomposition)
     )
-    assert (found.macs, found.macs_published, found.params) == (counted.macs, counted.macs_published, counted.params)
+    for cost in ("macs", "macs_published", "params", "activation_memory"):
+        assert getattr(found, cost) == getattr(counted, cost)
     for name, target in limits.targets.items():
         assert getattr(found, name) <= target
     assert (found.latency_ms is not None) == budget.timed
+
+
+def test_ranks_are_multiples(network: Network) -> None:
+    rounding = replace(network, architecture=network.architecture.rounding_to(8))
+    ranks = {option.rank for tried in options_of(rounding, ("tucker2", "svd")).values() for option in tried}
+    assert ranks
+    numbers = {number for rank in ranks for number in (rank if isinstance(rank, tuple) else (rank,))}
+    assert all(number % 8 == 0 or number in (3, 12) for number in numbers)  # the stem's whole widths
 
 
 def test_limits_that_are_none() -> None:
