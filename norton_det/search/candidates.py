@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from norton_det.channels.narrow import positions as channels_of
 from norton_det.channels.plan import Layer
 from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.input_metric import ChannelMetric
-from norton_det.linalg.least_squares import Regression
+from norton_det.linalg.least_squares import LeastSquares, Regression
 from norton_det.models.tasks import Detection
 from norton_det.search.channel_moments import ChannelMoments
 from norton_det.search.options import KeptAtLevel, Options
@@ -218,9 +218,7 @@ class _ExactFit(_Fit):
     def probes(self) -> list[Probe]:
         weight = matrix_of(self.module)
         # The weights explain the output exactly, so that there is nothing to tell by which ridge does best.
-        regression = self.moments.regression(weight, None)
-        assert isinstance(regression, Regression)
-        regression = replace(regression, ridge=_RIDGE)
+        regression = self.moments.regression(weight, None).with_ridge(_RIDGE)
         mean_x, mean_y = self.moments.means()
         probe = WeightProbe(mean_x)
         self.add_estimates(probe, partial(self._refitted, regression))
@@ -232,9 +230,11 @@ class _ExactFit(_Fit):
             probe.add(choice, _without(regression, columns) - weight)
         if not self.projected:
             return [probe]
-        return [probe, self.projections(mean_y, _directions(weight @ regression.second @ weight.mT))]
+        return [probe, self.projections(mean_y, _directions(regression.predicted(weight)))]
 
-    def _refitted(self, regression: Regression, block: type[Decomposition], ranks: Sequence[Rank]) -> Iterator[Tensor]:
+    def _refitted(
+        self, regression: LeastSquares, block: type[Decomposition], ranks: Sequence[Rank]
+    ) -> Iterator[Tensor]:
         for rank in ranks:
             fitted = block.from_layer(self.module, rank, seed=self.shared.seed)
             fitted.refit(regression, seed=self.shared.seed, sweeps=_SWEEPS)
@@ -258,16 +258,10 @@ def _output_directions(mixed: Tensor) -> Tensor:
     return directions
 
 
-def _without(regression: Regression, columns: Tensor) -> Tensor:
+def _without(regression: LeastSquares, columns: Tensor) -> Tensor:
     """Return the best weights (O, D) that are zero outside of these columns."""
-    part = replace(
-        regression,
-        prior=regression.prior[:, columns],
-        second=regression.second[columns][:, columns],
-        cross=regression.cross[:, columns],
-    )
     weights = torch.zeros_like(regression.prior)
-    weights[:, columns] = part.solution()
+    weights[:, columns] = regression.among(columns, regression.prior[:, columns]).solution()
     return weights
 
 
