@@ -36,9 +36,10 @@ from norton_det.structure.settings import decomposable_layers
 
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 _STEPS = (0, 1, 3, 7)  # which of a layer's possible ranks are timed
-_COARSE_FRACTIONS, _COARSE_STEPS = (0.25, 0.5, 1.0), (0, 1, 3)  # of layers that take long
+_COARSE_FRACTIONS, _COARSE_STEPS = (0.25, 1.0), (0, 1, 3)  # of layers that take long, whose time is that of products
 _LONG = 5e8  # multiply-accumulates
 _REPEATS = 3
+_LARGE = 2**22  # numbers in an input; with such ones a layer is timed once again, not three times
 
 
 class LatencyModel:
@@ -256,7 +257,8 @@ def _time_layer(module: nn.Module, shape: tuple[int, ...], device: str) -> Times
             images = images.contiguous(memory_format=memory_format)
             variants = [variant.to(memory_format=memory_format) for variant in variants]
         runs = {str(i): partial(_run, variant, images) for i, variant in enumerate(variants)}
-        times[name] = 1e3 * min(time_contenders(runs, _REPEATS).values())
+        repeats = 1 if images.numel() > _LARGE else _REPEATS
+        times[name] = 1e3 * min(time_contenders(runs, repeats).values())
     return times
 
 
