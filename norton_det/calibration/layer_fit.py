@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norton_det.calibration.linear_map import LAYERS, as_layer, by_channel, matrix_of, not_a_map, write_matrix
+from norton_det.calibration.linear_map import (
+    LAYERS,
+    as_layer,
+    by_channel,
+    check_inputs,
+    matrix_of,
+    not_a_map,
+    write_matrix,
+)
 from norton_det.calibration.lockstep import LayerCall
 from norton_det.calibration.moments import Moments
 from norton_det.calibration.schedule import Round
@@ -70,6 +78,7 @@ class Fit:
         for what, tensor in (("inputs", x), ("outputs in the dense network", dense.output)):
             if not tensor.isfinite().all():
                 raise DataError(f"its {what} are not finite; expected images and weights that keep them finite")
+        check_inputs(name, self.reference.get_submodule(name), x)
         dense_x = _select(dense.inputs, 1, inputs)
         norm: Any = self.net.get_submodule(self.norms[name]) if name in self.norms else None
         if name in self.left:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from norton_det.decompositions import Decomposition
+from norton_det.errors import UsageError
 
 LAYERS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d, Decomposition)
 """Classes of layers that are such maps."""
@@ -55,6 +56,17 @@ def write_matrix(layer: Any, matrix: Tensor) -> None:
 def by_channel(layer: nn.Module, shift: Tensor) -> Tensor:
     """Return a shift of the rows of the matrix as one of the output channels; the mean where several rows are one's."""
     return shift.view(-1, _rows(layer)).mean(1)
+
+
+def check_inputs(name: str, layer: nn.Module, x: Tensor) -> None:
+    """Check that the channels of a layer's inputs are their second dimension, as :func:`unfold` takes them.
+
+    Raises:
+        UsageError: a linear layer that reads more than one row for each image.
+    """
+    if isinstance(as_layer(layer), nn.Linear) and x.dim() != 2:
+        where = f"layer {name!r} reads inputs of shape {tuple(x.shape)}"
+        raise UsageError(f"{where}; a linear layer can be fitted only if it reads one row for each image")
 
 
 def unfold(layer: nn.Module, x: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
     """Search or allocate, and print."""
     check_minimum(args, batch_size=1)
     check_device(args.device)
+    if isinstance(args.decomposition, Mapping):
+        raise UsageError("--decomposition is by layer; expected one name: a search chooses the layers")
     if args.allocate:
         _allocate(args)
     else:
@@ -160,6 +162,11 @@ def _allocate(args: argparse.Namespace) -> None:
 def _check_allocation(args: argparse.Namespace) -> Budget:
     """Refuse at once what would fail late; return the budget."""
     check_minimum(args, calibration_images=1)
+    if args.rank is not None or args.device != "cpu" or args.batch_size != 1:
+        raise UsageError(
+            "--allocate with --rank, --device or --batch-size: expected none of them; it chooses the ranks, and its "
+            "latency is that of one image on the CPU"
+        )
     for name in ("weights", "calibrate"):
         if getattr(args, name) is None:
             raise UsageError(f"--allocate without --{name}: the allocation is measured with weights on training images")

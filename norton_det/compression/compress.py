@@ -105,6 +105,8 @@ def compress(
         allocation = allocate(before, budget, calibration, **options)
         rank, rates, methods = allocation.rank, allocation.rates, allocation.decomposition
         network = network.with_step("allocate", asdict(allocation))
+    if rank is None and budget is None and isinstance(decomposition, Mapping):
+        raise UsageError("decomposition is by layer and rank is None; expected the ranks of the same layers")
     if rates is not None:
         kept_widths(before, rates)  # what can be refused is refused before the work begins
     if rank is not None:

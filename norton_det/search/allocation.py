@@ -105,12 +105,15 @@ def best_within(limits: Limits, sensitivity: Sensitivity, *, decomposition: str 
     """
     search = _Search(limits, sensitivity)
     best = search.descend(_State({}, {}))
+    if not search.is_within(best):
+        raise limits.out_of_reach(best.layers, search.widths(best))
     for _ in tqdm(range(_ROUNDS), desc="allocate", unit="round", disable=None, leave=False):
         before = search.change(best)
         layers_and_rates: list[str | int] = [*best.layers, *best.levels]
         for one in layers_and_rates:
             tried = search.descend(search.taken_back(best, one))
-            best = min(best, tried, key=search.change)
+            if search.is_within(tried):
+                best = min(best, tried, key=search.change)
         if search.change(best) >= before:
             break
     return search.allocation(best, decomposition)
@@ -163,12 +166,24 @@ class _Search:
             rates[rate, i] = max(level / LEVELS, rates[rate, i])
         return self.limits.costs(state.layers, widths_at(self.dense, rates))
 
+    def widths(self, state: _State) -> dict[str, int]:
+        """Return the width of every channel group."""
+        return {group: int(width) for group, width in widths_at(self.dense, self.rates_of(state)).items()}
+
+    def over(self, costs: Mapping[str, Any]) -> dict[str, float]:
+        """Return by how much each limit is exceeded."""
+        return {name: max(0.0, costs[name][0] - target) for name, target in self.limits.targets.items()}
+
+    def is_within(self, state: _State) -> bool:
+        """Tell whether a state meets the budget."""
+        return not any(self.over(self.costs(state)).values())
+
     def descend(self, state: _State) -> _State:
-        """Make choices until the budget is met."""
+        """Make choices until the budget is met, or none is left that comes nearer to it."""
         targets = self.limits.targets
         while True:
             costs = self.costs(state)
-            over = {name: max(0.0, costs[name][0] - target) for name, target in targets.items()}
+            over = self.over(costs)
             if not any(over.values()):
                 return state
             best, best_worth = None, 0.0
@@ -179,7 +194,7 @@ class _Search:
                 if gain > 0 and worth > best_worth:
                     best, best_worth = move, worth
             if best is None:
-                raise self.limits.out_of_reach(costs)
+                return state
             state = state.with_choice(best.choice)
 
     def _moves(self, state: _State, now_costs: Mapping[str, Any]) -> Iterator[_Move]:
@@ -189,7 +204,7 @@ class _Search:
             levels, level = self.rates[step.rate], state.levels.get(step.rate, 0)
             if step.level > level:
                 yield _Move(step, levels[step.level] - levels[level], {name: saved[name][i] for name in saved})
-        widths = {group: int(width) for group, width in widths_at(self.dense, self.rates_of(state)).items()}
+        widths = self.widths(state)
         for layer, options in self.options.items():
             now = state.layers.get(layer)
             of_options = self.limits.costs_of_layer(layer, tuple(options), widths)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from norton_det.calibration.linear_map import matrix_of
+from norton_det.calibration.linear_map import check_inputs, matrix_of
 from norton_det.calibration.lockstep import LayerCall, observed
 from norton_det.calibration.moments import POSITIONS, Moments
 from norton_det.channels.narrow import ChannelMap, columns_of
@@ -78,6 +78,7 @@ def probes_of(
         for call in tqdm(passing, total=total, desc="measure", unit="layer", disable=None, leave=False):
             if call.name not in begun:
                 begun[call.name] = _fit_of(shared, layers[call.name], left[call.name])
+            check_inputs(call.name, net.get_submodule(call.name), call.inputs)
             begun[call.name].add(call)
             left[call.name] -= 1
             if not left[call.name]:  # what was seen stays in memory no longer than this

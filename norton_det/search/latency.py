@@ -72,7 +72,8 @@ class LatencyModel:
         self._plan = costs.plan
         self._options = _uniform(dense, decomposition, ranks) if options is None else options
         layers = [cost for cost in costs.layers if cost.planned and cost.calls and not cost.published_only]
-        layers = [cost for cost in layers if cost.norm_params is None and not cost.transposed]
+        # Others are in the rest: transposed ones, and depthwise ones, whose widths are those of their inputs.
+        layers = [one for one in layers if one.norm_params is None and not one.transposed and not one.layer.in_place]
         self._layers: dict[str, tuple[LayerCost, dict[str | None, Grid]]] = {}
         for layer in tqdm(layers, desc="latency table", unit="layer", disable=None, leave=False):
             name = layer.layer.name

@@ -87,9 +87,14 @@ class Limits:
         memory = {"activation_memory": self.model.activation_memory(layers, widths)}
         return {**self.model.at(layers, widths)._asdict(), **memory, **latency}
 
-    def out_of_reach(self, costs: Mapping[str, Any]) -> UsageError:
+    def out_of_reach(self, layers: Layers, widths: Mapping[str, Any]) -> UsageError:
         """Return the error of a budget that no choice meets, with the nearest costs that were reached."""
-        reached = ", ".join(f"{name} {int(costs[name][0]):,}" for name in self.targets)
-        limits = " and ".join(f"{name} {target:,.0f}" for name, target in self.targets.items())
+        costs = self.all_costs(layers, widths)
+        reached = ", ".join(f"{name} {_number(float(costs[name]))}" for name in self.targets)
+        limits = " and ".join(f"{name} {_number(target)}" for name, target in self.targets.items())
         name = self.dense.architecture.name
         return UsageError(f"{name}: no allocation within {limits}; the nearest that was reached: {reached}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

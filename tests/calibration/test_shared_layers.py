@@ -142,3 +142,21 @@ def test_a_layer_that_never_runs_is_refused(net: Levels, images: Tensor) -> None
     net.idle = nn.Conv2d(3, 3, 1).double()
     with pytest.raises(UsageError, match="layer 'idle' runs 0 times in one pass; expected at least once"):
         calibrate(copy.deepcopy(net), net, PLAN, {}, images, outside=["idle"])
+
+
+class Tokens(nn.Module):
+    """A network whose linear layer reads one row for each position of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, 6, 4, stride=4), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.stem(x).flatten(2).mT)
+
+
+def test_a_linear_layer_on_rows_of_positions_is_refused_by_name() -> None:
+    plan = nd.ChannelPlan({"stem": 6}, (nd.Layer("stem", (), "stem"), nd.Layer("mix", ("stem",))))
+    net = Tokens().eval()
+    with pytest.raises(UsageError, match=r"layer 'mix' reads inputs of shape \(2, 4, 6\); .* one row for each image"):
+        calibrate(net, copy.deepcopy(net), plan, {}, torch.randn(2, 3, 8, 8))

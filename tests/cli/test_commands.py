@@ -154,6 +154,18 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("search", ["--arch", "resnet56_cifar"], 2, "no target"),
         (
             "search",
+            ["--arch", "resnet56_cifar", "--target-macs", "6e7", "--decomposition", '{"conv1": "cp"}'],
+            2,
+            "--decomposition is by layer; expected one name",
+        ),
+        (
+            "search",
+            ["--arch", "resnet56_cifar", "--target-macs", "6e7", "--allocate", "--device", "cpu", "--batch-size", "8"],
+            2,
+            "--allocate with --rank, --device or --batch-size",
+        ),
+        (
+            "search",
             ["--arch", "resnet56_cifar", "--target-params", "1000", "--rank", "1"],
             2,
             "nearest reachable: rank 1",

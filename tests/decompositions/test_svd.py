@@ -300,7 +300,8 @@ def test_methods_by_layer(small: nn.Module, refused: Refused) -> None:
     refused(compressed({"fc": (2, 3)}, "svd"), 2, "layer 'fc': rank is (2, 3); expected one number of at least 1")
     refused(compressed({"bn": 4}, "svd"), 2, "'bn' is a BatchNorm2d", "a convolution or linear layer")
     budget = {"budget": nd.Budget(macs=1e6), "calibration": IMAGES}
-    refused(compressed(None, methods, **budget), 2, "expected one name as decomposition, not names by layer")
+    refused(compressed(None, methods, **budget), 2, "expected names as decomposition, not names by layer")
+    refused(compressed(None, methods, rates=[0.5] * 3), 2, "decomposition is by layer and rank is None")
 
 
 def test_network_is_pruned_calibrated_saved_and_deployed(small: nn.Module, tmp_path: Path) -> None:
