@@ -257,3 +257,22 @@ def test_config_of_an_allocation(
     assert found["params"] <= 5e3
     assert found["latency_ms"] > 0
     refused(lambda: tool("search").main([*words, *known, "--target-speedup", "-1"]), 2, "speedup is -1.0")
+
+
+@pytest.mark.slow
+def test_a_whole_detector_within_a_budget() -> None:
+    options = {"min_size": 64, "max_size": 64, "rpn_post_nms_top_n_test": 20}
+    dense = nd.Spec("fasterrcnn_cpresnet50_fpn", 3, options=options)
+    torch.manual_seed(0)
+    net, counted = nd.build(dense).eval(), nd.count_complexity(dense)
+    images = [torch.rand(3, 64, 64) for _ in range(4)]
+    budget = Budget(0.37 * counted.macs, 0.3 * counted.params)
+    small, spec = nd.compress(net, arch=dense, budget=budget, calibration=images, scope="detector", criterion="norm")
+    costs, told = nd.count_complexity(spec), spec.provenance["allocate"]
+    assert (told["macs"], told["params"]) == (costs.macs, costs.params)
+    assert costs.macs <= budget.macs
+    assert costs.params <= budget.params
+    assert len({layer.method for layer in spec.decompositions.values()}) > 1
+    beside = {*spec.decompositions, *spec.widths}
+    assert any(name.startswith(("rpn", "roi_heads", "backbone.fpn", "fpn")) for name in beside)
+    assert len(small(images)) == 4
