@@ -65,7 +65,12 @@ def add_arguments(parser: Parser) -> None:
         metavar="DIR",
         help="class folders or a COCO folder: refit what is left to the network's outputs on training images",
     )
-    add("--calibration-images", default=1024, type=int, metavar="N", help="number of them")
+    add(
+        "--calibration-images",
+        type=int,
+        metavar="N",
+        help="number of them, all in memory (default: 1024; for a detector 64)",
+    )
     add(
         "--reconstruct",
         default=0,
@@ -122,6 +127,8 @@ def _check(args: argparse.Namespace) -> Budget:
             where = "" if args.weights is None else f", and --weights {args.weights} is no file with a spec"
             raise UsageError(f"neither --arch nor --config is given{where}; expected one")
         args.arch = read_spec(args.weights, deployed=True).arch
+    if args.calibration_images is None:
+        args.calibration_images = ARCHITECTURES[args.arch].task.calibration_images
     if args.proposals is not None:
         check_minimum(args, proposals=1)
         if ARCHITECTURES[args.arch].task.name != Detection.name:

@@ -50,6 +50,7 @@ class Task(ABC):
             on the architecture.
         compared_size: side of the images on which two networks are compared; None: ``image_size`` of the architecture.
         features: name of the submodule whose outputs are the features; "" is the whole network.
+        calibration_images: how many images commands calibrate on, if not told; both networks hold them in memory.
         kinds: what a detector predicts, in COCO's words: "bbox", and "segm" or "keypoints".
     """
 
@@ -57,6 +58,7 @@ class Task(ABC):
     image_size: ClassVar[int | None] = None
     compared_size: ClassVar[int | None] = None
     features: ClassVar[str] = ""
+    calibration_images: ClassVar[int] = 1024
     kinds: tuple[str, ...] = ()
 
     @abstractmethod
@@ -160,6 +162,7 @@ class Detection(Task):
     image_size: ClassVar[int] = 800
     compared_size: ClassVar[int] = 64
     features = "backbone"
+    calibration_images = 64
 
     def __init__(self, kinds: tuple[str, ...] = ("bbox",)) -> None:
         self.kinds = kinds
