@@ -81,3 +81,8 @@ def test_refusals_are_told_apart(tmp_path: Path, refused: Refused) -> None:
 def test_names_of_places_are_filled_in() -> None:
     words = fill(["--output", "OUT/x.json", "OUT", "OUTER", "a/OUT"], {"OUT": Path("/there")})
     assert words == ["--output", "/there/x.json", "/there", "OUTER", "a/OUT"]
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted(names) == sorted(set(names))  # pytest imports them by name alone
