@@ -157,7 +157,8 @@ def test_the_fit_is_the_best_of_its_rank(out: int, size: int, rank: int, samples
     assert np.linalg.matrix_rank(fitted.numpy(), tol=1e-9 * float(fitted.norm())) <= rank
     scale = 1e-6 * float(objective(problem, torch.zeros_like(prior)))
     reached = min(float(objective(problem, descended(problem, rank, start))) for start in range(3))
-    assert reached - 100 * scale <= float(objective(problem, fitted)) <= reached + scale
+    unlimited = float(objective(problem, problem.solution()))  # descent need not get as far as either
+    assert unlimited - scale <= float(objective(problem, fitted)) <= reached + scale
 
 
 @st.composite
