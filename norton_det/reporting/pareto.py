@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from norton_det.errors import UsageError, expect_choice
+from norton_det.errors import expect_choice
 from norton_det.reporting.label_placement import write_names
 from norton_det.reporting.measured import MeasuredRow, baseline
 from norton_det.reporting.published import DENSE, METRICS, PublishedRow, published
@@ -70,13 +70,10 @@ def pareto_figure(
             comparable.
 
     Raises:
-        UsageError: matplotlib is not installed, the network is unknown, or none of its rows has the metric.
+        UsageError: the network is unknown, or none of its rows has the metric.
         DataError: the measured rows of a data set do not have exactly one "dense" row.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise UsageError("matplotlib is not installed; figures need it: pip install norton-det[plot]") from None
+    from matplotlib.figure import Figure
 
     rows = published(network)
     metrics = [name for name in METRICS if any(getattr(row, name) is not None for row in rows)]

@@ -1,6 +1,5 @@
 """The figure of accuracy against reduction."""
 
-import sys
 from itertools import combinations
 from typing import Any
 
@@ -87,9 +86,3 @@ def test_detectors() -> None:
         UsageError, match="unknown metric of maskrcnn_cpresnet50_fpn 'top1'; expected one of: AP, AP50, AP75, AR1"
     ):
         pareto_figure("maskrcnn_cpresnet50_fpn")
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError, match=r"matplotlib is not installed.*norton-det\[plot\]"):
-        pareto_figure("vgg16_bn")
