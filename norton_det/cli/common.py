@@ -2,12 +2,12 @@
 
 import argparse
 import functools
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from norton_det.errors import DataError, TerminatedError, UsageError
+from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
@@ -67,14 +67,17 @@ class Parser(argparse.ArgumentParser):
 def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     """Make a ``main`` that returns the exit code; wrong arguments and wrong data are reported in one line.
 
-    The process keeps the memory that it frees (see :func:`keep_freed_memory`).
+    The process keeps the memory that it frees (see :func:`keep_freed_memory`). Without arguments they are those of the
+    process, in which warnings of other packages are hidden.
     Other errors are raised as they are (exit code 1 and a traceback when run as a script).
     """
 
     @functools.wraps(run)
     def main(argv: Sequence[str] | None = None) -> int:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        show_log()
         keep_freed_memory()
+        if argv is None:  # a process of its own
+            hide_warnings()
         try:
             run(sys.argv[1:] if argv is None else argv)
         except (UsageError, DataError) as error:

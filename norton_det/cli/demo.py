@@ -27,7 +27,7 @@ from torchvision.utils import make_grid
 
 import norton_det as nd
 from norton_det.cli.common import Parser
-from norton_det.cli.options import CONFIGURATION, check_minimum, parse_configuration
+from norton_det.cli.options import CONFIGURATION, add_device, check_minimum, parse_configuration
 from norton_det.cli.train_det import MODELS
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import CLASSES
@@ -65,11 +65,12 @@ def add_arguments(parser: Parser) -> None:
     add("--train", default=400, type=int, metavar="N", help="training images")
     add("--val", default=100, type=int, metavar="N", help="held-out images")
     add("--size", default=128, type=int, metavar="S", help="side of the images in pixels")
-    add = parser.add_argument_group("training").add_argument
+    group = parser.add_argument_group("training")
+    add = group.add_argument
     add("--epochs", default=3, type=int, metavar="N", help="of training the dense detector")
     add("--finetune-epochs", default=2, type=int, metavar="N", help="of fine-tuning a compressed one")
     add("--batch-size", default=4, type=int, metavar="N", help="images in a batch")
-    add("--device", default="cpu", help="cpu or cuda")
+    add_device(group)
     add("--amp", action="store_true", help="train in mixed precision")
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="DIR", help="folder to make for data, checkpoints, report and image")

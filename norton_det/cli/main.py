@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
 
 def main_of(name: str) -> int:
     """Run a sub-command with the arguments of this process; return the exit code."""
-    return main([name, *sys.argv[1:]])
+    sys.argv.insert(1, name)
+    return main()
 
 
 def _module(name: str) -> str:

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from norton_det.cli.common import Parser
 from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_config
 from norton_det.cost.budget import CONVENTIONS, Budget
@@ -14,6 +12,7 @@ from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
 from norton_det.errors import DataError, UsageError
 from norton_det.notation import parse_ranks
 from norton_det.pruning import CRITERIA
+from norton_det.runtime.device import default_device, usable_cores
 from norton_det.spec import Rank
 
 Group = argparse._ArgumentGroup
@@ -206,8 +205,8 @@ def add_implementation(group: Group, *more: str) -> None:
 
 
 def add_device(group: Group) -> None:
-    """Add ``--device``, by default a GPU if there is one."""
-    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    """Add ``--device``: the rule of all commands is a GPU if there is one, else the CPU."""
+    group.add_argument("--device", default=default_device(), help="cuda or cpu")
 
 
 def add_image_size(group: Group) -> None:
@@ -224,5 +223,6 @@ def add_max_detections(group: Group) -> None:
 
 
 def add_workers(group: Group) -> None:
-    """Add ``--workers``."""
-    group.add_argument("-j", "--workers", default=4, type=int, metavar="N", help="processes that load data")
+    """Add ``--workers``: 4 as in torchvision's scripts, but no more than there are cores."""
+    workers = min(4, usable_cores())
+    group.add_argument("-j", "--workers", default=workers, type=int, metavar="N", help="processes that load data")

@@ -28,7 +28,7 @@ from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.weights import initial_network
-from norton_det.runtime.device import check_device
+from norton_det.runtime.device import check_device, default_device
 from norton_det.search.allocation import MEASURED, Allocation, allocate
 from norton_det.search.latency import LatencyModel
 from norton_det.search.uniform import Candidate, search
@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
     add_scope(group)
     add = add_budget(parser).add_argument
     add("--batch-size", default=1, type=int, metavar="N", help="images in a batch, for a latency")
-    add("--device", default="cpu", help="cpu or cuda, for a latency")
+    add("--device", help="cuda or cpu, for a latency (default: cuda if there is one; with --allocate: cpu)")
     group = parser.add_argument_group("allocation")
     add = group.add_argument
     add("--allocate", action="store_true", help="a rank for each layer and a rate for each group, for these weights")
@@ -71,7 +71,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Search or allocate, and print."""
     check_minimum(args, batch_size=1)
-    check_device(args.device)
+    check_device(args.device or "cpu")
     if isinstance(args.decomposition, Mapping):
         raise UsageError("--decomposition is by layer; expected one name: a search chooses the layers")
     if args.allocate:
@@ -95,7 +95,7 @@ def _search(args: argparse.Namespace) -> None:
             decomposition=args.decomposition or "cp",
             ranks=ranks,
             batch=args.batch_size,
-            device=args.device,
+            device=args.device or default_device(),
         )
     candidates = search(
         args.arch,
@@ -162,7 +162,7 @@ def _allocate(args: argparse.Namespace) -> None:
 def _check_allocation(args: argparse.Namespace) -> Budget:
     """Refuse at once what would fail late; return the budget."""
     check_minimum(args, calibration_images=1)
-    if args.rank is not None or args.device != "cpu" or args.batch_size != 1:
+    if args.rank is not None or args.device not in (None, "cpu") or args.batch_size != 1:
         raise UsageError(
             "--allocate with --rank, --device or --batch-size: expected none of them; it chooses the ranks, and its "
             "latency is that of one image on the CPU"

@@ -15,7 +15,7 @@ from torch import nn
 
 from norton_det.checkpoint import read_network
 from norton_det.cli.common import Parser
-from norton_det.cli.options import Group, add_implementation, check_minimum
+from norton_det.cli.options import Group, add_device, add_implementation, check_minimum
 from norton_det.errors import DataError, UsageError
 from norton_det.models.tensor_files import read_file
 from norton_det.models.weights import load_state
@@ -100,7 +100,7 @@ def add_computation(parser: Parser) -> Group:
     """Add where and how it is computed; return the group."""
     group = parser.add_argument_group("computation")
     add = group.add_argument
-    add("--device", default="cuda", help="cuda or cpu")
+    add_device(group)
     add("--amp", action="store_true", help="mixed precision")
     add_implementation(group, AUTO)
     add("--sync-bn", action="store_true", help="batch norm over all processes")

@@ -1,8 +1,20 @@
-"""Whether a device is there."""
+"""Which device is used: a GPU if there is one, unless the user names another."""
+
+import os
 
 import torch
 
 from norton_det.errors import UsageError
+
+
+def default_device() -> str:
+    """Return the device of a command that is not told one: "cuda" if there is a GPU, else "cpu".
+
+    Example:
+        >>> default_device() in ("cuda", "cpu")
+        True
+    """
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(device: torch.device | str) -> None:
@@ -19,3 +31,28 @@ def check_device(device: torch.device | str) -> None:
     except (RuntimeError, AssertionError):
         expected = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise UsageError(f"device {device}: not available here; expected {expected}") from None
+
+
+def describe_device(device: torch.device | str) -> str:
+    """Return a device with its name, or the number of threads of the CPU.
+
+    Example:
+        >>> describe_device("cpu").startswith("cpu (")
+        True
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

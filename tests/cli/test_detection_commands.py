@@ -18,15 +18,17 @@ from norton_det.cli import train_det
 from norton_det.cli.common import EXIT_TERMINATED, Parser
 from norton_det.cli.config_defaults import parse_arguments
 from norton_det.config import read_config
+from norton_det.runtime.device import default_device, usable_cores
 
-# The flags of torchvision's reference detection script with their defaults, but for --data-path.
+# The flags of torchvision's reference detection script with their defaults, but for --data-path; the device is one that
+# is there, and the workers are no more than the cores.
 TORCHVISIONS = {
     "dataset": "coco",
     "model": "maskrcnn_resnet50_fpn",
-    "device": "cuda",
+    "device": default_device(),
     "batch_size": 2,
     "epochs": 26,
-    "workers": 4,
+    "workers": min(4, usable_cores()),
     "opt": "sgd",
     "lr": 0.02,
     "momentum": 0.9,

@@ -1,0 +1,86 @@
+"""Log lines: on a terminal they do not disturb progress bars; those of a run are kept in a file as well."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_OURS = ("norton_det", "benchmarks", "scripts")
+
+
+class _BesideBars(logging.StreamHandler[TextIO]):
+    """Writes lines above the progress bars of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:
+            self.handleError(record)
+
+
+def show_log() -> None:
+    """Show the package's log on stderr; of other packages only warnings and errors."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_BesideBars(sys.stderr)])
+    for name in _OURS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def hide_warnings() -> None:
+    """Hide Python's warnings, which other packages address to programmers, unless ``python -W`` asks for them."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+class RunLog(logging.Handler):
+    """Keeps what is logged until it is given a file, and writes it there, each line with its time.
+
+    Example:
+        >>> import logging, tempfile
+        >>> from pathlib import Path
+        >>> from norton_det.runtime.logs import RunLog
+        >>> log = RunLog()
+        >>> line = logging.makeLogRecord({"msg": "Start"})
+        >>> log.emit(line)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log.open(Path(folder) / "log.txt")
+        ...     log.close()
+        ...     (Path(folder) / "log.txt").read_text().split()[-1]
+        'Start'
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._held: list[logging.LogRecord] = []
+        self._file: TextIO | None = None
+
+    def open(self, path: Path) -> None:
+        """Append to a file, beginning with what was kept."""
+        self._file = path.open("a", encoding="utf-8")
+        for record in self._held:
+            self.emit(record)
+        self._held.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or keep it."""
+        if self._file is None:
+            self._held.append(record)
+            return
+        try:
+            self._file.write(f"{self.format(record)}\n")
+            self._file.flush()
+        except Exception:
+            self.handleError(record)
+
+    def note(self, text: str, **fields: Any) -> None:
+        """Write a line to the file alone; ``fields`` are those of a log record."""
+        self.emit(logging.makeLogRecord({"msg": text, **fields}))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+        super().close()

@@ -1,0 +1,79 @@
+"""The log on a terminal and in the file of a run."""
+
+import fcntl
+import logging
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+from conftest import ENVIRONMENT
+
+from norton_det.runtime.logs import RunLog
+
+SCRIPT = """
+import logging, sys, warnings
+from norton_det.runtime.logs import hide_warnings, show_log
+from norton_det.runtime.progress import ProgressLog
+show_log()
+hide_warnings()
+warnings.warn("of a library", FutureWarning)
+logging.getLogger("library").info("of a library")
+log = ProgressLog("Epoch: [0]", 2)
+for i in log.follow(range(5)):
+    log.update(loss=i)
+"""
+
+
+def lines_of(terminal: bool) -> list[str]:
+    """Return what a process writes to stderr, as pieces that end with a line feed or a carriage return."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    if terminal:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 200, 0, 0))
+    with subprocess.Popen([sys.executable, "-c", SCRIPT], env=ENVIRONMENT, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # the end of a terminal
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n").splitlines(keepends=True)
+
+
+def test_a_file_has_the_lines_and_no_bar() -> None:
+    lines = lines_of(terminal=False)
+    assert [line.partition("  eta")[0].strip() for line in lines[:-1]] == [f"Epoch: [0]  [{i}/5]" for i in (0, 2, 4)]
+    assert "Total time" in lines[-1]
+    assert not [line for line in lines if "\r" in line or "of a library" in line]
+
+
+def test_a_terminal_has_a_bar_that_no_line_runs_into() -> None:
+    lines = lines_of(terminal=True)
+    bars = [line for line in lines if "%|" in line]
+    assert bars
+    for line in lines:
+        assert ("%|" in line) + ("  eta: " in line) <= 1, "a line is either of the log or of the bar"
+    assert len([line for line in lines if "  eta: " in line]) == 3
+
+
+def test_a_run_log_has_what_was_logged_before_it_had_a_file(tmp_path: Path) -> None:
+    log = RunLog()
+    for text in ("first", "second"):
+        log.emit(logging.makeLogRecord({"msg": text}))
+    log.open(tmp_path / "log.txt")
+    log.note("third")
+    log.close()
+    log = RunLog()
+    log.open(tmp_path / "log.txt")
+    log.note("fourth")
+    log.close()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["first", "second", "third", "fourth"]
