@@ -131,12 +131,13 @@ class CocoEvaluator:
         """
         raise_errors(check_results(self._content, results, kinds=list(self._truths)), name)
 
-    def match(self, results: Sequence[Result], kind: str) -> Any:
+    def match(self, results: Sequence[Result], kind: str, *, iou: float | None = None) -> Any:
         """Match checked results with the objects of the annotations, image by image.
 
         Args:
             results: results that :meth:`check` accepts.
             kind: one of the evaluated kinds.
+            iou: match at this threshold alone, objects of all sizes; None: at all thresholds and for each size.
 
         Returns:
             The backend's ``COCOeval`` after ``evaluate()``; its ``params`` have the limit of detections.
@@ -148,6 +149,9 @@ class CocoEvaluator:
             if kind == "keypoints":
                 evaluation.params.kpt_oks_sigmas = _sigmas(truth, evaluation.params.kpt_oks_sigmas)
             evaluation.params.maxDets = [*evaluation.params.maxDets[:-1], self._limits[kind]]
+            if iou is not None:
+                evaluation.params.iouThrs = np.array([iou])
+                evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.evaluate()
         return evaluation
 
