@@ -20,10 +20,10 @@ FLOORS = [
     {"files", "formatting", "linalg"},
     {"registry", "spec", "runtime", "channels", "image_files"},
     {"notation"},
-    {"models", "decompositions", "visualization", "reporting"},
+    {"models", "decompositions", "visualization"},
     {"pruning", "structure", "deployment", "data"},
     {"calibration", "cost", "evaluation", "checkpoint", "config"},
-    {"search", "builders"},
+    {"search", "builders", "reporting"},
     {"compression", "training"},
     {"norton_det"},  # the public names, in __init__.py
     {"cli"},

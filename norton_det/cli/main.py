@@ -25,6 +25,7 @@ COMMANDS = (
     "eval-cls",
     "train-det",
     "eval-det",
+    "report",
     "visualize",
     "check-data",
     "make-shapes",

@@ -161,7 +161,7 @@ def _explain(image: ImageMatches) -> tuple[Array, Array]:
     same, other = image.overlaps * same_class, image.overlaps * ~same_class
     for d in wrong:
         of_class, elsewhere = same[d].max(), other[d].max()
-        if BACKGROUND <= of_class < FOREGROUND:
+        if BACKGROUND <= of_class <= FOREGROUND:
             kinds[d], about[d] = _LOCALISATION, same[d].argmax()
         elif elsewhere >= FOREGROUND:
             kinds[d], about[d] = _CLASSIFICATION, other[d].argmax()

@@ -1,0 +1,45 @@
+"""Report finished trainings: pictures in their folders, and one self-contained page, report.html.
+
+Examples:
+  norton-det report runs/fasterrcnn_resnet50_fpn-1
+  norton-det report runs/compressed --compare runs/dense --output report.html
+  norton-det report old_run --data-path coco
+"""
+
+import argparse
+
+from norton_det.cli.common import Parser
+from norton_det.cli.options import check_minimum, check_output
+from norton_det.data import annotation_file
+from norton_det.data.coco.dataset import KINDS
+from norton_det.evaluation.compare import DRAWS, check_draws
+from norton_det.reporting.report import IMAGES, write_report
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a training, of train-det or train-cls")
+    parser.add_argument("--compare", metavar="DENSE", help="folder of the training of the dense detector")
+    add = parser.add_argument_group("data, if the folder does not say it").add_argument
+    add("--data-path", metavar="DIR", help="COCO folder: val2017/ annotations/")
+    add("--dataset", default="coco", choices=[*KINDS], metavar="NAME", help="instances or person keypoints")
+    add("--annotations", metavar="FILE", help="validation annotations")
+    add("--images", metavar="DIR", help="the validation images")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", metavar="FILE", help="the page (default: report.html in the first folder)")
+    add("--count", default=IMAGES, type=int, metavar="N", help="validation images that are drawn, and worst images")
+    add("--draws", default=DRAWS, type=int, metavar="N", help="of the bootstrap of --compare")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and write."""
+    check_minimum(args, count=1)
+    check_draws(args.draws, 0)
+    if args.output:
+        check_output(args.output, ".html")
+    annotations, images = args.annotations, args.images
+    if args.data_path:
+        annotations = annotations or annotation_file(args.data_path, "val", args.dataset)
+        images = images or f"{args.data_path}/val2017"
+    options = {"compare": args.compare, "annotations": annotations, "images": images}
+    print(f"written: {write_report(args.runs, args.output, **options, count=args.count, draws=args.draws)}")

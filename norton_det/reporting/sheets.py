@@ -1,0 +1,106 @@
+"""Images with what is there beside what is detected: a sample of the validation images, and the worst ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from norton_det.data.coco.labels import class_names
+from norton_det.evaluation.at_threshold import ImageErrors, errors_by_image
+from norton_det.files import write_atomically
+from norton_det.image_files import read_rgb
+from norton_det.reporting.analysis import Analysis
+from norton_det.visualization.draw import Legend, draw_detections, side_by_side
+
+SIDE = 480
+"""Length of the longer side of an image on a sheet, in pixels."""
+_GAP = 12
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Images in one picture, and each with its caption.
+
+    Attributes:
+        images: uint8 images (3, H, W): the truth beside the detections of each detector.
+        captions: of each: its file, and the numbers of objects that are found and missed, and of false alarms.
+    """
+
+    images: Sequence[Tensor]
+    captions: Sequence[str]
+
+    def write(self, path: Path) -> None:
+        """Write all images, one below the other, as one picture."""
+        width = max(image.shape[2] for image in self.images)
+        height = sum(image.shape[1] + _GAP for image in self.images) - _GAP
+        canvas, y = Image.new("RGB", (width, height), "white"), 0
+        for image in self.images:
+            canvas.paste(TF.to_pil_image(image), (0, y))
+            y += image.shape[1] + _GAP
+        write_atomically(path, lambda name: canvas.save(name, quality=85))
+
+
+def make_sheets(coco: Any, folder: Path, sides: Sequence[Analysis], count: int) -> tuple[Sheet, Sheet]:
+    """Return a sheet of a sample of the images, and one of the worst images of the first detector.
+
+    The sample is spread evenly over the images with objects, in the order of their ids. The worst images have the
+    largest 1 - F1 at the threshold of the best F1; those without errors are left out.
+
+    Args:
+        coco: ``pycocotools.coco.COCO`` of the annotations.
+        folder: folder of the images.
+        sides: the analyses of one detector or several.
+        count: number of images of each sheet.
+
+    Raises:
+        DataError: an image is missing or cannot be read.
+    """
+    rows = {row.image: row for row in errors_by_image(sides[0].matches, sides[0].threshold)}
+    filled = [one.image for one in sides[0].matches.images if one.objects] or sorted(rows)
+    sample = [filled[i] for i in np.unique(np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int))]
+    worst = [image for image, row in rows.items() if row.error > 0][:count]
+    legend = Legend(class_names(coco.cats.values()), _skeleton(coco))
+    sheets = []
+    for images in (sample, worst):
+        drawn = [_draw(coco.imgs[image], folder, sides, legend) for image in images]
+        sheets.append(Sheet(drawn, [_caption(coco.imgs[image], rows[image]) for image in images]))
+    return sheets[0], sheets[1]
+
+
+def _skeleton(coco: Any) -> list[tuple[int, int]]:
+    lines = next((category["skeleton"] for category in coco.cats.values() if category.get("skeleton")), [])
+    return [(a - 1, b - 1) for a, b in lines]
+
+
+def _caption(entry: Mapping[str, Any], row: ImageErrors) -> str:
+    return f"{entry['file_name']}: {row.found} found, {row.missed} missed, {row.false_alarms} false alarms"
+
+
+def _draw(entry: Mapping[str, Any], folder: Path, sides: Sequence[Analysis], legend: Legend) -> Tensor:
+    """Draw the truth beside the detections of each detector above its threshold."""
+    picture = read_rgb(folder / entry["file_name"])
+    scale = SIDE / max(picture.size)
+    size = [round(length * scale) for length in picture.size]
+    image = TF.pil_to_tensor(picture.resize((size[0], size[1])))
+    panels = {}
+    for side in sides:
+        matches = next(one for one in side.matches.images if one.image == entry["id"])
+        if not panels:
+            panels["truth"] = draw_detections(image, _detections(matches.objects, scale), legend)
+        found = [one for one in matches.detections if one["score"] >= side.threshold]
+        panels[f"{side.name}, score ≥ {side.threshold:.2f}"] = draw_detections(image, _detections(found, scale), legend)
+    return side_by_side(panels)
+
+
+def _detections(entries: Sequence[Mapping[str, Any]], scale: float) -> dict[str, Tensor]:
+    boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4) * scale
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([entry["category_id"] for entry in entries], dtype=torch.int64)
+    scores = torch.tensor([entry.get("score", 1.0) for entry in entries])
+    return {"boxes": boxes, "labels": labels, "scores": scores}
