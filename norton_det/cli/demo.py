@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
-from torchvision.utils import make_grid
 
 import norton_det as nd
 from norton_det.cli.common import Parser
@@ -39,7 +38,8 @@ from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.runtime.device import check_device
 from norton_det.runtime.timing import time_alternating
-from norton_det.visualization.draw import Legend, draw_detections, side_by_side
+from norton_det.visualization.beside import draw_beside, joined
+from norton_det.visualization.legend import Legend
 
 # Objects of 30 to 60 pixels: small anchors and few proposals.
 SMALL_IMAGES = {
@@ -47,7 +47,7 @@ SMALL_IMAGES = {
     **{f"rpn_{when}_nms_top_n_{mode}": 100 for when in ("pre", "post") for mode in ("train", "test")},
     "box_batch_size_per_image": 64,
 }
-DRAWN = 8
+DRAWN = 4
 REPEATS = 10
 PUBLISHED = "1:[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
 Row = dict[str, Any]
@@ -219,9 +219,6 @@ def _costs(row: Row) -> list[str]:
 
 def _draw(models: Mapping[str, nn.Module], images: list[Tensor], path: Path) -> None:
     legend = Legend(dict(enumerate(CLASSES, start=1)))
-    drawn = [
-        side_by_side({name: draw_detections(image, detect(net, image), legend) for name, net in models.items()})
-        for image in images
-    ]
-    write_atomically(path, to_pil_image(make_grid(drawn, nrow=2 if len(models) == 2 else 1)).save)
+    rows = [draw_beside(image, {name: detect(net, image) for name, net in models.items()}, legend) for image in images]
+    write_atomically(path, to_pil_image(joined(rows, 1)).save)
     print(f"{path}: detections with a score above 0.5, {' and '.join(models)} side by side")

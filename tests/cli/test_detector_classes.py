@@ -18,7 +18,8 @@ import norton_det as nd
 from norton_det.builders import make_detector
 from norton_det.evaluation.coco_results import RESULTS_FILE
 from norton_det.evaluation.predict import detect
-from norton_det.visualization.draw import Legend, draw_detections
+from norton_det.visualization.draw import draw_detections
+from norton_det.visualization.legend import Legend
 
 Change = Callable[[dict[str, Any]], None]
 MODEL = "fasterrcnn_cpresnet50_fpn"

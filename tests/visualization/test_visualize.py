@@ -21,7 +21,8 @@ from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
 from norton_det.runtime import timing
 from norton_det.runtime.timing import Stopwatch
-from norton_det.visualization.draw import Legend, colour_of, draw_detections, side_by_side
+from norton_det.visualization.draw import draw_detections
+from norton_det.visualization.legend import Legend
 from norton_det.visualization.media import Images, Video, open_images
 
 SKELETON = [(0, 1), (0, 2), (0, 3), (0, 4)]
@@ -43,41 +44,6 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def changed(before: Tensor, after: Tensor) -> Tensor:
     """Return where two pictures differ, (H, W)."""
     return (before != after).any(0)
-
-
-def test_boxes_masks_and_keypoints_are_drawn_where_they_are() -> None:
-    image = torch.full((3, 60, 80), 90, dtype=torch.uint8)
-    masks = torch.zeros(1, 60, 80, dtype=torch.bool)
-    masks[0, 30:34, 20:30] = True
-    found = {"boxes": torch.tensor([[10.0, 20, 70, 50]]), "labels": torch.tensor([2]), "scores": torch.tensor([0.9])}
-    boxed = changed(image, draw_detections(image, found))
-    assert boxed[20, 10:71].all()
-    assert boxed[20:51, 70].all()
-    assert not boxed[:20].any()
-    assert not boxed[40:49, 12:69].any()
-    assert draw_detections(image, found)[:, 50, 40].tolist() == list(colour_of(2))
-    masked = changed(image, draw_detections(image, {**found, "masks": masks}))
-    assert torch.equal(masked & ~boxed, masks[0] & ~boxed)
-    points = torch.tensor([[[30.0, 45, 1], [60, 45, 1], [30, 25, 0]]])
-    pointed = changed(image, draw_detections(image, {**found, "keypoints": points}, Legend(skeleton=[(0, 1), (0, 2)])))
-    assert pointed[45, 30:61].all()  # a line joins what is visible
-    assert not pointed[36:40, 25:35].any()
-    assert torch.equal(draw_detections(image.float() / 255, found), draw_detections(image, found))
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
-    assert torch.equal(draw_detections(image, {**nothing, "masks": masks[:0]}), image)
-
-
-def test_labels_have_colours_of_their_own() -> None:
-    assert len({colour_of(label) for label in range(91)}) == 91
-
-
-def test_pictures_stand_side_by_side() -> None:
-    left, right = torch.full((3, 20, 30), 50, dtype=torch.uint8), torch.full((3, 20, 30), 200, dtype=torch.uint8)
-    both = side_by_side({"a": left, "b": right})
-    assert both.shape == (3, 36, 60)
-    assert torch.equal(both[:, 16:], torch.cat([left, right], 2))
-    assert both[:, :16, :30].any()
-    assert not torch.equal(both[:, :16, :30], both[:, :16, 30:])
 
 
 def test_names_come_from_annotations(shapes: Path, tmp_path: Path) -> None:
