@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from norton_det.data.coco.dataset import KINDS
+from norton_det.data.coco.layouts import KINDS
 from norton_det.data.image_datasets import DATASETS
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import DataError, UsageError, expect

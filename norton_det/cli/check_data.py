@@ -12,13 +12,13 @@ import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from norton_det.cli.common import Parser
+from norton_det.cli.data_options import FOLDER, add_dataset
 from norton_det.cli.options import check_minimum
-from norton_det.data import annotation_file
+from norton_det.data import find_split
 from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results
-from norton_det.data.coco.dataset import KINDS
+from norton_det.data.coco.layouts import Split
 from norton_det.errors import DataError
 from norton_det.evaluation.coco_results import read_results
 from norton_det.files import read_json
@@ -30,10 +30,11 @@ Report = Mapping[str, list[Finding]]
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
-    add = parser.add_argument_group("data").add_argument
-    add("--data-path", required=True, metavar="DIR", help="COCO folder: train2017/ val2017/ annotations/")
-    add("--dataset", default="coco", choices=[*KINDS], metavar="NAME", help="instances or person keypoints")
-    add("--splits", default=["train", "val"], nargs="+", metavar="SPLIT", help="splits to check")
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--data-path", required=True, metavar="DIR", help=FOLDER)
+    add_dataset(group)
+    add("--splits", nargs="+", metavar="SPLIT", help="splits to check (default: train val; what is not divided: train)")
     add("--results", metavar="FILE", help="results in COCO's format, for the last of the splits")
     add("--annotations-only", action="store_true", help="read no image")
     add = parser.add_argument_group("model").add_argument
@@ -59,8 +60,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> Report:
     report: dict[str, list[Finding]] = {}
-    for split in args.splits:
-        path = annotation_file(args.data_path, split, args.dataset)
+    for split, found in _splits(args).items():
+        path = found.annotations
         content = read_json(path, dict, "COCO annotations")
         try:
             report[split] = check_annotations(
@@ -69,10 +70,19 @@ def _check(args: argparse.Namespace) -> Report:
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         if not args.annotations_only:
-            report[split] += check_images(content, Path(args.data_path) / f"{split}2017")
+            report[split] += check_images(content, found.images)
     if args.results:
         report["results"] = check_results(content, read_results(args.results))
     return report
+
+
+def _splits(args: argparse.Namespace) -> dict[str, Split]:
+    """Return where the splits are. Data that is not divided is all in "train"."""
+    found: dict[str, Split] = {}
+    for split in args.splits or ("train", "val"):
+        if args.splits or all(each.divided for each in found.values()):
+            found[split] = find_split(args.data_path, split, args.dataset)
+    return found
 
 
 def _print(report: Report, examples: int) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from norton_det.builders.load_detector import load_detector
 from norton_det.cli.common import Parser
+from norton_det.cli.data_options import FOLDER, add_dataset, add_division, division_of
 from norton_det.cli.options import (
     add_device,
     add_image_size,
@@ -27,11 +28,11 @@ from norton_det.cli.options import (
     check_minimum,
     check_output,
 )
-from norton_det.data import CocoDataset, annotation_file, collate, read_coco
+from norton_det.data import CocoDataset, collate, find_split, read_coco
 from norton_det.data.coco.checks import check_results, raise_errors
 from norton_det.data.coco.checks.findings import ERROR
-from norton_det.data.coco.dataset import KINDS
 from norton_det.data.coco.labels import Labels
+from norton_det.data.coco.layouts import Split
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics, metric_names
 from norton_det.evaluation.coco_results import RESULTS_FILE, Result, kinds_of_results, read_results, write_results
@@ -56,10 +57,11 @@ def add_arguments(parser: Parser) -> None:
     add_device(group)
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data-path", metavar="DIR", help="COCO folder: val2017/ annotations/")
-    add("--dataset", default="coco", choices=[*KINDS], metavar="NAME", help="instances or person keypoints")
+    add("--data-path", metavar="DIR", help=FOLDER)
+    add_dataset(group)
     add("--annotations", metavar="FILE", help="COCO annotations (default: those of --data-path and --dataset)")
-    add("--images", metavar="DIR", help="the images (default: val2017/ of --data-path)")
+    add("--images", metavar="DIR", help="the images (default: those of --data-path)")
+    add_division(group)
     add_workers(group)
     group = parser.add_argument_group("evaluation")
     add_max_detections(group)
@@ -89,22 +91,24 @@ def run(args: argparse.Namespace) -> None:
     for name in ("annotations", "images") if detectors else ("annotations",):
         if getattr(args, name) is None and args.data_path is None:
             raise UsageError(f"neither --{name} nor --data-path is given; expected one")
-    annotations = args.annotations or annotation_file(args.data_path, "val", args.dataset)
-    (_compare if args.compare else _evaluate)(args, annotations)
+    named = {"images": args.images, "annotations": args.annotations}
+    found = find_split(args.data_path, "val", args.dataset, **named, **division_of(args))
+    (_compare if args.compare else _evaluate)(args, found)
 
 
-def _evaluate(args: argparse.Namespace, annotations: str | Path) -> None:
+def _evaluate(args: argparse.Namespace, found: Split) -> None:
+    annotations = found.annotations
     if args.output:
         raise UsageError(f"--output {args.output}: is for --compare; expected --output-dir")
     if args.checkpoint:
-        data = _data(args, annotations)
+        data = _data(args, found)
         detector = _read_detector(args, args.checkpoint, data)
         evaluator = _evaluator(args, data.coco, args.kinds or kinds_of(detector[0]), annotations)
         results, name = _detect(args, *detector, data), "results"
     else:
         results, name = read_results(args.results), args.results
         kinds = args.kinds or kinds_of_results(results) or ["bbox"]
-        evaluator = _evaluator(args, read_coco(annotations), kinds, annotations)
+        evaluator = _evaluator(args, read_coco(annotations, found.part), kinds, annotations)
     metrics = evaluator.evaluate(results, per_class=args.per_class, name=name)
     if args.output_dir:
         folder = Path(args.output_dir)
@@ -118,7 +122,7 @@ def _evaluate(args: argparse.Namespace, annotations: str | Path) -> None:
         print(_class_tables(metrics) if args.per_class else format_metrics(metrics))
 
 
-def _compare(args: argparse.Namespace, annotations: str | Path) -> None:
+def _compare(args: argparse.Namespace, found: Split) -> None:
     """Compare two detectors. What can be refused is refused before the first one runs."""
     if args.backend != "pycocotools":
         raise UsageError(f"--backend {args.backend} does not keep what --compare needs; expected pycocotools")
@@ -127,8 +131,8 @@ def _compare(args: argparse.Namespace, annotations: str | Path) -> None:
     if args.output:
         check_output(args.output, ".json")
     check_draws(args.draws, args.seed)
-    data = None if all(map(_is_results, args.compare)) else _data(args, annotations)
-    coco = read_coco(annotations) if data is None else data.coco
+    data = None if all(map(_is_results, args.compare)) else _data(args, found)
+    coco = read_coco(found.annotations, found.part) if data is None else data.coco
     sources = [_source(args, path, coco, data) for path in args.compare]
     first, second = (results() for results in sources)
     comparison = compare_results(
@@ -137,7 +141,7 @@ def _compare(args: argparse.Namespace, annotations: str | Path) -> None:
         second,
         args.kinds,
         names=tuple(args.compare),
-        annotations=annotations,
+        annotations=found.annotations,
         max_detections=args.max_detections,
         draws=args.draws,
         seed=args.seed,
@@ -166,8 +170,9 @@ def _evaluator(args: argparse.Namespace, coco: Any, kinds: Sequence[str], annota
     return CocoEvaluator(coco, kinds, backend=args.backend, name=annotations, max_detections=args.max_detections)
 
 
-def _data(args: argparse.Namespace, annotations: str | Path) -> CocoDataset:
-    return CocoDataset(args.data_path, "val", args.dataset, images=args.images, annotations=annotations)
+def _data(args: argparse.Namespace, found: Split) -> CocoDataset:
+    files: dict[str, Any] = {"images": found.images, "annotations": found.annotations}
+    return CocoDataset(None, "val", args.dataset, **files, **division_of(args))
 
 
 def _read_detector(args: argparse.Namespace, path: str, data: CocoDataset) -> tuple[nn.Module, Labels]:

@@ -24,6 +24,17 @@ from torch import nn
 from norton_det.builders import freeze_backbone, make_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
+from norton_det.cli.data_options import (
+    FILES,
+    FOLDER,
+    add_dataset,
+    add_division,
+    add_files,
+    add_keypoint_sigmas,
+    check_division,
+    check_files,
+    files_of,
+)
 from norton_det.cli.options import (
     add_compression,
     add_max_detections,
@@ -49,7 +60,6 @@ from norton_det.compression.compress import compress
 from norton_det.config import COMPRESSION
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
-from norton_det.data.coco.dataset import KINDS
 from norton_det.data.coco.transforms import PRESETS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
@@ -75,7 +85,7 @@ MODELS = {
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
 _OF_A_NEW_DETECTOR = ("rank", "rates", "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
-_FREE = {*_OF_A_NEW_DETECTOR, *COMPRESSION, "backend", "eval_every", "use_v2"}
+_FREE = {*_OF_A_NEW_DETECTOR, *COMPRESSION, *FILES, "backend", "eval_every", "use_v2"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -118,8 +128,11 @@ def _add_model(parser: Parser) -> None:
 def _add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data-path", default="coco", metavar="DIR", help="COCO folder: train2017/ val2017/ annotations/")
-    add("--dataset", default="coco", choices=[*KINDS], metavar="NAME", help="instances or person keypoints")
+    add("--data-path", default="coco", metavar="DIR", help=FOLDER)
+    add_dataset(group)
+    add_files(group)
+    add_division(group)
+    add_keypoint_sigmas(group)
     add_workers(group)
     add("--aspect-ratio-group-factor", default=3, type=int, metavar="K", help="batch images of similar shape; -1: no")
     add("--data-augmentation", default="hflip", choices=PRESETS, metavar="NAME", help="preset of torchvision's script")
@@ -144,6 +157,8 @@ def run(args: argparse.Namespace) -> None:
             if is_main():
                 logger.info("--lr auto: %g for %d images an update", args.lr, images)
         checkpoint = Checkpoint.of(args)
+        if checkpoint is not None and not args.test_only:
+            check_division(args, checkpoint.args)
         train_images, val_images = _images(args)
         model, spec = _detector(args, train_images, checkpoint)
         spec = _match(args, spec, train_images, val_images)
@@ -166,8 +181,10 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse at once what would fail late."""
     if ("keypoints" in ARCHITECTURES[MODELS[args.model]].task.kinds) != (args.dataset == "coco_kp"):
         raise UsageError(f"--model {args.model} with --dataset {args.dataset}: keypoints need both, others neither")
-    if args.keypoint_pairs and args.dataset != "coco_kp":
-        raise UsageError(f"--keypoint-pairs with --dataset {args.dataset}: expected coco_kp")
+    for name in ("keypoint_pairs", "keypoint_sigmas"):
+        if getattr(args, name) and args.dataset != "coco_kp":
+            raise UsageError(f"--{name.replace('_', '-')} with --dataset {args.dataset}: expected coco_kp")
+    check_files(args)
     if args.use_copypaste and args.data_augmentation != "lsj":
         raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
     check_training(args, accumulate=1, eval_every=1)
@@ -178,14 +195,16 @@ def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
     if is_main() and (args.use_v2 or args.backend != "pil"):
         logger.info("--backend and --use-v2 are ignored: images are decoded by PIL, then transformed by transforms v2")
     masks = "segm" in ARCHITECTURES[MODELS[args.model]].task.kinds or args.use_copypaste
-    train_images = CocoDataset(args.data_path, "train", args.dataset, train=True, masks=masks)
+    train_images = CocoDataset(
+        args.data_path, "train", args.dataset, train=True, masks=masks, **files_of(args, "train")
+    )
     train_images.transform = Augment(
         args.data_augmentation,
         train_images.keypoint_names,
         probability=0 if args.no_hflip else 0.5,
         pairs=args.keypoint_pairs,
     )
-    return train_images, CocoDataset(args.data_path, "val", args.dataset)
+    return train_images, CocoDataset(args.data_path, "val", args.dataset, **files_of(args, "val"))
 
 
 def _detector(

@@ -1,7 +1,8 @@
 """Data sets: COCO's format, CIFAR-10, class folders."""
 
 from norton_det.data.batching import Batching
-from norton_det.data.coco.dataset import CocoDataset, annotation_file, collate, read_coco
+from norton_det.data.coco.dataset import CocoDataset, collate, read_coco
+from norton_det.data.coco.layouts import annotation_file, find_split
 from norton_det.data.coco.sampler import AspectRatioBatchSampler, evaluation_batches, training_batches
 from norton_det.data.coco.synthetic_shapes import make_shapes
 from norton_det.data.coco.transforms import Augment
@@ -14,6 +15,7 @@ __all__ = [
     "annotation_file",
     "collate",
     "evaluation_batches",
+    "find_split",
     "make_shapes",
     "read_coco",
     "training_batches",

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from norton_det.data.batching import hold_out
 from norton_det.data.cifar import SIZE, normalize, read_cifar
-from norton_det.data.coco.dataset import KINDS
+from norton_det.data.coco.layouts import KINDS
 from norton_det.data.image_folder import image_folder
 from norton_det.data.imagenet import Preset
 from norton_det.errors import DataError, UsageError, expect_choice

@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from norton_det.data import Augment, CocoDataset, read_coco
+from norton_det.data import Augment, CocoDataset, annotation_file, read_coco
 from norton_det.data.coco.checks import check_annotations
-from norton_det.data.coco.dataset import annotation_file
 from norton_det.data.coco.sides import flipped_order, partners
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.coco import CocoEvaluator

@@ -1,4 +1,4 @@
-"""Data sets in COCO folders: ``train2017/``, ``val2017/`` and ``annotations/``."""
+"""Data sets in COCO's format, in folders of COCO and other layouts."""
 
 import contextlib
 import io
@@ -17,24 +17,28 @@ from torchvision import tv_tensors
 from norton_det.data.coco.checks import check_annotations, raise_errors
 from norton_det.data.coco.checks.annotations import reading_checks
 from norton_det.data.coco.checks.fields import is_area
-from norton_det.data.coco.labels import Labels, keypoint_names
+from norton_det.data.coco.held_out import HeldOut
+from norton_det.data.coco.labels import Labels, class_categories, keypoint_names
+from norton_det.data.coco.layouts import find_split
 from norton_det.data.coco.pixels import PixelReader
-from norton_det.errors import DataError, expect_choice
+from norton_det.errors import DataError
 from norton_det.files import read_json
 from norton_det.spec import Spec
 
 logger = logging.getLogger(__name__)
 
-KINDS = {"coco": "instances", "coco_kp": "person_keypoints"}
-"""Names of ``--dataset``, and the beginning of the names of COCO's annotation files."""
 _MIN_VISIBLE, _OF_KEYPOINTS = 10, 17  # torchvision's rule for COCO's persons
 
 Target = dict[str, Any]
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 
-def read_coco(path: str | Path) -> Any:
+def read_coco(path: str | Path, part: HeldOut | None = None) -> Any:
     """Return the ``pycocotools.coco.COCO`` object of an annotation file.
+
+    Args:
+        path: the file.
+        part: which of the images are read; None: all.
 
     Raises:
         DataError: the file is missing, is not JSON, or does not contain COCO annotations; an entry lacks an id, a file
@@ -49,29 +53,11 @@ def read_coco(path: str | Path) -> Any:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     raise_errors(findings, path)
+    if part is not None:
+        coco.dataset = part.of(coco.dataset, path)
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
-
-
-def annotation_file(root: str | Path, split: str, dataset: str) -> Path:
-    """Return the path of the annotation file in a COCO folder.
-
-    Args:
-        root: the COCO folder.
-        split: "train" or "val".
-        dataset: "coco" (instances) or "coco_kp" (person keypoints).
-
-    Raises:
-        UsageError: an unknown data set.
-
-    Example:
-        >>> from norton_det.data import annotation_file
-        >>> annotation_file("coco", "val", "coco_kp").as_posix()
-        'coco/annotations/person_keypoints_val2017.json'
-    """
-    expect_choice("dataset", dataset, KINDS)
-    return Path(root) / "annotations" / f"{KINDS[dataset]}_{split}2017.json"
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
@@ -90,7 +76,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     is missing or wrong, it is that of its box.
 
     Args:
-        root: the COCO folder; None if ``images`` and ``annotations`` are given.
+        root: the folder, see :func:`norton_det.data.coco.layouts.find_split`; None if ``images`` and ``annotations``
+            are given.
         split: "train" or "val".
         dataset: "coco" (instances) or "coco_kp" (person keypoints).
         train: check the data and leave out what training cannot use.
@@ -98,9 +85,11 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         transform: (image, target) -> (image, target).
         images: folder of the images, if it is not that of the split in ``root``.
         annotations: annotation file, if it is not that of the split in ``root``.
+        val_fraction: fraction of the training images that is held out as the split "val", where there is none.
+        split_seed: seed of this choice.
 
     Raises:
-        UsageError: an unknown data set.
+        UsageError: an unknown data set, or a wrong fraction.
         DataError: the folder or the annotation file is missing or damaged, the annotations have errors that would
             spoil the training, no image is left, or (when an item is read) an image cannot be read.
 
@@ -125,18 +114,19 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         transform: Transform | None = None,
         images: str | Path | None = None,
         annotations: str | Path | None = None,
+        val_fraction: float | None = None,
+        split_seed: int = 0,
     ) -> None:
-        usual = annotation_file(root or "", split, dataset)
-        if root is not None and not Path(root).is_dir():
-            raise DataError(f"{root}: no such folder; expected a COCO folder with {split}2017/ and annotations/")
-        self.folder = Path(images or Path(root or "") / f"{split}2017")
-        self.annotations = Path(annotations or usual)
-        self.coco = read_coco(self.annotations)
+        named = {"images": images, "annotations": annotations}
+        found = find_split(root, split, dataset, **named, val_fraction=val_fraction, split_seed=split_seed)
+        self.folder, self.annotations = found.images, found.annotations
+        self.coco = read_coco(found.annotations, found.part)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self._check()
-        self.labels = Labels.new(self.coco.cats.values())
+        self._categories = class_categories(self.coco.dataset)
+        self.labels = Labels.new(self._categories)
         self._read = PixelReader()
         self.ids = sorted(self.coco.imgs)
         if train:
@@ -155,7 +145,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     @property
     def keypoint_names(self) -> list[str]:
         """Names of the keypoints; an empty list if there are none, or if they are not read."""
-        return keypoint_names(self.coco.cats.values()) if self.keypoints else []
+        return keypoint_names(self._categories) if self.keypoints else []
 
     def match(self, spec: Spec, detector: str | Path) -> None:
         """Use the labels of a detector, matched by the names of the classes.
@@ -167,7 +157,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         Raises:
             DataError: the data set has classes or keypoints that the detector does not have.
         """
-        self.labels = Labels.match(spec, self.coco.cats.values(), detector=detector, data=self.annotations)
+        self.labels = Labels.match(spec, self._categories, detector=detector, data=self.annotations)
 
     def aspect_ratios(self) -> list[float]:
         """Return width / height of each image, computed from the annotations."""

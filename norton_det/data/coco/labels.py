@@ -101,6 +101,31 @@ class Labels:
         return prediction if known.all() else {name: value[known] for name, value in prediction.items()}
 
 
+def class_categories(content: Mapping[str, Any]) -> list[Category]:
+    """Return the categories of an annotation file that are classes.
+
+    Roboflow writes the group of all classes as a category as well: no object has it, and it is the supercategory of all
+    others. It is left out, and a line is logged.
+
+    Example:
+        >>> from norton_det.data.coco.labels import class_categories
+        >>> group, cell = {"id": 0, "name": "cells"}, {"id": 1, "name": "RBC", "supercategory": "cells"}
+        >>> class_categories({"categories": [group, cell], "annotations": [{"id": 1, "image_id": 1, "category_id": 1}]})
+        [{'id': 1, 'name': 'RBC', 'supercategory': 'cells'}]
+    """
+    categories: list[Category] = list(content["categories"])
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    for group in categories:
+        others = [category for category in categories if category is not group]
+        above = group.get("supercategory") in (None, "", "none")
+        within = all(category.get("supercategory") == category_name(group) for category in others)
+        if others and above and within and group["id"] not in used:
+            text = "category %r (id %s) is the group of all others and has no objects: it is no class"
+            logger.info(text, category_name(group), group["id"])
+            return others
+    return categories
+
+
 def class_names(categories: Iterable[Category]) -> dict[Any, str]:
     """Return the distinct names of categories by id, in the order of the ids.
 
