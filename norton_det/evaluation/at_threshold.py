@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def confusion_matrix(matches: Matches, threshold: float) -> NDArray[np.int64]:
         rows = np.append(image.object_classes, count)[takes]  # -1 is the last: no object
         np.add.at(matrix, (rows, columns), 1)
         missed = np.delete(image.object_classes, takes[takes >= 0])
-        np.add.at(matrix, (missed, count), 1)
+        matrix[:, count] += np.bincount(missed, minlength=count + 1)
     return matrix
 
 
@@ -103,7 +104,7 @@ def found_by_size(matches: Matches, threshold: float, limits: Sequence[float] = 
     ]
     size, is_found = np.concatenate([np.zeros(0), *sizes]), np.concatenate([np.zeros(0, bool), *found])
     groups = []
-    for low, high in zip(limits[:-1], limits[1:], strict=True):
+    for low, high in pairwise(limits):
         inside = (low <= size) & (size < high)
         groups.append(SizeGroup(low, high, int(inside.sum()), int((inside & is_found).sum())))
     return groups

@@ -41,8 +41,8 @@ class Curve:
         with np.errstate(invalid="ignore"):
             f1 = np.nan_to_num(2 * self.precision * self.recall / (self.precision + self.recall))
         i = int(np.argmax(f1))
-        values = [float(values[i]) for values in (self.scores, self.precision, self.recall, f1)]
-        return OperatingPoint(*values, self.objects)
+        threshold, precision, recall = (float(values[i]) for values in (self.scores, self.precision, self.recall))
+        return OperatingPoint(threshold, precision, recall, float(f1[i]), self.objects)
 
 
 @dataclass(frozen=True)

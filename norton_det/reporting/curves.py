@@ -74,7 +74,8 @@ def _draw_losses(axes: "Axes", run: Run) -> None:
         _draw_line(axes, positions(lines, run.iterations), [line[name] for line in lines], label, colour)
     epochs = [line for line in run.epochs if line.get("train_loss") is not None]
     x, y = positions(epochs, []), [line["train_loss"] for line in epochs]
-    axes.plot(x, y, marker="o", markersize=4, linewidth=0 if parts else 1.5, color=COLOURS[1], label="mean of the epoch")
+    line: dict[str, Any] = {"linewidth": 0, "color": "#000000"} if parts else {"linewidth": 1.5, "color": COLOURS[0]}
+    axes.plot(x, y, marker="o", markersize=4, label="mean of the epoch", **line)
     style(axes, "Loss", "epoch")
     axes.set_ylim(bottom=0)
     legend(axes)
@@ -92,7 +93,9 @@ def _draw_metrics(axes: "Axes", run: Run, others: Mapping[str, Run]) -> None:
     names = run.metric_names
     kinds = list(dict.fromkeys(name.rpartition("_")[0] for name in names if name.endswith("_AP")))
     if kinds:
-        shown = [(f"{kind}_{line}", f"{kind} {line}", i, j) for i, kind in enumerate(kinds) for j, line in enumerate(_LINES)]
+        shown = [
+            (f"{kind}_{line}", f"{kind} {line}", i, j) for i, kind in enumerate(kinds) for j, line in enumerate(_LINES)
+        ]
     else:
         shown = [(name, name, i, 0) for i, name in enumerate(names)]
     for name, label, i, j in shown:

@@ -45,7 +45,14 @@ def _draw_curves(axes: "Axes", side: Analysis) -> None:
         colour, width = (COLOURS[i % len(COLOURS)], 1.6) if i >= 0 else ("0.5", 0.6)
         label = f"{name} ({curve.objects})" if i >= 0 else None
         line = "-" if i < len(COLOURS) else "--"
-        axes.plot([0, *curve.recall], [1, *curve.precision][: len(curve.recall) + 1], line, color=colour, linewidth=width, label=label)
+        axes.plot(
+            [0, *curve.recall],
+            [1, *curve.precision][: len(curve.recall) + 1],
+            line,
+            color=colour,
+            linewidth=width,
+            label=label,
+        )
         best = side.best_of_classes[name]
         if i >= 0 and best.recall is not None and best.precision is not None:
             axes.plot([best.recall], [best.precision], "o", color=colour, markersize=5)
@@ -72,7 +79,7 @@ def _draw_confusion(axes: "Axes", side: Analysis) -> None:
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = len(matrix)
     for row in range(size):
-        for column in np.flatnonzero(matrix[row]):
+        for column in np.flatnonzero(matrix[row]).tolist():
             right = row == column
             axes.add_patch(_cell(column, row, COLOURS[0] if right else MISSED, fractions[row, column]))
             if size <= _NUMBERED:
@@ -84,9 +91,7 @@ def _draw_confusion(axes: "Axes", side: Analysis) -> None:
     if size <= _NAMED_ROWS:
         axes.set_xticks(range(size), [*classes, "missed"], rotation=90 if size > 5 else 0)
         axes.set_yticks(range(size), [*classes, "nothing"])
-        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-            for text in ticks:
-                text.set_fontsize(9 if size <= _NUMBERED else 6)
+        axes.tick_params(labelsize=9 if size <= _NUMBERED else 6)
 
 
 def _cell(column: int, row: int, colour: str, fraction: float) -> Any:
@@ -118,13 +123,14 @@ def sizes_figure(sides: Sequence[Analysis]) -> "Figure":
     _draw_groups(ap, [f"{name}" for name in present], values)
     style(ap, "AP by COCO's sizes", "below 32, to 96, above", "AP")
     for axes in (found, ap):
-        axes.set_ylim(0, 1)
-    legend(found, loc="lower right")
+        axes.set_ylim(0, 1.07)
+    if len(sides) > 1:
+        figure.legend(*found.get_legend_handles_labels(), loc="outside upper right", ncols=len(sides), frameon=False)
     return figure
 
 
 def _range_of(low: float, high: float) -> str:
-    return f"≥ {low:g}" if np.isinf(high) else f"{low:g}–{high:g}"
+    return f"≥ {low:g}" if np.isinf(high) else f"{low:g}-{high:g}"
 
 
 def _draw_groups(axes: "Axes", names: Sequence[str], values: dict[str, list[float]]) -> None:

@@ -10,14 +10,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2126; --soft: #5c6670; --paper: #fff; --card: #f4f6f8; --line: #dde2e7; --mark: #2563b8; }
+:root { color-scheme: light dark;
+ --ink: #1c2126; --soft: #5c6670; --paper: #fff; --card: #f4f6f8; --line: #dde2e7; --mark: #2563b8; }
 @media (prefers-color-scheme: dark) {
  :root { --ink: #e6e9ec; --soft: #9aa4ae; --paper: #14171a; --card: #1d2226; --line: #333b42; --mark: #7db3f5; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.2rem; background: var(--paper); color: var(--ink);
  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; margin: .4rem 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
+h2 { overflow-wrap: anywhere; }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
 p { margin: .3rem 0 .8rem; max-width: 52rem; }
 .note, figcaption, .tile span { color: var(--soft); font-size: .9rem; }
@@ -32,9 +34,11 @@ th:first-child, td:first-child { text-align: left; }
 table.text td { white-space: normal; text-align: left; overflow-wrap: anywhere; vertical-align: top; }
 table.text td:first-child { color: var(--soft); white-space: nowrap; }
 figure { margin: .8rem 0 1.2rem; }
-figure svg { width: 100%; height: auto; fill: currentColor; min-width: 34rem; }
+figure svg { display: block; height: auto; fill: currentColor; }
 figure img { width: 100%; border-radius: .4rem; display: block; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1rem; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: center; }
+.beside > div { max-width: 100%; }
+.images { display: grid; gap: 1rem; }
 .images figure { margin: 0; }
 summary { cursor: pointer; color: var(--mark); }
 nav a { color: var(--mark); margin-right: 1rem; }
@@ -53,8 +57,13 @@ def document(title: str, parts: Sequence[str]) -> str:
         >>> "<p>a &lt; b</p>" in document("Report", [paragraph("a < b")])
         True
     """
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
-    return f"<!doctype html>\n<html lang=\"en\"><head>{head}<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{viewport}<title>{html.escape(title)}</title>'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n'
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
 
 
 def heading(text: str, level: int = 2, anchor: str = "") -> str:
@@ -104,18 +113,33 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
 
 
-def drawing(svg: str, caption: str = "") -> str:
-    """Return a drawing with a caption."""
-    return f'<figure><div class="wide">{svg}</div>{_caption(caption)}</figure>'
+def beside(parts: Sequence[str]) -> str:
+    """Return parts next to each other, or below each other where a screen is too narrow."""
+    return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
+
+
+def drawing(svg: str, width: int, caption: str = "") -> str:
+    """Return a drawing with a caption; on a narrow screen it shrinks a little, and can be moved.
+
+    Args:
+        svg: the SVG element.
+        width: its width in pixels where there is room.
+        caption: plain text.
+    """
+    sized = svg.replace("<svg ", f'<svg style="width: {width}px; max-width: max(100%, {round(0.6 * width)}px)" ', 1)
+    return f'<figure style="max-width: {width}px"><div class="wide">{sized}</div>{_caption(caption)}</figure>'
 
 
 def images(pictures: Sequence[Tensor], captions: Sequence[str]) -> str:
     """Return images (3, H, W), uint8, with their captions; they are stored in the page as JPEG."""
-    items = "".join(
-        f'<figure><img loading="lazy" alt="{html.escape(caption)}" src="data:image/jpeg;base64,{_jpeg(picture)}">{_caption(caption)}</figure>'
-        for picture, caption in zip(pictures, captions, strict=True)
-    )
-    return f'<div class="images">{items}</div>'
+    least = round(0.6 * max((picture.shape[2] for picture in pictures), default=0))
+    figures = []
+    for picture, caption in zip(pictures, captions, strict=True):
+        source = f"data:image/jpeg;base64,{_jpeg(picture)}"
+        image = f'<img style="min-width: {least}px" alt="{html.escape(caption)}" src="{source}">'
+        figures.append(f'<figure><div class="wide">{image}</div>{_caption(caption)}</figure>')
+    columns = f"grid-template-columns: repeat(auto-fill, minmax(min(100%, {least}px), 1fr))"
+    return f'<div class="images" style="{columns}">{"".join(figures)}</div>'
 
 
 def _caption(text: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = ("#3b7dd8", "#e07b39", "#3fa66b", "#b65fcf", "#c9a227", "#d1495b", "#4bb3c8", "#8a8f98")
 """Colours that can be seen on white and on black."""
 MISSED = "#d1495b"
+_LINK = "http://www.w3.org/1999/xlink"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -59,10 +60,21 @@ def as_svg(figure: "Figure") -> str:
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text.replace('height="', 'data-height="', 1), count=1)
-    return text.replace("#000000", "currentColor").strip()
+    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    body = text[text.index("<svg") :]
+    body = re.sub(r'^<svg [^>]*(viewBox="[^"]*")[^>]*>', rf'<svg xmlns:xlink="{_LINK}" \1>', body)
+    return body.replace("#000000", "currentColor").strip()
+
+
+def width_of(figure: "Figure") -> int:
+    """Return the width of a figure on a page in pixels.
+
+    Example:
+        >>> from norton_det.reporting.plots import new_figure, width_of
+        >>> width_of(new_figure(10, 4))
+        920
+    """
+    return round(92 * figure.get_figwidth())
 
 
 def running_mean(values: Sequence[float], window: int) -> Any:

@@ -12,16 +12,10 @@ from norton_det.files import write_text
 from norton_det.reporting import page
 from norton_det.reporting.analysis import analyse
 from norton_det.reporting.curves import curves_figure
-from norton_det.reporting.plots import as_svg, write_figure
+from norton_det.reporting.detection_section import detection_section
+from norton_det.reporting.plots import as_svg, width_of, write_figure
 from norton_det.reporting.run import Run, read_run
-from norton_det.reporting.sections import (
-    comparison_section,
-    costs_of,
-    detection_section,
-    facts_section,
-    headline,
-    overview,
-)
+from norton_det.reporting.sections import comparison_section, costs_of, facts_section, headline, overview
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +36,8 @@ def write_report(
 ) -> Path:
     """Write the pictures of finished trainings into their folders, and a page with all of it.
 
-    The pictures are ``curves.png``, and of a detector ``precision_recall.png``, ``confusion_matrix.png``, ``sizes.png``,
-    ``errors.png``, ``predictions.jpg`` and ``worst.jpg``. Where the validation data are is read from a run's
+    The pictures are ``curves.png``, and of a detector ``precision_recall.png``, ``confusion_matrix.png``,
+    ``sizes.png``, ``errors.png``, ``predictions.jpg`` and ``worst.jpg``. Where the validation data are is read from a run's
     ``args.yaml``, if it is not told. What lacks its data is left out, and the page says so.
 
     Args:
@@ -103,8 +97,9 @@ def _report(
     others = {} if dense is None else {f"{dense.name} (dense)": dense}
     curves = curves_figure(run, others)
     write_figure(curves, run.folder / "curves.png")
-    training = [page.heading("Training", 3), page.drawing(as_svg(curves)), *facts_section(run)]
-    start = [page.tiles(headline(run))]
+    training = [page.heading("Training", 3), page.drawing(as_svg(curves), width_of(curves)), *facts_section(run)]
+    model = (run.about.get("args") or {}).get("model")
+    start = [*([page.paragraph(str(model), "note")] if model else []), page.tiles(headline(run))]
     if run.results is None:
         return [*start, *training]
     if annotations is None or not (told or Path(annotations).exists()):
@@ -123,9 +118,7 @@ def _report(
     return [*start, *compared, *detection_section(run.folder, coco, folder, analyses, count), *training]
 
 
-def _compare(
-    coco: Any, run: Run, dense: Run, annotations: str | Path, limit: int | None, draws: int
-) -> list[str]:
+def _compare(coco: Any, run: Run, dense: Run, annotations: str | Path, limit: int | None, draws: int) -> list[str]:
     comparison: Comparison = compare_results(
         coco,
         dense.results or [],

@@ -127,7 +127,9 @@ def _read_lines(path: Path) -> list[Line]:
         except ValueError as error:
             raise DataError(f"{path}: line {number} cannot be read: {error}; expected a JSON object") from None
         if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
-            raise DataError(f"{path}: line {number} is {text[:60]!r}; expected a JSON object with the number of an epoch")
+            raise DataError(
+                f"{path}: line {number} is {text[:60]!r}; expected a JSON object with the number of an epoch"
+            )
         lines.append(line)
     return lines
 

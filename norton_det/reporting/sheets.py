@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from norton_det.data.coco.labels import class_names
+from norton_det.data.coco.labels import class_names, keypoint_names
 from norton_det.evaluation.at_threshold import ImageErrors, errors_by_image
 from norton_det.files import write_atomically
 from norton_det.image_files import read_rgb
 from norton_det.reporting.analysis import Analysis
-from norton_det.visualization.draw import Legend, draw_detections, side_by_side
+from norton_det.visualization.beside import draw_beside
+from norton_det.visualization.legend import Legend
 
 SIDE = 480
 """Length of the longer side of an image on a sheet, in pixels."""
@@ -63,44 +64,61 @@ def make_sheets(coco: Any, folder: Path, sides: Sequence[Analysis], count: int) 
     """
     rows = {row.image: row for row in errors_by_image(sides[0].matches, sides[0].threshold)}
     filled = [one.image for one in sides[0].matches.images if one.objects] or sorted(rows)
-    sample = [filled[i] for i in np.unique(np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int))]
+    sample = [
+        filled[i] for i in np.unique(np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int))
+    ]
     worst = [image for image, row in rows.items() if row.error > 0][:count]
-    legend = Legend(class_names(coco.cats.values()), _skeleton(coco))
+    names = class_names(coco.cats.values())
+    legend = Legend.of_names(["", *names.values()], keypoint_names(coco.cats.values()))
     sheets = []
     for images in (sample, worst):
-        drawn = [_draw(coco.imgs[image], folder, sides, legend) for image in images]
+        drawn = [_draw(coco, image, folder, sides, legend) for image in images]
         sheets.append(Sheet(drawn, [_caption(coco.imgs[image], rows[image]) for image in images]))
     return sheets[0], sheets[1]
-
-
-def _skeleton(coco: Any) -> list[tuple[int, int]]:
-    lines = next((category["skeleton"] for category in coco.cats.values() if category.get("skeleton")), [])
-    return [(a - 1, b - 1) for a, b in lines]
 
 
 def _caption(entry: Mapping[str, Any], row: ImageErrors) -> str:
     return f"{entry['file_name']}: {row.found} found, {row.missed} missed, {row.false_alarms} false alarms"
 
 
-def _draw(entry: Mapping[str, Any], folder: Path, sides: Sequence[Analysis], legend: Legend) -> Tensor:
+def _draw(coco: Any, image: Any, folder: Path, sides: Sequence[Analysis], legend: Legend) -> Tensor:
     """Draw the truth beside the detections of each detector above its threshold."""
-    picture = read_rgb(folder / entry["file_name"])
-    scale = SIDE / max(picture.size)
-    size = [round(length * scale) for length in picture.size]
-    image = TF.pil_to_tensor(picture.resize((size[0], size[1])))
-    panels = {}
+    panels: dict[str, Any] = {}
     for side in sides:
-        matches = next(one for one in side.matches.images if one.image == entry["id"])
+        matches = next(one for one in side.matches.images if one.image == image)
         if not panels:
-            panels["truth"] = draw_detections(image, _detections(matches.objects, scale), legend)
+            panels["truth"] = _entries(coco, matches.objects, side.matches.kind)
         found = [one for one in matches.detections if one["score"] >= side.threshold]
-        panels[f"{side.name}, score ≥ {side.threshold:.2f}"] = draw_detections(image, _detections(found, scale), legend)
-    return side_by_side(panels)
+        panels[f"{side.name}, score ≥ {side.threshold:.2f}"] = _entries(coco, found, side.matches.kind)
+    picture = TF.pil_to_tensor(read_rgb(folder / coco.imgs[image]["file_name"]))
+    return draw_beside(picture, panels, legend, side=SIDE)
 
 
-def _detections(entries: Sequence[Mapping[str, Any]], scale: float) -> dict[str, Tensor]:
-    boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4) * scale
+def _entries(coco: Any, entries: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
+    """Return annotations or results as they are drawn; the labels are 1 to N in the order of the categories."""
+    position = {number: i for i, number in enumerate(class_names(coco.cats.values()), start=1)}
+    boxes = torch.tensor([_box(entry) for entry in entries], dtype=torch.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    labels = torch.tensor([entry["category_id"] for entry in entries], dtype=torch.int64)
-    scores = torch.tensor([entry.get("score", 1.0) for entry in entries])
-    return {"boxes": boxes, "labels": labels, "scores": scores}
+    drawn: dict[str, Any] = {
+        "boxes": boxes,
+        "labels": torch.tensor([position[entry["category_id"]] for entry in entries]),
+    }
+    if entries and "score" in entries[0]:
+        drawn["scores"] = torch.tensor([entry["score"] for entry in entries])
+    if kind == "segm" and entries:
+        drawn["masks"] = [torch.from_numpy(coco.annToMask(entry)).bool() for entry in entries]
+    if kind == "keypoints" and entries:
+        drawn["keypoints"] = torch.tensor([entry["keypoints"] for entry in entries]).reshape(len(entries), -1, 3)
+    return drawn
+
+
+def _box(entry: Mapping[str, Any]) -> Sequence[float]:
+    """Return the box of an annotation or a result; of one that has none, that of its mask or keypoints."""
+    from pycocotools import mask as rle
+
+    if entry.get("bbox") is not None:
+        return list(entry["bbox"])
+    if entry.get("segmentation") is not None:
+        return list(rle.toBbox(entry["segmentation"]))
+    x, y = np.array(entry["keypoints"][0::3]), np.array(entry["keypoints"][1::3])
+    return [x.min(), y.min(), np.ptp(x), np.ptp(y)]
