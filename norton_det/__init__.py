@@ -7,6 +7,7 @@ from norton_det.builders import (
     maskrcnn_cpresnet50_fpn,
     maskrcnn_cpresnet50_fpn_v2,
 )
+from norton_det.builders.backbone import backbone
 from norton_det.builders.classifiers import (
     cpresnet50,
     densenet40_cifar,
@@ -44,6 +45,7 @@ __all__ = [
     "Spec",
     "TuckerConv2d",
     "__version__",
+    "backbone",
     "build",
     "compress",
     "count_complexity",

@@ -38,7 +38,7 @@ class Spec:
 
     Attributes:
         arch: registered name of the architecture.
-        num_classes: outputs of the classifier; for detectors the background is one of them.
+        num_classes: outputs of the classifier; for detectors the background is one of them. 0: there is no classifier.
         decompositions: method and rank of each decomposed layer, by layer name. Methods may differ between layers.
         widths: number of channels kept in each narrowed channel group.
         kept: which of the group's original channels were kept, ascending, where that is known. It decides how a
@@ -78,7 +78,8 @@ class Spec:
             DataError: a field has a wrong type or value.
         """
         expect(isinstance(self.arch, str), "spec field arch", self.arch, "a string")
-        expect(is_count(self.num_classes), "spec field num_classes", self.num_classes, "a positive integer")
+        counted = type(self.num_classes) is int and self.num_classes >= 0
+        expect(counted, "spec field num_classes", self.num_classes, "a positive integer, or 0 without a classifier")
         for name in ("decompositions", "widths", "kept", "options", "attributes", "provenance"):
             expect(isinstance(getattr(self, name), Mapping), f"spec field {name}", getattr(self, name), "a mapping")
         layers = {name: _decomposed(name, layer) for name, layer in self.decompositions.items()}

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.models.detection.backbone_utils import _validate_trainable_layers
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from norton_det.builders.backbone_source import moved, read_backbone
 from norton_det.checkpoint import has_spec, read_network
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
@@ -41,8 +42,9 @@ def make_detector(
         arch: registered name.
         weights: of the whole detector: a file of ``norton_det.save`` or a training checkpoint, whose spec decides the
             compression; or, for the dense one, torchvision's COCO weights or a state-dict file.
-        weights_backbone: a file of ``norton_det.save`` or a state dict of a ResNet-50, with its classifier or
-            without, or torchvision's weights. Not read where ``weights`` is given, as in torchvision.
+        weights_backbone: what :func:`norton_det.backbone` reads: a file of ``norton_det.save`` or a state dict of a
+            ResNet-50, with its classifier or without, of a backbone, or of a detector, whose backbone is taken out
+            with its feature pyramid; or torchvision's weights. Not read where ``weights`` is given, as in torchvision.
         num_classes: background included; None takes it from ``weights``, or else the architecture's default.
         trainable_backbone_layers: 0 to 5, counted from the last stage; without weights all are, by default 3 with
             weights.
@@ -57,7 +59,7 @@ def make_detector(
         DataError: a file that is missing, damaged or does not fit.
     """
     trained = weights is not None or weights_backbone is not None
-    layers = _trainable_layers(trained, trainable_backbone_layers)
+    layers = trainable_layers(trained, trainable_backbone_layers)
     architecture = ARCHITECTURES[arch]
     if norm_layer is not None:
         kwargs["norm_layer"] = norm_layer
@@ -81,29 +83,17 @@ def _on_backbone(
     progress: bool,
     options: dict[str, Any],
 ) -> Network:
-    state: Mapping[str, Tensor] = {}
-    inner = Spec("resnet50", RESNET50.num_classes)
-    if isinstance(weights, (str, Path)) and has_spec(weights):
-        inner, state = read_network(weights)
-        if inner.arch != "resnet50":
-            raise UsageError(f"weights_backbone {weights}: is a {inner.arch}; expected a resnet50")
-    elif weights is not None:
-        state, source = initial_state(RESNET50, weights, progress=progress)
-        inner = replace(inner, provenance={"source": source})
-    spec = Spec(
-        architecture.name,
-        num_classes or architecture.num_classes,
-        {BODY + name: layer for name, layer in inner.decompositions.items()},
-        widths=inner.widths,
-        kept=inner.kept,
-        options=options,
-        attributes=_fitting({BODY + path: value for path, value in inner.attributes.items()}, options),
-        provenance={"backbone": dict(inner.provenance)},
+    source, place = read_backbone(weights, progress=progress).for_detector(architecture)
+    spec = moved(source.spec, architecture, "", place, options)
+    spec = replace(
+        spec,
+        num_classes=num_classes or architecture.num_classes,
+        attributes=_fitting(spec.attributes, options),
+        provenance={"backbone": dict(source.spec.provenance)},
     )
     network = build_network(spec, architecture)
     if weights is not None:
-        state = {name: state[name] for name in state if not name.startswith(f"{RESNET50.classifier}.")}
-        load_state(network.module.get_submodule(BODY.rstrip(".")), state, f"weights_backbone {weights}")
+        load_state(network.module.get_submodule(place.rstrip(".")), source.state, f"weights_backbone {weights}")
     return network
 
 
@@ -162,7 +152,12 @@ def _from_file(
     return network
 
 
-def _trainable_layers(trained: bool, number: int | None) -> int:
+def trainable_layers(trained: bool, number: int | None) -> int:
+    """Return how many of the last parts of a ResNet-50 are trained: 3 of 5 with weights, else all, if not told.
+
+    Raises:
+        UsageError: a number outside 0 to 5.
+    """
     try:
         return int(_validate_trainable_layers(trained, number, len(_TRAINABLE_ORDER), 3))
     except ValueError as error:

@@ -54,6 +54,9 @@ def output_errors(
     dense = outputs(reference.module)
     if channels is not None:
         dense["features"] = [values[:, channels] for values in dense["features"]]
+    for i, group in enumerate(task.feature_groups(reference.module)):
+        if group in kept:
+            dense["features"][i] = dense["features"][i][:, kept[group]]
     errors = []
     for module in modules:
         ours = outputs(module)

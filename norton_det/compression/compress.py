@@ -118,7 +118,7 @@ def compress(
         network = replace(network, module=copy.deepcopy(network.module))
     if calibration is not None and (rank is not None or rates is not None):
         network = calibrated(network, before, calibration, seed=seed)
-    return network.module, network.spec
+    return network.handed_out()
 
 
 def _checked_methods(

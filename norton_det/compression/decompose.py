@@ -80,7 +80,7 @@ def decompose(
     after = decomposed(before, rank, method=method, solver=solver, seed=seed, calibrating=calibration is not None)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)
-    return after.module, after.spec
+    return after.handed_out()
 
 
 def decomposed(

@@ -67,7 +67,7 @@ def prune(
     after = pruned(before, rates, criterion=criterion, seed=seed)
     if calibration is not None:
         after = calibrated(after, before, calibration, seed=seed)
-    return after.module, after.spec
+    return after.handed_out()
 
 
 def pruned(network: Network, rates: str | Sequence[float], *, criterion: str, seed: int) -> Network:

@@ -49,9 +49,9 @@ class Architecture:
         builder: makes the dense network: ``builder(num_classes=..., **options)``.
         plan: its channel plan at full width.
         rate_order: the entries of a list of pruning rates, in order.
-        num_classes: the default number of classes.
+        num_classes: the default number of classes; 0 for a network without a classifier, as a backbone.
         image_size: side in pixels of the square image at which complexity is stated.
-        classifier: name of the linear layer whose outputs are the classes.
+        classifier: name of the linear layer whose outputs are the classes; "" where there is none.
         dataset: name of the data set that the network is meant for: cifar10, imagenet, coco or coco_kp.
         task: what the network does, and what follows from it.
         kept_dense: k x k convolutions of the plan that are decomposed only when named explicitly, with the reason.

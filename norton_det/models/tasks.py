@@ -69,6 +69,10 @@ class Task(ABC):
     def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
         """Run ``net`` on images and return its features: what a student imitates and what is differentiated."""
 
+    def feature_groups(self, net: nn.Module) -> tuple[str, ...]:
+        """Return the channel group of each feature; none where their channels are all of one layer, or never pruned."""
+        return ()
+
     def runs_in_parts(self, net: nn.Module) -> bool:
         """Tell whether all of the network can be run as :meth:`parts`, not only what computes the features."""
         return True
@@ -149,6 +153,22 @@ class Classification(Task):
     def outputs_of(self, net: nn.Module, images: Images, regions: Regions | None = None) -> dict[str, list[Tensor]]:
         """Return the logits as "features"."""
         return {"features": self.features_of(net, images)}
+
+
+class FeatureExtraction(Classification):
+    """Images (N, 3, H, W) to feature maps by name, as of a backbone; all of them are the features."""
+
+    name = "features"
+    compared_size: ClassVar[int] = 64
+    calibration_images = 64
+
+    def features_of(self, net: nn.Module, images: Images) -> list[Tensor]:
+        """Return the feature maps in order."""
+        return list(super().features_of(net, images)[0].values())
+
+    def feature_groups(self, net: Any) -> tuple[str, ...]:
+        """Return the group of each map, which the network knows."""
+        return tuple(net.groups)
 
 
 class Detection(Task):

@@ -18,6 +18,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from norton_det.decompositions import Decomposition
 from norton_det.errors import UsageError
+from norton_det.models.feature_maps import FeatureMaps
 from norton_det.spec import frozen, is_plain
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -27,6 +28,7 @@ _WITHOUT_EFFECT: dict[type, tuple[str, ...]] = {
     Decomposition: ("implementation",),  # all compute the same
     MultiScaleRoIAlign: ("scales", "map_levels"),  # of the images that it saw last
     AnchorGenerator: ("cell_anchors",),  # follow from sizes and aspect ratios
+    FeatureMaps: ("spec", "frozen"),  # its history; what is trained
     # Of a deployed network; of torchvision's detectors; of Module.compile.
     nn.Module: ("deployment", "train", "_has_warned", "_compiled_call_impl"),
 }

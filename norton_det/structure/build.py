@@ -36,13 +36,18 @@ def build(spec: Spec, device: torch.device | str = "cpu") -> nn.Module:
 
 def build_network(spec: Spec, architecture: Architecture, device: torch.device | str = "cpu") -> Network:
     """Return the network that ``spec`` describes as one value; errors as of :func:`build`."""
+    if bool(spec.num_classes) != bool(architecture.classifier):
+        expected = "at least 1" if architecture.classifier else "0: it has no classifier"
+        raise UsageError(f"num_classes of {architecture.name} is {spec.num_classes}; expected {expected}")
     with torch.device(device):
         try:
             net = architecture.build(spec.num_classes, **spec.options)
         except TypeError as error:
             raise UsageError(f"options {dict(spec.options)} of {architecture.name}: {error}") from None
     apply_spec(net, spec, architecture)
-    return Network(net.to(device), spec, architecture)
+    network = Network(net.to(device), spec, architecture)
+    network.handed_out()
+    return network
 
 
 def apply_spec(net: nn.Module, spec: Spec, architecture: Architecture) -> None:

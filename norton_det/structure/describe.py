@@ -85,11 +85,6 @@ def _not_described(difference: Difference, architecture: Architecture) -> str:
 
 def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
     modules = dict(net.named_modules())
-    classifier = modules.get(architecture.classifier)
-    if isinstance(classifier, Decomposition):
-        classifier = classifier.to_dense()
-    if not isinstance(classifier, nn.Linear):
-        raise UsageError(f"model has no linear layer {architecture.classifier!r}; expected a {architecture.name}")
     widths = {}
     for group, full in architecture.plan.widths.items():
         writer = modules.get(architecture.plan.writers(group)[0])
@@ -102,11 +97,22 @@ def _spec_of(net: nn.Module, architecture: Architecture) -> Spec:
         )
     return Spec(
         architecture.name,
-        classifier.out_features,
+        _num_classes(modules, architecture),
         {name: _decomposed(module) for name, module in modules.items() if isinstance(module, Decomposition)},
         widths=widths,
         options=architecture.options_of(net) if architecture.options_of else {},
     )
+
+
+def _num_classes(modules: Mapping[str, nn.Module], architecture: Architecture) -> int:
+    if not architecture.classifier:
+        return architecture.num_classes
+    classifier = modules.get(architecture.classifier)
+    if isinstance(classifier, Decomposition):
+        classifier = classifier.to_dense()
+    if not isinstance(classifier, nn.Linear):
+        raise UsageError(f"model has no linear layer {architecture.classifier!r}; expected a {architecture.name}")
+    return classifier.out_features
 
 
 def _decomposed(block: Decomposition) -> DecomposedLayer:

@@ -8,6 +8,7 @@ from torch import nn
 
 from norton_det.channels.plan import ChannelPlan
 from norton_det.models import Architecture
+from norton_det.models.feature_maps import FeatureMaps
 from norton_det.spec import Spec
 
 
@@ -30,6 +31,12 @@ class Network:
         """The channel plan, each group as wide as it is in ``module``."""
         plan = self.architecture.plan
         return replace(plan, widths={**plan.widths, **self.spec.widths})
+
+    def handed_out(self) -> tuple[nn.Module, Spec]:
+        """Return module and spec, as the public functions do; a backbone has its spec as an attribute as well."""
+        if isinstance(self.module, FeatureMaps):
+            self.module.spec = self.spec
+        return self.module, self.spec
 
     def with_step(self, name: str, step: Mapping[str, Any]) -> "Network":
         """Return the network with a step of its history, its scope and rounding too, added to the provenance."""

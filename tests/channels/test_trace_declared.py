@@ -40,7 +40,12 @@ def within(plan: nd.ChannelPlan, hidden: set[str]) -> nd.ChannelPlan:
 
 
 @pytest.mark.parametrize(
-    "arch", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+    "arch",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+        if ARCHITECTURES[name].task.name != "features"  # what a network returns stays whole in a derived plan
+    ],
 )
 def test_derived_equals_declared(arch: str) -> None:
     net, example = dense(arch)

@@ -33,20 +33,23 @@ DEFAULT_MIN_SIZE = {"keypointrcnn_cpresnet50_fpn": [640, 672, 704, 736, 768, 800
 def specs(arch: str) -> Iterator[Spec]:
     """Yield specs of an architecture: dense, decomposed by several methods, narrowed, with each option."""
     architecture = ARCHITECTURES[arch]
-    yield Spec(arch, 7)
+    classes = 7 if architecture.classifier else 0
+    yield Spec(arch, classes)
     layers = [layer.name for layer in architecture.plan.layers if layer.writes and not layer.name.endswith("shortcut")]
     methods = {layers[0]: DecomposedLayer("cp", 2), layers[1]: DecomposedLayer("tucker2", (2, 3))}
     if arch != "densenet40_cifar":
-        yield Spec(arch, 7, methods)
+        yield Spec(arch, classes, methods)
     if not arch.startswith(("resnet56", "resnet110")):  # which channels their shortcuts map cannot be seen
-        yield Spec(arch, 7, widths=dict.fromkeys(list(architecture.plan.widths)[1:3], 3))
+        yield Spec(arch, classes, widths=dict.fromkeys(list(architecture.plan.widths)[1:3], 3))
+    if architecture.task.name == "features":
+        yield Spec(arch, classes, options={"norm_layer": "FrozenBatchNorm2d", "out_indices": [2, 4]})
     if architecture.task.name == "detection":
         defaults: dict[str, object] = dict.fromkeys(OPTIONS)
         defaults |= {"min_size": DEFAULT_MIN_SIZE.get(arch, [800]), "max_size": 1333, "num_keypoints": 17}
         for name, values in (OPTIONS | {"rpn_pre_nms_top_n_test": [300]}).items():
             for value in values if name != "num_keypoints" or arch.startswith("keypoint") else ():
                 if value != defaults.get(name):
-                    yield Spec(arch, 7, options={name: value})
+                    yield Spec(arch, classes, options={name: value})
 
 
 @pytest.mark.parametrize(
