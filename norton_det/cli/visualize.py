@@ -27,10 +27,13 @@ from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
 from norton_det.formatting import table
 from norton_det.runtime.timing import Stopwatch
-from norton_det.visualization.draw import Legend, draw_detections, side_by_side
+from norton_det.visualization.beside import draw_beside
+from norton_det.visualization.draw import draw_detections
+from norton_det.visualization.legend import Legend
 from norton_det.visualization.media import Images, Video, open_images
 
 logger = logging.getLogger(__name__)
+_ZOOMS = 3
 
 
 def add_arguments(parser: Parser) -> None:
@@ -104,8 +107,12 @@ def _warm_up(detectors: dict[str, _Detector], source: Images | Video) -> None:
 def _drawn(source: Images | Video, detectors: dict[str, _Detector]) -> Iterator[Tensor]:
     """Yield each image with the detections of each detector drawn in it, (3, H, W), uint8."""
     for image in tqdm(source, desc="images", disable=None, leave=False):
-        drawn = {file: draw_detections(image, one.detect(image), one.legend) for file, one in detectors.items()}
-        yield side_by_side(drawn) if len(drawn) > 1 else next(iter(drawn.values()))
+        found = {file: one.detect(image) for file, one in detectors.items()}
+        legends = {file: one.legend for file, one in detectors.items()}
+        if len(found) > 1:
+            yield draw_beside(image, found, legends, zooms=_ZOOMS)
+        else:
+            yield from (draw_detections(image, found[file], legends[file]) for file in found)
 
 
 def _report(detectors: dict[str, _Detector], total: float, output: Path, *, as_json: bool) -> None:

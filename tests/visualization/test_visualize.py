@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import TINY, Refused, fill, tool
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 import norton_det as nd
@@ -21,7 +20,7 @@ from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
 from norton_det.runtime import timing
 from norton_det.runtime.timing import Stopwatch
-from norton_det.visualization.draw import draw_detections
+from norton_det.visualization.draw import READABLE, draw_detections
 from norton_det.visualization.legend import Legend
 from norton_det.visualization.media import Images, Video, open_images
 
@@ -39,11 +38,6 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         files[name] = folder / f"{name}.safetensors"
         nd.save(net, spec, files[name])
     return files
-
-
-def changed(before: Tensor, after: Tensor) -> Tensor:
-    """Return where two pictures differ, (H, W)."""
-    return (before != after).any(0)
 
 
 def test_names_come_from_annotations(shapes: Path, tmp_path: Path) -> None:
@@ -195,7 +189,7 @@ def test_visualize_images(
         before, drawn = (pil_to_tensor(Image.open(folder / path.name)) for folder in (path.parent, tmp_path / "out"))
         found = detect(net, before / 255, threshold=0.1)
         assert torch.equal(drawn, draw_detections(before, found, legend))
-        assert changed(before, drawn).any()
+        assert drawn.shape[-1] >= READABLE
 
 
 def test_visualize_compares_on_a_video(
@@ -210,7 +204,10 @@ def test_visualize_compares_on_a_video(
     assert "total: reading" in shown
     frames = list(Video(tmp_path / "out" / "clip.mp4"))
     assert len(frames) == 5
-    assert frames[0].shape == (3, 38, 62)  # a title above, both beside each other
+    assert len({frame.shape for frame in frames}) == 1
+    height, width = frames[0].shape[1:]
+    assert width >= 2 * READABLE  # both beside each other, enlarged
+    assert height > width / 2 * 22 / 31  # with titles above and parts below
 
 
 @pytest.mark.parametrize(
