@@ -14,7 +14,9 @@ from norton_det.builders.detectors import (
     maskrcnn_cpresnet50_fpn,
     maskrcnn_cpresnet50_fpn_v2,
 )
-from norton_det.builders.new_detector import freeze_backbone, make_detector
+from norton_det.builders.fine_tuning import freeze_backbone
+from norton_det.builders.new_classes import with_classes
+from norton_det.builders.new_detector import make_detector
 
 __all__ = [
     "cpresnet50",
@@ -29,4 +31,5 @@ __all__ = [
     "resnet56_cifar",
     "resnet110_cifar",
     "vgg16_bn_cifar",
+    "with_classes",
 ]

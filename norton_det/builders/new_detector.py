@@ -1,16 +1,19 @@
 """A new detector: its compression and weights from a file, on a backbone, or published by torchvision."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models.detection.backbone_utils import _validate_trainable_layers
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.builders.backbone_source import moved, read_backbone
+from norton_det.builders.fine_tuning import STAGES, fine_tuning_of, freeze_backbone
+from norton_det.builders.new_classes import with_background, with_classes
 from norton_det.checkpoint import has_spec, read_network
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
@@ -22,7 +25,7 @@ from norton_det.structure.build import build_network
 from norton_det.structure.describe import described
 from norton_det.structure.network import Network
 
-_TRAINABLE_ORDER = ("layer4", "layer3", "layer2", "layer1", "conv1")
+logger = logging.getLogger(__name__)
 
 
 def make_detector(
@@ -31,8 +34,11 @@ def make_detector(
     weights: str | Path | WeightsEnum | None = None,
     weights_backbone: str | Path | WeightsEnum | None = None,
     num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    keypoints: Sequence[str] | None = None,
     trainable_backbone_layers: int | None = None,
     norm_layer: str | Callable[..., nn.Module] | None = None,
+    to_compress: bool = False,
     progress: bool = True,
     **kwargs: Any,
 ) -> tuple[nn.Module, Spec]:
@@ -45,11 +51,17 @@ def make_detector(
         weights_backbone: what :func:`norton_det.backbone` reads: a file of ``norton_det.save`` or a state dict of a
             ResNet-50, with its classifier or without, of a backbone, or of a detector, whose backbone is taken out
             with its feature pyramid; or torchvision's weights. Not read where ``weights`` is given, as in torchvision.
-        num_classes: background included; None takes it from ``weights``, or else the architecture's default.
+        num_classes: background included; None takes it from ``classes`` or ``weights``, or else the architecture's
+            default.
+        classes: names of the classes, with or without the background. Where those of ``weights`` are others, the heads
+            are made for these, see :func:`norton_det.builders.with_classes`.
+        keypoints: names of the keypoints, likewise; with ``classes``.
         trainable_backbone_layers: 0 to 5, counted from the last stage; without weights all are, by default 3 with
-            weights.
-        norm_layer: of the backbone. None: ``FrozenBatchNorm2d`` when any weights are given, else ``BatchNorm2d``, which
-            is all that the second version's detectors use, in FPN and heads as well.
+            weights, and 5 with those that were compressed and not trained since.
+        norm_layer: of the backbone. None: ``FrozenBatchNorm2d`` when any weights are given, unless they were compressed
+            and neither calibrated nor trained since; else ``BatchNorm2d``, which is all that the second version's
+            detectors use, in FPN and heads as well.
+        to_compress: dense weights are compressed next: what is trainable is as with compressed ones.
         progress: show the progress of a download.
         kwargs: for torchvision's ``FasterRCNN``, ``MaskRCNN`` or ``KeypointRCNN``; and ``anchor_sizes``, a list of
             sizes in pixels for each of the five levels.
@@ -58,43 +70,85 @@ def make_detector(
         UsageError: unknown weights, a wrong argument, a backbone file of another architecture.
         DataError: a file that is missing, damaged or does not fit.
     """
-    trained = weights is not None or weights_backbone is not None
-    layers = trainable_layers(trained, trainable_backbone_layers)
     architecture = ARCHITECTURES[arch]
-    if norm_layer is not None:
-        kwargs["norm_layer"] = norm_layer
-    elif trained:
-        kwargs = {**architecture.trained_options, **kwargs}
-    if weights is None:
-        network = _on_backbone(architecture, weights_backbone, num_classes, progress, kwargs)
-    elif isinstance(weights, (str, Path)) and has_spec(weights):
-        network = _from_file(architecture, weights, num_classes, kwargs)
-    else:
-        network = _dense(architecture, weights, num_classes, progress, kwargs)
-    freeze_backbone(network.module, layers)
-    found = described(network.module, architecture).spec
-    return network.module, replace(network.spec, options=found.options, attributes=found.attributes)
-
-
-def _on_backbone(
-    architecture: Architecture,
-    weights: str | Path | WeightsEnum | None,
-    num_classes: int | None,
-    progress: bool,
-    options: dict[str, Any],
-) -> Network:
-    source, place = read_backbone(weights, progress=progress).for_detector(architecture)
-    spec = moved(source.spec, architecture, "", place, options)
-    spec = replace(
-        spec,
-        num_classes=num_classes or architecture.num_classes,
-        attributes=_fitting(spec.attributes, options),
-        provenance={"backbone": dict(source.spec.provenance)},
-    )
-    network = build_network(spec, architecture)
+    if classes is not None:
+        classes = with_background(classes)
+        if num_classes not in (None, len(classes)):
+            raise UsageError(f"num_classes is {num_classes}; {len(classes)} classes are named, the background included")
     if weights is not None:
-        load_state(network.module.get_submodule(place.rstrip(".")), source.state, f"weights_backbone {weights}")
-    return network
+        given = _detector(architecture, weights, num_classes if classes is None else None, progress)
+    else:
+        number = len(classes) if classes is not None else num_classes or architecture.num_classes
+        given = _backbone(architecture, weights_backbone, number, progress)
+        kwargs |= {"num_keypoints": len(keypoints)} if keypoints else {}
+    trained = weights is not None or weights_backbone is not None
+    rule = fine_tuning_of(given.spec, architecture, trained=trained, to_compress=to_compress)
+    layers = trainable_layers(trained, trainable_backbone_layers, rule.layers)
+    options = {**given.spec.options, **rule.options, **kwargs}
+    options |= {} if norm_layer is None else {"norm_layer": norm_layer}
+    network = build_network(
+        replace(given.spec, options=options, attributes=_fitting(given.spec.attributes, options)), architecture
+    )
+    if trained:
+        load_state(network.module.get_submodule(given.part), given.state, given.name)
+    if rule.reason and None in (norm_layer, trainable_backbone_layers):
+        norms = network.spec.options.get("norm_layer", "BatchNorm2d")
+        text = "%s: %s: norms of the backbone are %s, %d of %d stages are trainable"
+        logger.info(text, given.name, rule.reason, norms, layers, STAGES)
+    return _finished(network, layers, classes, keypoints, given)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The weights that are given: their tensors, for which part of the detector, and its spec."""
+
+    spec: Spec
+    state: Mapping[str, Tensor]
+    name: str
+    part: str = ""
+
+
+def _finished(
+    network: Network, layers: int, classes: Sequence[str] | None, keypoints: Sequence[str] | None, given: _Given
+) -> tuple[nn.Module, Spec]:
+    """Return the detector with its stages frozen, for the classes that are named, and its spec."""
+    freeze_backbone(network.module, layers)
+    found = described(network.module, network.architecture).spec
+    spec = replace(network.spec, options=found.options, attributes=found.attributes)
+    if classes is None:
+        return network.module, spec
+    if given.part:  # only the backbone has weights
+        return network.module, replace(spec, classes=tuple(classes), keypoints=tuple(keypoints or ()))
+    return with_classes(network.module, spec, classes, keypoints, source=given.name)
+
+
+def _backbone(
+    architecture: Architecture, weights: str | Path | WeightsEnum | None, num_classes: int, progress: bool
+) -> _Given:
+    source, place = read_backbone(weights, progress=progress).for_detector(architecture)
+    spec = moved(source.spec, architecture, "", place, {})
+    spec = replace(spec, num_classes=num_classes, provenance={"backbone": dict(source.spec.provenance)})
+    return _Given(spec, source.state, f"weights_backbone {weights}", place.rstrip("."))
+
+
+def _detector(
+    architecture: Architecture, weights: str | Path | WeightsEnum, num_classes: int | None, progress: bool
+) -> _Given:
+    if isinstance(weights, (str, Path)) and has_spec(weights):
+        spec, state = read_network(weights)
+        if spec.arch != architecture.name:
+            raise UsageError(f"weights {weights}: is a {spec.arch}; expected a {architecture.name}")
+    else:
+        state, source = initial_state(architecture, weights, progress=progress)
+        classifier = state.get(f"{architecture.classifier}.weight")
+        number = num_classes or architecture.num_classes if classifier is None else len(classifier)
+        names = names_of(architecture, weights)
+        spec = Spec(architecture.name, number, provenance={"source": source}, **names)
+    if num_classes not in (None, spec.num_classes):
+        raise UsageError(
+            f"num_classes is {num_classes}; {weights} has {spec.num_classes}: expected the same, or names (classes)"
+        )
+    return _Given(spec, state, str(weights))
 
 
 def _fitting(attributes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,55 +172,13 @@ def _fitting(attributes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
     }
 
 
-def _dense(
-    architecture: Architecture,
-    weights: str | Path | WeightsEnum,
-    num_classes: int | None,
-    progress: bool,
-    options: dict[str, Any],
-) -> Network:
-    state, source = initial_state(architecture, weights, progress=progress)
-    classifier = state.get(f"{architecture.classifier}.weight")
-    classes = num_classes or architecture.num_classes if classifier is None else len(classifier)
-    if num_classes not in (None, classes):
-        raise UsageError(f"num_classes is {num_classes}; {weights} has {classes}")
-    names = names_of(architecture, weights)
-    spec = Spec(architecture.name, classes, options=options, provenance={"source": source}, **names)
-    network = build_network(spec, architecture)
-    load_state(network.module, state, str(weights))
-    return network
-
-
-def _from_file(
-    architecture: Architecture, path: str | Path, num_classes: int | None, options: dict[str, Any]
-) -> Network:
-    spec, tensors = read_network(path)
-    if spec.arch != architecture.name:
-        raise UsageError(f"weights {path}: is a {spec.arch}; expected a {architecture.name}")
-    if num_classes not in (None, spec.num_classes):
-        raise UsageError(f"num_classes is {num_classes}; {path} has {spec.num_classes}")
-    options = {**spec.options, **options}
-    spec = replace(spec, options=options, attributes=_fitting(spec.attributes, options))
-    network = build_network(spec, architecture)
-    load_state(network.module, tensors, str(path))
-    return network
-
-
-def trainable_layers(trained: bool, number: int | None) -> int:
-    """Return how many of the last parts of a ResNet-50 are trained: 3 of 5 with weights, else all, if not told.
+def trainable_layers(trained: bool, number: int | None, default: int = 3) -> int:
+    """Return how many of the last parts of a ResNet-50 are trained: ``default`` of 5 with weights, else all.
 
     Raises:
         UsageError: a number outside 0 to 5.
     """
     try:
-        return int(_validate_trainable_layers(trained, number, len(_TRAINABLE_ORDER), 3))
+        return int(_validate_trainable_layers(trained, number, STAGES, default))
     except ValueError as error:
         raise UsageError(f"trainable_backbone_layers: {error}") from None
-
-
-def freeze_backbone(net: nn.Module, layers: int) -> None:
-    """Stop the training of all but the last ``layers`` (0 to 5) of the backbone: stages 4 to 1, then the stem."""
-    trainable = (*_TRAINABLE_ORDER[:layers], *(["bn1"] if layers == len(_TRAINABLE_ORDER) else []))
-    for name, parameter in net.get_submodule(BODY.rstrip(".")).named_parameters():
-        if name.split(".")[0] not in trainable:
-            parameter.requires_grad_(False)

@@ -26,8 +26,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 import norton_det as nd
 from norton_det.cli.common import Parser
+from norton_det.cli.detector_to_train import MODELS
 from norton_det.cli.options import CONFIGURATION, add_device, check_minimum, parse_configuration
-from norton_det.cli.train_det import MODELS
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import CLASSES
 from norton_det.errors import UsageError

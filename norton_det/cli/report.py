@@ -11,7 +11,7 @@ import argparse
 from norton_det.cli.common import Parser
 from norton_det.cli.options import check_minimum, check_output
 from norton_det.data import annotation_file
-from norton_det.data.coco.dataset import KINDS
+from norton_det.data.coco.layouts import KINDS
 from norton_det.evaluation.compare import DRAWS, check_draws
 from norton_det.reporting.report import IMAGES, write_report
 

@@ -48,6 +48,7 @@ from norton_det.models.weights import initial_network
 from norton_det.runtime.distributed import processes, rank, world_size
 from norton_det.spec import Spec
 from norton_det.structure.describe import describe
+from norton_det.structure.history import TRAINING, with_step
 from norton_det.training.classification import Classification
 from norton_det.training.distillation import by_logits, load_teacher
 from norton_det.training.implementations import use_implementation
@@ -196,6 +197,7 @@ def _network(args: argparse.Namespace, arch: str, described: Described | None, c
     else:
         net, origin = initial_network(ARCHITECTURES[arch], args.weights, num_classes=len(classes), seed=args.seed)
         spec = replace(describe(net, arch), provenance={"weights": origin}, classes=tuple(classes))
+    spec = with_step(spec, TRAINING, {"command": "train-cls", "epochs": args.epochs})
     return (nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.sync_bn else net), spec
 
 

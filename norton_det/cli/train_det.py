@@ -13,7 +13,6 @@ Examples:
 
 import argparse
 import logging
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from norton_det.builders import freeze_backbone, make_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
 from norton_det.cli.data_options import (
@@ -35,6 +33,7 @@ from norton_det.cli.data_options import (
     check_files,
     files_of,
 )
+from norton_det.cli.detector_to_train import MODELS, OF_A_NEW_DETECTOR, detector_to_train, match
 from norton_det.cli.options import (
     add_compression,
     add_max_detections,
@@ -56,7 +55,6 @@ from norton_det.cli.training_options import (
     make_state,
     train,
 )
-from norton_det.compression.compress import compress
 from norton_det.config import COMPRESSION
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
@@ -67,7 +65,6 @@ from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import kinds_of
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
-from norton_det.spec import Spec
 from norton_det.training import Detection, Task
 from norton_det.training.detection import keep_losses_finite
 from norton_det.training.distillation import DISTANCES, by_features, feature_channels, load_teacher
@@ -75,17 +72,9 @@ from norton_det.training.implementations import use_implementation
 
 logger = logging.getLogger(__name__)
 
-MODELS = {
-    f"{kind}rcnn_{net}_{fpn}": f"{kind}rcnn_cpresnet50_{fpn}"
-    for fpn, kinds in (("fpn", ("faster", "mask", "keypoint")), ("fpn_v2", ("faster", "mask")))
-    for kind in kinds
-    for net in ("cpresnet50", "resnet50")
-}
-"""Names of ``--model``: torchvision's dense detectors are the compressible ones with nothing compressed."""
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
-_OF_A_NEW_DETECTOR = ("rank", "rates", "min_size", "max_size", "model_kwargs", "norm_layer", "weights_backbone")
-_FREE = {*_OF_A_NEW_DETECTOR, *COMPRESSION, *FILES, "backend", "eval_every", "use_v2"}
+_FREE = {*OF_A_NEW_DETECTOR, *COMPRESSION, *FILES, "backend", "eval_every", "use_v2"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -160,8 +149,8 @@ def run(args: argparse.Namespace) -> None:
         if checkpoint is not None and not args.test_only:
             check_division(args, checkpoint.args)
         train_images, val_images = _images(args)
-        model, spec = _detector(args, train_images, checkpoint)
-        spec = _match(args, spec, train_images, val_images)
+        model, spec = detector_to_train(args, train_images, checkpoint)
+        spec = match(args, spec, train_images, val_images)
         args.implementations = _set_implementations(args, model.to(device), device, checkpoint)
         keep_losses_finite(model)
         task = _task(args, model, train_images, val_images, device)
@@ -205,69 +194,6 @@ def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
         pairs=args.keypoint_pairs,
     )
     return train_images, CocoDataset(args.data_path, "val", args.dataset, **files_of(args, "val"))
-
-
-def _detector(
-    args: argparse.Namespace, train_images: CocoDataset, checkpoint: Checkpoint | None
-) -> tuple[nn.Module, Spec]:
-    """Return the detector to train, and its spec."""
-    if checkpoint is not None:
-        model, spec = checkpoint.network()
-        args.trainable_backbone_layers = checkpoint.args.get("trainable_backbone_layers", 5)  # as it was trained
-        warn_of_ignored(args, checkpoint)
-    else:
-        model, spec = _new_detector(args, train_images)
-    freeze_backbone(model, args.trainable_backbone_layers)
-    return (nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model), spec
-
-
-def warn_of_ignored(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
-    """Warn of arguments that only a new detector has, where they differ from those of the run that is resumed."""
-    given = {name: getattr(args, name) for name in _OF_A_NEW_DETECTOR if getattr(args, name) not in (None, {})}
-    for name, value in given.items():
-        if value != checkpoint.args.get(name) and is_main():
-            flag = name.replace("_", "-")
-            logger.warning("--resume: --%s %s is ignored: the detector is that of %s", flag, value, checkpoint.path)
-
-
-def _new_detector(args: argparse.Namespace, train_images: CocoDataset) -> tuple[nn.Module, Spec]:
-    """Return a detector with the weights of the arguments, compressed if they say so, and its spec."""
-    options = dict(args.model_kwargs)
-    given = {"min_size": args.min_size, "max_size": args.max_size, "rpn_score_thresh": args.rpn_score_thresh}
-    options |= {name: value for name, value in given.items() if value is not None}
-    if train_images.keypoint_names and not args.weights:
-        options["num_keypoints"] = len(train_images.keypoint_names)
-    model, spec = make_detector(
-        MODELS[args.model],
-        weights=args.weights,
-        weights_backbone=args.weights_backbone,
-        num_classes=None if args.weights else train_images.num_classes,
-        trainable_backbone_layers=args.trainable_backbone_layers,
-        norm_layer=args.norm_layer,
-        **options,
-    )
-    if not args.weights:
-        labels = train_images.labels
-        spec = replace(spec, classes=labels.classes, keypoints=labels.keypoints if train_images.keypoints else ())
-    source = args.weights or args.weights_backbone
-    if not source or args.trainable_backbone_layers is None:
-        args.trainable_backbone_layers = 3 if source else 5
-    if args.rank is None and args.rates is None:
-        return model, spec
-    if spec.decompositions or spec.widths:
-        logger.warning("%s: is compressed already; --rank and --rates are ignored", source)
-        return model, spec
-    return compress(model, arch=spec, **{name: getattr(args, name) for name in (*COMPRESSION, "seed")})
-
-
-def _match(args: argparse.Namespace, spec: Spec, train_images: CocoDataset, val_images: CocoDataset) -> Spec:
-    """Match the detector with the data by the names of the classes; return its spec with the names."""
-    source = args.resume or args.weights
-    if not args.test_only:
-        train_images.match(spec, source)
-        spec = replace(spec, classes=train_images.labels.classes, keypoints=train_images.labels.keypoints)
-    val_images.match(spec, source or train_images.annotations)
-    return spec
 
 
 def _set_implementations(

@@ -10,6 +10,7 @@ from norton_det.channels.plan import ChannelPlan
 from norton_det.models import Architecture
 from norton_det.models.feature_maps import FeatureMaps
 from norton_det.spec import Spec
+from norton_det.structure.history import with_step
 
 
 @dataclass(frozen=True)
@@ -42,5 +43,4 @@ class Network:
         """Return the network with a step of its history, its scope and rounding too, added to the provenance."""
         scope, multiple = self.architecture.scope, self.architecture.round_to
         chosen = {**({} if scope is None else {"scope": scope}), **({} if multiple == 1 else {"round_to": multiple})}
-        step = {**chosen, **step}
-        return replace(self, spec=replace(self.spec, provenance={**self.spec.provenance, name: step}))
+        return replace(self, spec=with_step(self.spec, name, {**chosen, **step}))

@@ -24,6 +24,7 @@ from norton_det.models.tasks import Images
 from norton_det.models.tasks import Task as NetworkTask
 from norton_det.spec import Spec
 from norton_det.structure.describe import described
+from norton_det.structure.history import with_step
 from norton_det.training.distillation import Distilled, by_features, by_logits, feature_channels
 from norton_det.training.loop import TrainOptions, train_one_epoch
 from norton_det.training.optim import make_optimizer, make_schedule
@@ -104,8 +105,7 @@ def reconstruct(
         trained, after = copy.deepcopy(net), before
     step = {"images": len(images), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     step |= {"distance": before, "-> distance": after}
-    provenance = {**spec.provenance, "reconstruct": step}
-    return trained.to(memory_format=torch.contiguous_format).eval(), replace(spec, provenance=provenance)
+    return trained.to(memory_format=torch.contiguous_format).eval(), with_step(spec, "reconstruct", step)
 
 
 def _imitation(inputs: "_UnlabelledImages", teacher: nn.Module, channels: Tensor | None) -> Distilled:

@@ -1,8 +1,10 @@
 """The detectors: torchvision's habits on a compressed backbone."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ import norton_det as nd
 from norton_det.builders import make_detector
 from norton_det.errors import DataError, UsageError
 from norton_det.structure.describe import describe
+from norton_det.structure.history import untrained_since, with_step
 
 KINDS = ("faster", "mask", "keypoint")
 RATES = "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
@@ -84,9 +87,6 @@ def test_norms_and_trainable_layers_follow_torchvision(backbone: Path) -> None:
     scratch = get_model("fasterrcnn_cpresnet50_fpn")
     assert norms(scratch) == {nn.BatchNorm2d}
     assert trainable(scratch) == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
-    given = get_model("fasterrcnn_cpresnet50_fpn", weights_backbone=backbone)
-    assert norms(given) == {FrozenBatchNorm2d}
-    assert trainable(given) == {"layer2", "layer3", "layer4"}
     one = get_model(
         "fasterrcnn_cpresnet50_fpn", weights_backbone=backbone, trainable_backbone_layers=1, norm_layer=nn.BatchNorm2d
     )
@@ -94,6 +94,73 @@ def test_norms_and_trainable_layers_follow_torchvision(backbone: Path) -> None:
     assert trainable(one) == {"layer4"}
     dense = get_model("fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None)
     assert dense.state_dict().keys() == scratch.state_dict().keys()
+
+
+@pytest.fixture
+def with_history(backbone: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that returns the file of a backbone with other steps in its history."""
+
+    def file(**steps: Any) -> Path:
+        net, spec = nd.load(backbone)
+        nd.save(net, replace(spec, provenance={**spec.provenance, **steps}), tmp_path / "other.safetensors")
+        return tmp_path / "other.safetensors"
+
+    return file
+
+
+PRETRAINED, ALL = {"layer2", "layer3", "layer4"}, {"conv1", "layer1", "layer2", "layer3", "layer4"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "norm", "stages", "logged"),
+    [
+        (
+            {},
+            nn.BatchNorm2d,
+            {*ALL, "bn1"},
+            "compressed, not trained since: norms of the backbone are BatchNorm2d, 5 of 5",
+        ),
+        (
+            {"calibrate": {"layers": {"conv1": {}}}},
+            FrozenBatchNorm2d,
+            ALL,
+            "calibrated, not trained since: norms of the backbone are FrozenBatchNorm2d, 5 of 5",
+        ),
+        ({"calibrate": {"layers": {}}}, nn.BatchNorm2d, {*ALL, "bn1"}, "compressed, not trained"),  # it was undone
+        ({"train": {}}, FrozenBatchNorm2d, PRETRAINED, ""),
+        ({"calibrate": {"layers": {"conv1": {}}}, "train": {}}, FrozenBatchNorm2d, PRETRAINED, ""),
+    ],
+)
+def test_what_is_trainable_follows_the_history_of_a_backbone(
+    steps: dict[str, Any],
+    norm: type,
+    stages: set[str],
+    logged: str,
+    with_history: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = get_model("fasterrcnn_cpresnet50_fpn", weights_backbone=with_history(**steps))
+    assert norms(net) == {norm}
+    assert trainable(net) == stages
+    assert logged in caplog.text
+    assert bool(logged) == ("trainable" in caplog.text)
+
+
+def test_what_is_said_explicitly_is_done(backbone: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"norm_layer": "FrozenBatchNorm2d", "trainable_backbone_layers": 2}
+    net = get_model("fasterrcnn_cpresnet50_fpn", weights_backbone=backbone, **options)
+    assert (norms(net), trainable(net)) == ({FrozenBatchNorm2d}, {"layer3", "layer4"})
+    assert "trainable" not in caplog.text
+
+
+def test_a_detector_of_a_compressed_backbone_has_its_history(backbone: Path, tmp_path: Path) -> None:
+    """It counts as trained once it was; compressed again, it does not."""
+    net, spec = make_detector("fasterrcnn_cpresnet50_fpn", weights_backbone=backbone, **TINY)
+    assert untrained_since(spec) == "compressed"
+    trained = with_step(spec, "train", {})
+    assert untrained_since(trained) == ""
+    assert untrained_since(nd.compress(net, arch=trained, rates="[0.5]*20", criterion="norm")[1]) == "compressed"
+    assert untrained_since(replace(spec, provenance={})) == "", "a dense one"
 
 
 def test_published_weights_are_read_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +215,8 @@ def test_a_trained_detector_is_compressed_whole(tmp_path: Path) -> None:
 
 
 def test_frozen_norms_survive_a_file(backbone: Path, tmp_path: Path) -> None:
-    net, spec = make_detector("keypointrcnn_cpresnet50_fpn", weights_backbone=backbone, num_keypoints=5, **TINY)
+    options = {"num_keypoints": 5, "norm_layer": "FrozenBatchNorm2d", **TINY}
+    net, spec = make_detector("keypointrcnn_cpresnet50_fpn", weights_backbone=backbone, **options)
     assert replace(describe(net, "keypointrcnn_cpresnet50_fpn"), kept=spec.kept) == spec
     assert spec.options["norm_layer"] == "FrozenBatchNorm2d"
     nd.save(net, spec, tmp_path / "kp.safetensors")

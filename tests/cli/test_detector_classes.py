@@ -145,14 +145,14 @@ def test_data_with_fewer_classes_is_evaluated(
     [
         ("--resume CHECKPOINT", with_another, "'star' (id 9)"),
         ("--resume CHECKPOINT --test-only", misspelt, "'Square' (id 2; similar: 'square')"),
-        ("--weights LAST", misspelt, "'Square' (id 2; similar: 'square')"),
+        ("--weights LAST --test-only", misspelt, "'Square' (id 2; similar: 'square')"),
         ("", with_another, "'star' (id 9)"),
     ],
 )
 def test_classes_that_the_detector_lacks_are_listed(
     words: str, change: Change, lacking: str, run: Path, shapes: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    """On resuming, in fine-tuning, in evaluation; and in the validation data of a new detector."""
+    """On resuming and in evaluation; and in the validation data of a new detector."""
     data = changed(shapes, tmp_path / "data", train=change if words else None, val=change)
     words = words.replace("CHECKPOINT", str(run / "checkpoint.pth")).replace("LAST", str(run / "last.safetensors"))
     source = words.split()[1] if words else data / "annotations" / "instances_train2017.json"
@@ -179,8 +179,36 @@ def test_other_keypoints_are_refused(count: int, shapes: Path, tmp_path: Path, r
     message = f"has the keypoints centre, top, right, bottom, left; {file} has {', '.join(names)}"
     words = ["--dataset", "coco_kp", "--device", "cpu", "-j", "0", "--data-path", str(shapes)]
     refused(lambda: tool("eval_det").main([*words, "--checkpoint", str(file)]), 3, message)
-    words += ["--model", model, "--weights", str(file), "--output-dir", str(out), "--epochs", "1"]
+    words += ["--model", model, "--weights", str(file), "--output-dir", str(out), "--test-only"]
     refused(lambda: tool("train_det").main(words), 3, message, unwritten=out)
+
+
+def test_weights_of_other_classes_are_fine_tuned(
+    run: Path, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint as well as a file: what has the same name is kept, and the log says what."""
+    data = changed(shapes, tmp_path / "data", train=misspelt, val=misspelt)
+    for file in ("checkpoint.pth", "last.safetensors"):
+        caplog.clear()
+        assert train_det(data, tmp_path / file, "--weights", run / file, "--lr", 0) == 0
+        line = (
+            f"{run / file}: classes differ from the 4 of the detector; kept: circle, triangle; new: Square; left out: "
+        )
+        assert f"{line}square" in caplog.text
+        before, after = (nd.load(folder / "last.safetensors") for folder in (run, tmp_path / file))
+        assert after[1].classes == ("__background__", "circle", "Square", "triangle")
+        old, new = (net.roi_heads.box_predictor.cls_score.weight for net, _ in (before, after))
+        assert [torch.equal(a, b) for a, b in zip(old, new, strict=True)] == [True, True, False, True]
+        assert torch.equal(*(net.roi_heads.box_head.fc6.weight for net, _ in (before, after)))
+
+
+def test_weights_of_the_same_classes_are_taken_as_they_are(
+    run: Path, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = changed(shapes, tmp_path / "data", train=renumbered, val=renumbered)
+    assert train_det(data, tmp_path / "out", "--weights", run / "last.safetensors") == 0
+    assert "differ from" not in caplog.text
+    assert nd.load(tmp_path / "out" / "last.safetensors")[1].classes == CLASSES
 
 
 @pytest.fixture(scope="module")

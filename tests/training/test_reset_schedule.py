@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from norton_det.cli.train_det import warn_of_ignored
+from norton_det.cli.detector_to_train import warn_of_ignored
 from norton_det.spec import Spec
 from norton_det.training import TrainingState
 from norton_det.training.optim import SCHEDULES, WARM_UPS, make_optimizer, make_schedule

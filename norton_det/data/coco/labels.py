@@ -89,6 +89,29 @@ class Labels:
             raise DataError(f"{data}: has classes that {detector} lacks: {', '.join(missing)}")
         return cls(spec.classes, {label_of[name]: number for number, name in names.items()}, keypoints)
 
+    def are_those_of(self, spec: Spec) -> bool:
+        """Tell whether these labels, of a data set, have the classes and keypoints of a detector: all, and no others.
+
+        A detector that does not name its classes has them if its labels end with the largest category id.
+
+        Example:
+            >>> from norton_det import Spec
+            >>> from norton_det.data.coco.labels import Labels
+            >>> labels = Labels.new([{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}])
+            >>> named = Spec("fasterrcnn_cpresnet50_fpn", 3, classes=("__background__", "dog", "cat"))
+            >>> labels.are_those_of(named), labels.are_those_of(Spec("fasterrcnn_cpresnet50_fpn", 6))
+            (True, True)
+        """
+        if spec.classes:
+            same = set(self.classes[1:]) == {*spec.classes[1:]} - {UNUSED}
+        else:
+            ids = [number for number in self.ids.values() if isinstance(number, int)]
+            same = len(ids) == len(self.ids) and min(ids) > 0 and max(ids) == spec.num_classes - 1
+        if "keypoints" not in ARCHITECTURES[spec.arch].task.kinds or not self.keypoints:
+            return same
+        count = spec.options.get("num_keypoints", _KEYPOINTS)
+        return same and (self.keypoints == spec.keypoints if spec.keypoints else len(self.keypoints) == count)
+
     def of(self, annotations: Iterable[Mapping[str, Any]]) -> Tensor:
         """Return the labels of annotations, int64 of shape (N,); 0 where the data set does not have the category."""
         label_of = {number: label for label, number in self.ids.items()}
