@@ -22,6 +22,7 @@ import norton_det as nd
 from norton_det.checkpoint import has_spec, read_spec
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
+from norton_det.cli.data_options import add_division, division_of
 from norton_det.cli.options import add_budget, add_compression, budget_of, check_minimum, check_output
 from norton_det.cost.budget import Budget
 from norton_det.cost.complexity import Complexity
@@ -59,11 +60,12 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="limit for an image in evaluation, put down in the file; costs are counted at 1000 all the same",
     )
-    add = parser.add_argument_group("calibration").add_argument
+    group = parser.add_argument_group("calibration")
+    add = group.add_argument
     add(
         "--calibrate",
         metavar="DIR",
-        help="class folders or a COCO folder: refit what is left to the network's outputs on training images",
+        help="class folders, or a folder with COCO annotations: refit what is left, on training images",
     )
     add(
         "--calibration-images",
@@ -79,6 +81,7 @@ def add_arguments(parser: Parser) -> None:
         help="then train without labels to imitate the network's outputs on images of --calibrate",
     )
     add("--reconstruct-images", default=1024, type=int, metavar="N", help="number of them, all in memory")
+    add_division(group)
     add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
     add = parser.add_argument_group("output").add_argument
@@ -89,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
     """Compress, write the file and print costs before and after."""
     budget = _check(args)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
-    images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed)
+    division = division_of(args)
+    images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed, **division)
     model, arch = _source(args)
     net, spec = nd.compress(
         model,

@@ -45,7 +45,10 @@ def add_keypoint_sigmas(group: Group) -> None:
 
 def tolerance(text: str) -> float:
     """Return the tolerance that an argument is; a ``type`` for ``add_argument``."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no tolerance; expected a number above 0")
     return value

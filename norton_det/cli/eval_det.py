@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from norton_det.builders.load_detector import load_detector
 from norton_det.cli.common import Parser
-from norton_det.cli.data_options import FOLDER, add_dataset, add_division, division_of
+from norton_det.cli.data_options import FOLDER, add_dataset, add_division, add_keypoint_sigmas, division_of
 from norton_det.cli.options import (
     add_device,
     add_image_size,
@@ -37,6 +37,7 @@ from norton_det.errors import UsageError
 from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics, metric_names
 from norton_det.evaluation.coco_results import RESULTS_FILE, Result, kinds_of_results, read_results, write_results
 from norton_det.evaluation.compare import DRAWS, check_draws, compare_results, format_comparison
+from norton_det.evaluation.keypoint_sigmas import set_sigmas
 from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
@@ -62,6 +63,7 @@ def add_arguments(parser: Parser) -> None:
     add("--annotations", metavar="FILE", help="COCO annotations (default: those of --data-path and --dataset)")
     add("--images", metavar="DIR", help="the images (default: those of --data-path)")
     add_division(group)
+    add_keypoint_sigmas(group)
     add_workers(group)
     group = parser.add_argument_group("evaluation")
     add_max_detections(group)
@@ -108,7 +110,7 @@ def _evaluate(args: argparse.Namespace, found: Split) -> None:
     else:
         results, name = read_results(args.results), args.results
         kinds = args.kinds or kinds_of_results(results) or ["bbox"]
-        evaluator = _evaluator(args, read_coco(annotations, found.part), kinds, annotations)
+        evaluator = _evaluator(args, _read(args, found), kinds, annotations)
     metrics = evaluator.evaluate(results, per_class=args.per_class, name=name)
     if args.output_dir:
         folder = Path(args.output_dir)
@@ -132,7 +134,7 @@ def _compare(args: argparse.Namespace, found: Split) -> None:
         check_output(args.output, ".json")
     check_draws(args.draws, args.seed)
     data = None if all(map(_is_results, args.compare)) else _data(args, found)
-    coco = read_coco(found.annotations, found.part) if data is None else data.coco
+    coco = _read(args, found) if data is None else data.coco
     sources = [_source(args, path, coco, data) for path in args.compare]
     first, second = (results() for results in sources)
     comparison = compare_results(
@@ -172,7 +174,20 @@ def _evaluator(args: argparse.Namespace, coco: Any, kinds: Sequence[str], annota
 
 def _data(args: argparse.Namespace, found: Split) -> CocoDataset:
     files: dict[str, Any] = {"images": found.images, "annotations": found.annotations}
-    return CocoDataset(None, "val", args.dataset, **files, **division_of(args))
+    data = CocoDataset(None, "val", args.dataset, **files, **division_of(args))
+    _set_sigmas(args, data.coco, found)
+    return data
+
+
+def _read(args: argparse.Namespace, found: Split) -> Any:
+    coco = read_coco(found.annotations, found.part)
+    _set_sigmas(args, coco, found)
+    return coco
+
+
+def _set_sigmas(args: argparse.Namespace, coco: Any, found: Split) -> None:
+    if args.keypoint_sigmas:
+        set_sigmas(coco, args.keypoint_sigmas, found.annotations)
 
 
 def _read_detector(args: argparse.Namespace, path: str, data: CocoDataset) -> tuple[nn.Module, Labels]:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 
 from norton_det.checkpoint import has_spec, load
 from norton_det.cli.common import Parser
+from norton_det.cli.data_options import add_division, division_of
 from norton_det.cli.options import add_budget, add_methods, add_scope, budget_of, check_minimum, check_output
 from norton_det.config import Config, write_config
 from norton_det.cost.budget import Budget
@@ -58,8 +59,9 @@ def add_arguments(parser: Parser) -> None:
     add = group.add_argument
     add("--allocate", action="store_true", help="a rank for each layer and a rate for each group, for these weights")
     add("--weights", metavar="FILE|NAME", help="state-dict file, or the name of torchvision's weights")
-    add("--calibrate", metavar="DIR", help="class folders or a COCO folder, whose training images are used")
+    add("--calibrate", metavar="DIR", help="class folders, or a folder with COCO annotations: training images")
     add("--calibration-images", default=MEASURED, type=int, metavar="N", help="number of them")
+    add_division(group)
     add_methods(group)
     add("--seed", default=0, type=int, metavar="K", help="of the choice of images and of random starts")
     add("--output", metavar="FILE", help="config to write (.yaml)")
@@ -135,7 +137,8 @@ def _allocate(args: argparse.Namespace) -> None:
     budget = _check_allocation(args)
     architecture = ARCHITECTURES[args.arch].scoped(args.scope).rounding_to(args.round_to)
     network = _network(args.weights, architecture)
-    images = read_calibration_set(args.calibrate, args.arch, args.calibration_images, seed=args.seed)
+    count, division = args.calibration_images, division_of(args)
+    images = read_calibration_set(args.calibrate, args.arch, count, seed=args.seed, **division)
     options = {"decomposition": args.decomposition, "criterion": args.criterion, "seed": args.seed}
     allocation = allocate(network, budget, images, **options)
     if args.output:

@@ -61,6 +61,7 @@ from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.data.coco.transforms import PRESETS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
+from norton_det.evaluation.keypoint_sigmas import set_sigmas
 from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import kinds_of
@@ -74,7 +75,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
-_FREE = {*OF_A_NEW_DETECTOR, *COMPRESSION, *FILES, "backend", "eval_every", "use_v2"}
+_FREE = {*OF_A_NEW_DETECTOR, *COMPRESSION, *FILES, "keypoint_sigmas", "backend", "eval_every", "use_v2"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -193,7 +194,10 @@ def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
         probability=0 if args.no_hflip else 0.5,
         pairs=args.keypoint_pairs,
     )
-    return train_images, CocoDataset(args.data_path, "val", args.dataset, **files_of(args, "val"))
+    val_images = CocoDataset(args.data_path, "val", args.dataset, **files_of(args, "val"))
+    if args.dataset == "coco_kp":
+        set_sigmas(val_images.coco, args.keypoint_sigmas, val_images.annotations)
+    return train_images, val_images
 
 
 def _set_implementations(

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from norton_det.data.batching import hold_out
 from norton_det.data.cifar import SIZE, normalize, read_cifar
-from norton_det.data.coco.layouts import KINDS
+from norton_det.data.coco.dataset import read_coco
+from norton_det.data.coco.layouts import KINDS, find_split, has_split
 from norton_det.data.image_folder import image_folder
 from norton_det.data.imagenet import Preset
 from norton_det.errors import DataError, UsageError, expect_choice
@@ -21,17 +22,26 @@ from norton_det.models.tasks import Detection
 
 
 def read_calibration_set(
-    root: str | Path, arch: str, count: int, *, holdout: int = 0, seed: int = 0
+    root: str | Path,
+    arch: str,
+    count: int,
+    *,
+    holdout: int = 0,
+    seed: int = 0,
+    val_fraction: float | None = None,
+    split_seed: int = 0,
 ) -> Tensor | list[Tensor]:
     """Return randomly selected training images, prepared as for evaluation.
 
     Args:
-        root: a COCO folder (``train2017/``), a folder with class folders in ``train/``, or a folder with CIFAR-10 as
-            torchvision stores it.
+        root: a folder with COCO annotations (:func:`norton_det.data.coco.layouts.find_split`), or with ``train2017/``
+            alone; a folder with class folders in ``train/``, or with CIFAR-10 as torchvision stores it.
         arch: registered name of the network's architecture.
         count: number of images; all images if there are fewer. A larger set begins with the images of a smaller one.
         holdout: number of held-out images (:func:`norton_det.data.batching.hold_out`), which are not selected.
         seed: seed of the selection.
+        val_fraction: fraction of the annotated images that is held out as the validation set; none is selected of it.
+        split_seed: seed of this choice.
 
     Returns:
         For a classifier float (N, 3, S, S), normalised; for a detector N images (3, H, W) with values from 0 to 1,
@@ -49,11 +59,11 @@ def read_calibration_set(
     if small and (Path(root) / CIFAR10.base_folder).is_dir():
         images = read_cifar(root, "train").images
         return normalize(images[_select(len(images), count, holdout, seed)])
-    paths = _files(root)
+    paths, annotations = _files(root, val_fraction, split_seed)
     selected = [paths[i] for i in _select(len(paths), count, holdout, seed).tolist()]
     bar = tqdm(selected, desc=f"Reading {root}", disable=None, leave=False)
     if architecture.task.name == Detection.name:
-        sizes = _annotated_sizes(root)
+        sizes = AnnotatedSizes(annotations)
         return [TF.pil_to_tensor(read_image(path, sizes).rgb).float() / 255 for path in bar]
     if not small:
         prepare = Preset().evaluation()
@@ -67,19 +77,26 @@ def _select(total: int, count: int, holdout: int, seed: int) -> Tensor:
     return indices[order[:count]]
 
 
-def _files(root: str | Path) -> list[str]:
-    folder = Path(root) / "train2017"
+def _files(root: str | Path, val_fraction: float | None, split_seed: int) -> tuple[list[str], Path | None]:
+    """Return the training images, and their annotations if there are any."""
+    dataset = next((dataset for dataset in KINDS if has_split(root, "train", dataset)), None)
+    folder, annotations = Path(root) / "train2017", None
+    if dataset is not None:
+        found = find_split(root, "train", dataset, val_fraction=val_fraction, split_seed=split_seed)
+        folder, annotations = found.images, found.annotations
+        if folder.name != "train2017" or found.part:
+            images = read_coco(annotations, found.part).dataset["images"]
+            return sorted(str(folder / image["file_name"]) for image in images), annotations
+    elif val_fraction is not None:
+        raise DataError(
+            f"{root}: no COCO annotations are recognised; expected some, to hold out images (--val-fraction)"
+        )
     if not folder.is_dir():
-        return [path for path, _ in image_folder(root, "train", loader=read_rgb).samples]
+        return [path for path, _ in image_folder(root, "train", loader=read_rgb).samples], None
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"{folder}: no image; expected files ending with {', '.join(IMAGE_SUFFIXES)}")
-    return paths
-
-
-def _annotated_sizes(root: str | Path) -> AnnotatedSizes:
-    paths = [Path(root) / "annotations" / f"{kind}_train2017.json" for kind in KINDS.values()]
-    return AnnotatedSizes(next((path for path in paths if path.is_file()), None))
+    return paths, annotations
 
 
 def _read_small(path: str) -> Tensor:

@@ -14,6 +14,7 @@ from norton_det.data.coco.checks.results import FIELD
 from norton_det.data.coco.labels import BACKGROUND, category_name
 from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.evaluation.coco_results import Result
+from norton_det.evaluation.keypoint_sigmas import sigmas_of
 from norton_det.evaluation.limits import COCO_LIMITS, limit_of, warn_of_coco_limit
 from norton_det.registry import Registry
 
@@ -30,7 +31,6 @@ MAIN_LINES = {kind: tuple(line for line in lines if line[-1] not in "sml") for k
 """The metrics for objects of all sizes."""
 CLASSES = "classes"
 """Key of the metrics of single classes, beside the names of the metrics."""
-_DEFAULT_SIGMA = 0.05
 _COMMON = (
     *("incomplete entries", "objects of the background", "duplicate image ids", "duplicate category ids"),
     *("wrong areas", "wrong iscrowd"),
@@ -147,7 +147,7 @@ class CocoEvaluator:
             evaluation = self._new_evaluation(truth, self._detections(results, kind), kind)
             evaluation.params.catIds = sorted(truth.cats)
             if kind == "keypoints":
-                evaluation.params.kpt_oks_sigmas = _sigmas(truth, evaluation.params.kpt_oks_sigmas)
+                evaluation.params.kpt_oks_sigmas = sigmas_of(truth.cats.values(), evaluation.params.kpt_oks_sigmas)
             evaluation.params.maxDets = [*evaluation.params.maxDets[:-1], self._limits[kind]]
             if iou is not None:
                 evaluation.params.iouThrs = np.array([iou])
@@ -234,12 +234,6 @@ def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str,
                 row["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
             annotations.append(row)
     return {"images": content["images"], "annotations": annotations, "categories": categories}
-
-
-def _sigmas(truth: Any, persons: Any) -> Any:
-    """Return COCO's tolerances for its 17 keypoints of persons, and one tolerance for all keypoints of other data."""
-    count = len(next(iter(truth.cats.values()))["keypoints"])
-    return persons if count == len(persons) else np.full(count, _DEFAULT_SIGMA)
 
 
 def _metrics(evaluation: Any, names: Sequence[str]) -> dict[str, float | None]:

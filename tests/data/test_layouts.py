@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from norton_det.data import CocoDataset, find_split
+from norton_det.data.calibration_set import read_calibration_set
 from norton_det.data.coco.held_out import HeldOut
 from norton_det.errors import DataError, UsageError
 
@@ -142,6 +143,23 @@ def test_undivided_layouts_need_a_fraction(
         "the evaluation sees no other images"
     )
     assert tool("check_data").main(["--data-path", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("lay", [lay for lays in (DIVIDED | UNDIVIDED).values() for lay in lays])
+def test_calibration_images_are_the_training_images(
+    lay: Callable[[Path, Path], None], shapes: Path, tmp_path: Path
+) -> None:
+    def sums(root: Path, **division: Any) -> list[float]:
+        images = read_calibration_set(root, "fasterrcnn_cpresnet50_fpn", 6, **division)
+        return sorted(float(image.double().sum()) for image in images)
+
+    lay(shapes, tmp_path)
+    assert sums(tmp_path) == sums(shapes)
+    if lay in (cvat, old_cvat, label_studio, old_label_studio):
+        val = CocoDataset(tmp_path, "val", val_fraction=0.34)
+        held_out = {float(image.double().sum()) for image, _ in val}
+        assert set(sums(tmp_path, val_fraction=0.34)) == set(sums(shapes)) - held_out
+        assert len(held_out) == 2
 
 
 def test_what_cannot_be_told_is_refused_by_name(shapes: Path, tmp_path: Path, refused: Refused) -> None:

@@ -127,6 +127,11 @@ def find_split(
     return Split(Path(images or found.images), found.annotations, found.layout, found.divided, part)
 
 
+def has_split(root: str | Path, split: str, dataset: str = "coco") -> bool:
+    """Tell whether there are annotations of a split, or of all images, in one of the :data:`LAYOUTS`."""
+    return any(True for each in (split, None) for _ in _candidates(Path(root), each, KINDS[dataset]))
+
+
 def _find(root: Path, split: str, dataset: str, part: HeldOut | None) -> Split:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one with images and COCO annotations")
