@@ -38,10 +38,10 @@ def add_arguments(parser: Parser) -> None:
     add("--results", metavar="FILE", help="results in COCO's format, for the last of the splits")
     add("--annotations-only", action="store_true", help="read no image")
     add = parser.add_argument_group("model").add_argument
-    add("--num-classes", type=int, metavar="N", help="outputs of the detector to be trained, background included")
+    add("--num-classes", type=int, metavar="N", help="outputs of the detector, with the background (default: any)")
     add("--masks", action="store_true", help="each object needs a mask, as for Mask R-CNN")
     add = parser.add_argument_group("output").add_argument
-    add("--examples", default=100, type=int, metavar="N", help="cases of each kind to print")
+    add("--examples", default=5, type=int, metavar="N", help="cases of each kind to print")
     add("--json", action="store_true", help="print all as JSON")
 
 
@@ -94,4 +94,4 @@ def _print(report: Report, examples: int) -> None:
             print(f"{part}: {finding.severity}: {finding.check} ({finding.message})")
             print(textwrap.fill(", ".join(shown) + more, 120, initial_indent="  ", subsequent_indent="  "), end="\n\n")
     rows = [(f.check, part, f.severity, f.count) for part, findings in report.items() for f in findings]
-    print(table(("found", "in", "severity", "count"), rows) if rows else "nothing found")
+    print(table(("found", "in", "severity", "count"), rows) if rows else f"nothing found in {', '.join(report)}")

@@ -1,7 +1,9 @@
 """What every command shares: the parser and its help, one-line errors, exit codes."""
 
 import argparse
+import errno
 import functools
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -10,23 +12,28 @@ from norton_det.errors import DataError, TerminatedError, UsageError
 from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA = 0, 1, 2, 3
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_UNWRITTEN = 0, 1, 2, 3, 4
 EXIT_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
 
-
-_NOTHING = (None, False, "", argparse.SUPPRESS)
+_UNWRITTEN = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+}
+"""Of the system's errors, those of a path that cannot be written."""
+_NOTHING = (None, "", argparse.SUPPRESS)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows the choices of an argument, and its default unless that is "nothing"."""
+    """Shows the choices of an argument and, of an option that takes a value, the default: "none" if nothing is said."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, mark, default = (action.help or "").partition(" (default: ")
         if action.choices is not None and action.metavar is not None:
             text += f": {', '.join(map(str, action.choices))}"
-        if not mark and action.option_strings and not any(action.default is value for value in _NOTHING):
+        if not mark and action.option_strings and action.nargs != 0 and not action.required:
             values = action.default if isinstance(action.default, list) else [action.default]
-            mark, default = " (default: ", f"{' '.join(map(str, values))})"
+            words = "none" if any(action.default is value for value in _NOTHING) else " ".join(map(str, values))
+            mark, default = " (default: ", f"{words})"
         return text + mark + default
 
 
@@ -68,7 +75,8 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     """Make a ``main`` that returns the exit code; wrong arguments and wrong data are reported in one line.
 
     The process keeps the memory that it frees (see :func:`keep_freed_memory`). Without arguments they are those of the
-    process, in which warnings of other packages are hidden.
+    process: in it, warnings of other packages are hidden, and what was imported is left out of garbage collection, for
+    which walking through torch's million objects takes longer than many a command.
     Other errors are raised as they are (exit code 1 and a traceback when run as a script).
     """
 
@@ -78,6 +86,7 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
         keep_freed_memory()
         if argv is None:  # a process of its own
             hide_warnings()
+            gc.freeze()
         try:
             run(sys.argv[1:] if argv is None else argv)
         except (UsageError, DataError) as error:
@@ -85,6 +94,12 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             kind = f"{type(error).__module__}.{type(error).__name__}: "
             print(f"error: {str(error).strip().splitlines()[-1].removeprefix(kind)}", file=sys.stderr)
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
+        except OSError as error:
+            if error.errno not in _UNWRITTEN:
+                raise
+            path = "output" if error.filename is None else error.filename
+            print(f"error: {path}: {error.strerror}; expected a path that can be written", file=sys.stderr)
+            return EXIT_UNWRITTEN
         except TerminatedError as error:
             print(f"terminated: {error}", file=sys.stderr)
             return EXIT_TERMINATED

@@ -11,25 +11,23 @@ Examples:
 """
 
 import argparse
-from collections.abc import Mapping
+import json
+import logging
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 import norton_det as nd
 from norton_det.checkpoint import has_spec, read_spec
 from norton_det.cli.common import Parser
+from norton_det.cli.compress_report import Report, already_compressed
 from norton_det.cli.config_defaults import add_config
 from norton_det.cli.data_options import add_division, division_of
 from norton_det.cli.options import add_budget, add_compression, budget_of, check_minimum, check_output
 from norton_det.cost.budget import Budget
-from norton_det.cost.complexity import Complexity
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.errors import UsageError
-from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn_options import limit_proposals
 from norton_det.models.tasks import Detection
@@ -86,10 +84,14 @@ def add_arguments(parser: Parser) -> None:
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="print nothing but warnings and errors")
 
 
 def run(args: argparse.Namespace) -> None:
     """Compress, write the file and print costs before and after."""
+    if args.quiet:
+        logging.getLogger("norton_det").setLevel(logging.WARNING)
     budget = _check(args)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
     division = division_of(args)
@@ -117,11 +119,10 @@ def run(args: argparse.Namespace) -> None:
     if args.proposals is not None:
         spec = replace(spec, options={**spec.options, **limit_proposals(net, args.proposals)})
     nd.save(net, spec, args.output)
-    before = nd.Spec(spec.arch, spec.num_classes, options=spec.options)
-    print(_report(nd.count_complexity(before), nd.count_complexity(spec), spec.provenance))
-    if "allocate" in spec.provenance and budget:
-        print(_expected(spec.provenance["allocate"]))
-    print(f"written: {args.output} ({Path(args.output).stat().st_size / 1e6:.2f} MB)")
+    if not args.quiet:
+        given = arch if isinstance(arch, nd.Spec) else nd.Spec(spec.arch, spec.num_classes, options=spec.options)
+        report = Report.of(given, spec, args.output, spec.provenance["allocate"] if budget else None)
+        print(json.dumps(report.to_dict()) if args.json else report.text())
 
 
 def _check(args: argparse.Namespace) -> Budget:
@@ -131,6 +132,7 @@ def _check(args: argparse.Namespace) -> Budget:
             where = "" if args.weights is None else f", and --weights {args.weights} is no file with a spec"
             raise UsageError(f"neither --arch nor --config is given{where}; expected one")
         args.arch = read_spec(args.weights, deployed=True).arch
+    _check_dense(args)
     if args.calibration_images is None:
         args.calibration_images = ARCHITECTURES[args.arch].task.calibration_images
     if args.proposals is not None:
@@ -145,6 +147,17 @@ def _check(args: argparse.Namespace) -> Budget:
     if args.reconstruct and not args.calibrate:
         raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
     return budget
+
+
+def _check_dense(args: argparse.Namespace) -> None:
+    """Refuse a config, whose ranks and rates are those of a dense network, for a file that is compressed already."""
+    if args.config is None or args.weights is None or not has_spec(args.weights):
+        return
+    if done := already_compressed(read_spec(args.weights, deployed=True)):
+        raise UsageError(
+            f"--weights {args.weights}: is compressed already ({done}), and --config {args.config} is for the dense "
+            "network; expected dense weights, or --rank and --rates that are relative to what the file has"
+        )
 
 
 def _source(args: argparse.Namespace) -> tuple[nn.Module | str | None, str | nd.Spec]:
@@ -163,43 +176,3 @@ def _dense(args: argparse.Namespace) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     return initial_network(ARCHITECTURES[args.arch], model, num_classes=args.num_classes, seed=args.seed)[0]
-
-
-def _report(before: Complexity, after: Complexity, provenance: Mapping[str, Any]) -> str:
-    """Return a table of the layers, with the errors of the fit, and one of the totals."""
-    decomposed = provenance.get("decompose", {})
-    fits, skipped = decomposed.get("layers", {}), decomposed.get("skipped", {})
-    outputs = provenance.get("calibrate", {}).get("layers", {})
-    rows = []
-    for old, new in zip(before.layers, after.layers, strict=True):
-        fit = fits.get(new.name)
-        note = f"{fit['method']}, rank {fit['rank']}" if fit else skipped.get(new.name, "")
-        error = ["", ""]
-        if fit:  # files without a version call the degeneracy "cancellation"
-            error = [f"{fit['nmse']:.4f}", f"{fit.get('degeneracy', fit.get('cancellation')):.2f}"]
-        if outputs:
-            errors = outputs.get(new.name)
-            error += [f"{errors[key]:.4f}" if errors else "" for key in ("plain", "fitted")]
-        costs = [format_count(count) for count in (old.macs, new.macs, old.params, new.params)]
-        rows.append((new.name, *error, *costs, note))
-    fitted = ("output error", "-> output error") if outputs else ()
-    header = ("layer", "NMSE", "degeneracy", *fitted, "MACs", "-> MACs", "params", "-> params", "")
-    size = "x".join(map(str, after.image_size))
-    totals = [
-        _total(f"MACs (conv + linear, {size})", before.macs, after.macs),
-        _total("MACs (published convention)", before.macs_published, after.macs_published),
-        _total("parameters", before.params, after.params),
-        _total("activation memory, bytes", before.activation_memory, after.activation_memory),
-    ]
-    return f"{table(header, rows)}\n\n{table(('total', 'dense', 'compressed', 'reduction'), totals)}"
-
-
-def _expected(allocation: Mapping[str, Any]) -> str:
-    """Return what was expected of the choice of methods, ranks and rates."""
-    latency = allocation.get("latency_ms")
-    timed = "" if latency is None else f"; on this machine, deployed, {latency:.1f} ms by its layers' times"
-    return f"expected change of the outputs: {100 * allocation['change']:.1f} % of their variance{timed}"
-
-
-def _total(name: str, old: int, new: int) -> tuple[str, str, str, str]:
-    return name, f"{old:,}", f"{new:,}", f"{100 * (1 - new / old):.1f} %"

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from norton_det.cli.common import Parser
+from norton_det.cli.list_rates import ListRates
 from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
 from norton_det.errors import DataError, UsageError
+from norton_det.models import ARCHITECTURES
 from norton_det.notation import parse_ranks
 from norton_det.pruning import CRITERIA
 from norton_det.runtime.device import default_device, usable_cores
@@ -136,8 +138,10 @@ def add_compression(parser: Parser) -> Group:
         "-cpr",
         "--rates",
         "--compress_rate",
-        help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5" (default: nothing is pruned)',
+        help='pruning rates, as "[0.]+[0.1]*2+[0.4]*5"; see --list-rates (default: nothing is pruned)',
     )
+    text = "print which number of --rates and --rank is which group and layer of an architecture, and stop"
+    group.add_argument("--list-rates", action=ListRates, choices=[*ARCHITECTURES], metavar="ARCH", help=text)
     add_methods(group)
     add_scope(group)
     return group
@@ -155,12 +159,15 @@ def add_budget(parser: Parser) -> Group:
     """Add the limits of what the compressed network costs."""
     group = parser.add_argument_group("budget")
     add = group.add_argument
-    add("--target-macs", type=float, metavar="M", help="limit of multiply-accumulates for one image")
-    add("--target-params", type=float, metavar="P", help="limit of parameters")
-    text = "limit of the bytes that a layer needs at once for its inputs and outputs"
-    add("--target-activation-memory", type=float, metavar="B", help=text)
-    add("--target-latency-ms", type=float, metavar="T", help="limit of milliseconds, deployed, on this machine")
-    add("--target-speedup", type=float, metavar="X", help="the same, as a factor to the dense network's, deployed")
+
+    def limit(name: str, letter: str, text: str) -> None:
+        add(f"--target-{name}", type=float, metavar=letter, help=f"{text} (default: no limit)")
+
+    limit("macs", "M", "limit of multiply-accumulates for one image")
+    limit("params", "P", "limit of parameters")
+    limit("activation-memory", "B", "limit of the bytes that a layer needs at once for its inputs and outputs")
+    limit("latency-ms", "T", "limit of milliseconds, deployed, on this machine")
+    limit("speedup", "X", "the same, as a factor to the dense network's, deployed")
     add("--convention", default="plain", choices=[*CONVENTIONS], metavar="NAME", help="how MACs are counted")
     return group
 

@@ -73,7 +73,7 @@ def add_optimiser(parser: Parser) -> Group:
     add("--momentum", default=0.9, type=float, metavar="M", help="of sgd and rmsprop")
     add("--wd", "--weight-decay", default=1e-4, type=float, metavar="W", dest="weight_decay", help="weight decay")
     add("--norm-weight-decay", type=float, metavar="W", help="of normalisation layers (default: --wd)")
-    add("--clip-grad-norm", type=float, metavar="N", help="limit of the gradient's norm")
+    add("--clip-grad-norm", type=float, metavar="N", help="limit of the gradient's norm (default: no limit)")
     return group
 
 

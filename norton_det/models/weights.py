@@ -1,8 +1,11 @@
 """Where weights come from: a state-dict file, torchvision's published weights by name, or a seed."""
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +87,17 @@ def published_state(weights: WeightsEnum, *, progress: bool = True) -> dict[str,
 
     The first version's detectors of COCO_V1 were trained with an epsilon of 0, which torchvision sets after it loaded
     them. Here it is taken out of the variances instead, so that norms of any class compute the same.
+
+    Raises:
+        DataError: the weights are not there, and cannot be downloaded.
     """
-    state: dict[str, Tensor] = dict(weights.get_state_dict(progress=progress, check_hash=True))
+    try:
+        with redirect_stdout(sys.stderr):  # torch says there what it downloads
+            state: dict[str, Tensor] = dict(weights.get_state_dict(progress=progress, check_hash=True))
+    except (OSError, HTTPException) as error:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        where = f"{weights}: cannot be downloaded from {weights.url} ({error})"
+        raise DataError(f"{where}; expected a network connection, or the file as {cached}") from None
     if weights not in _TRAINED_WITHOUT_EPSILON:
         return state
     return {name: tensor - _EPSILON if name.endswith("running_var") else tensor for name, tensor in state.items()}

@@ -1,11 +1,12 @@
 """The command norton-det: its sub-commands, their help, the shims in tools/."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, TOOLS, Refused
+from conftest import ENVIRONMENT, TOOLS, Refused, fill
 
 import norton_det
 from norton_det.cli.main import COMMANDS, main
@@ -74,6 +75,24 @@ def test_help_has_groups(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("words", "problem"), [(["distill"], "unknown command 'distill'"), ([], "no command")])
 def test_an_unknown_command_is_refused(words: list[str], problem: str, refused: Refused) -> None:
     refused(lambda: main(words), 2, f"error: {problem}; expected one of: {', '.join(COMMANDS)}")
+
+
+@pytest.mark.parametrize(
+    "words", [["make-shapes", "--output", "FILE/x", "--train", "1", "--val", "1"], ["demo", "--output", "FILE/x"]]
+)
+def test_an_output_below_a_file_is_refused(words: list[str], tmp_path: Path, refused: Refused) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    refused(lambda: main(fill(words, {"FILE": file})), 4, f"error: {file}", "; expected a path that can be written")
+
+
+def test_other_errors_of_the_system_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise InterruptedError(errno.EINTR, "Interrupted")
+
+    monkeypatch.setattr("norton_det.cli.complexity.run", fail)
+    with pytest.raises(InterruptedError):
+        main(["complexity", "x"])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Checks of the masks and keypoints of COCO annotations."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
 from norton_det.data.coco.checks.fields import keypoints_fault, mask_fault
@@ -16,14 +16,6 @@ def _without_mask(data: Annotations, a: Entry) -> str | None:
 def _broken_mask(data: Annotations, a: Entry) -> str | None:
     mask, image = a.get("segmentation"), data.image_of.get(a["image_id"])
     return mask_fault(mask, image["height"], image["width"]) if mask and image else None
-
-
-def _run_lengths(kind: type) -> Callable[[Annotations, Entry], str | None]:
-    def describe(data: Annotations, a: Entry) -> str | None:
-        mask = a.get("segmentation")
-        return f"size {mask.get('size')}" if isinstance(mask, dict) and isinstance(mask.get("counts"), kind) else None
-
-    return describe
 
 
 def _wrong_keypoints(data: Annotations, a: Entry) -> str | None:
@@ -97,8 +89,6 @@ MASK, POINTS = "segmentation", "keypoints"
 CHECKS: tuple[Check[Annotations], ...] = (
     Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs all masks", MASK),
     Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs, or decodes other masks", MASK),
-    Check("compressed run-length masks", NOTE, each_annotation(_run_lengths(str)), "they are read"),
-    Check("uncompressed run-length masks", NOTE, each_annotation(_run_lengths(list)), "they are read"),
     Check("wrong keypoint names", ERROR, _wrong_names, "expected a list of distinct names, or none", POINTS),
     Check("no keypoint names", ERROR, _no_names, "a keypoint detector needs their names in one", POINTS),
     Check(
