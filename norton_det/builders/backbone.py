@@ -1,6 +1,7 @@
 """``norton_det.backbone``: the compressed ResNet-50 of any file, for networks of other projects."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from norton_det.builders.backbone_source import Source, moved, read_backbone
 from norton_det.builders.new_detector import trainable_layers as number_of_trainable_layers
 from norton_det.errors import expect_choice
 from norton_det.models.weights import load_state
+from norton_det.runtime.initialisation import without_initialisation
 from norton_det.structure.build import build_network
 
 _NORMS = {"frozen": "FrozenBatchNorm2d", "train": "BatchNorm2d"}
@@ -76,8 +78,8 @@ def backbone_of(
     version = source.version or int(fpn)
     new_pyramid = version > source.version
     spec = moved(source.spec, BACKBONES[version], "", PYRAMID_BODY if new_pyramid else "", options)
-    network = build_network(spec, BACKBONES[version])
-    net: Any = network.module
+    with without_initialisation() if trained and not new_pyramid else nullcontext():
+        net: Any = build_network(spec, BACKBONES[version]).module
     if trained:
         load_state(net.body if new_pyramid else net, source.state, source.name)
     net.spec = replace(spec, options=options_of(net))
