@@ -202,6 +202,7 @@ def test_weights_of_other_classes_are_fine_tuned(
         assert torch.equal(*(net.roi_heads.box_head.fc6.weight for net, _ in (before, after)))
 
 
+@pytest.mark.slow
 def test_weights_of_the_same_classes_are_taken_as_they_are(
     run: Path, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
