@@ -17,9 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+from norton_det.cli import training_run
 from norton_det.cli.main import main
 from norton_det.data import make_shapes
 from norton_det.errors import DataError, UsageError
+from norton_det.training.history import read_lines
 
 TOOLS = Path(__file__).parent.parent / "tools"
 # Settings with which a detector runs in a test's time: tiny images, few proposals.
@@ -44,6 +46,11 @@ def tool(name: str) -> Any:
     if name in outside:
         return importlib.import_module(outside[name])
     return SimpleNamespace(main=lambda words: main([name.replace("_", "-"), *words]))
+
+
+def epochs_in(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training's epochs, without those of its iterations."""
+    return [line for line in read_lines(folder / "metrics.jsonl") if "iteration" not in line]
 
 
 ENVIRONMENT = {
@@ -87,6 +94,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings do not count the costs of their networks, which takes as long as a test; one test counts them."""
+    names = ("macs", "params", "dense_macs", "dense_params")
+    monkeypatch.setattr(training_run, "cost_of", lambda spec: dict.fromkeys(names, 1))
 
 
 def fill(words: list[str], places: dict[str, Path]) -> list[str]:

@@ -48,7 +48,9 @@ def main(argv: Sequence[str]) -> None:
         module = importlib.import_module(_module(name))
         parser = Parser(prog=f"norton-det {name}", description=module.__doc__)
         module.add_arguments(parser)
-        module.run(parse_arguments(parser, argv[1:]))
+        args = parse_arguments(parser, argv[1:])
+        args.command = ["norton-det", *argv]
+        module.run(args)
     else:
         problem = f"unknown command {name!r}" if name else "no command"
         raise UsageError(f"{problem}; expected one of: {', '.join(COMMANDS)}")

@@ -35,8 +35,8 @@ from norton_det.cli.training_options import (
     images_per_update,
     kept_implementations,
     make_state,
-    train,
 )
+from norton_det.cli.training_run import open_run, train
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import DATASETS, ImageSet, read_images
 from norton_det.data.image_folder import check_classes, match_classes
@@ -46,6 +46,7 @@ from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, classifiers
 from norton_det.models.weights import initial_network
 from norton_det.runtime.distributed import processes, rank, world_size
+from norton_det.runtime.logs import RunLog
 from norton_det.spec import Spec
 from norton_det.structure.describe import describe
 from norton_det.structure.history import TRAINING, with_step
@@ -128,25 +129,43 @@ def run(args: argparse.Namespace) -> None:
         checkpoint = Checkpoint.of(args)
         described = _described(args, checkpoint)
         arch = _architecture(args, described)
-        train_images, val_images = _images(args, arch)
-        model, spec = _network(args, arch, described, train_images.classes)
-        model.to(device).to(memory_format=_memory_format(args))
-        args.implementations = _set_implementations(args, model, arch, device, checkpoint)
-        train_images, val_images = train_images.to(device), val_images.to(device)
-        batching = Batching(args.batch_size, args.seed, rank(), world_size())
-        if args.test_only:
-            print(evaluate(model, val_images.evaluation(batching), device, amp=args.amp))
-            return
-        if not args.holdout:
-            logger.info(
-                "No --holdout: best.safetensors is selected on the test set. Report the accuracy of last.safetensors."
-            )
-        steps = batching.steps(len(train_images))
-        updates = steps if args.lr_schedule_by == "iteration" else 1
-        state = make_state(args, model, spec, device, images=images_per_update(args), schedule_updates=updates)
-        task = _task(args, spec, train_images, val_images, batching, device)
-        options = {"schedule_by": args.lr_schedule_by, "ema_warmup_epochs": args.lr_warmup_epochs}
-        train(args, state, task, checkpoint, options=options)
+        with open_run(args, arch) as log:
+            _run(args, arch, described, checkpoint, device, log)
+
+
+def _run(
+    args: argparse.Namespace,
+    arch: str,
+    described: Described | None,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+    log: RunLog,
+) -> None:
+    train_images, val_images = _images(args, arch)
+    model, spec = _network(args, arch, described, train_images.classes)
+    model.to(device).to(memory_format=_memory_format(args))
+    args.implementations = _set_implementations(args, model, arch, device, checkpoint)
+    train_images, val_images = train_images.to(device), val_images.to(device)
+    batching = Batching(args.batch_size, args.seed, rank(), world_size())
+    if args.test_only:
+        print(evaluate(model, val_images.evaluation(batching), device, amp=args.amp))
+        return
+    if not args.holdout:
+        logger.info(
+            "No --holdout: best.safetensors is selected on the test set. Report the accuracy of last.safetensors."
+        )
+    steps = batching.steps(len(train_images))
+    updates = steps if args.lr_schedule_by == "iteration" else 1
+    state = make_state(args, model, spec, device, images=images_per_update(args), schedule_updates=updates)
+    task = _task(args, spec, train_images, val_images, batching, device)
+    data = {"train": _facts(args, train_images), "val": _facts(args, val_images)}
+    options = {"schedule_by": args.lr_schedule_by, "ema_warmup_epochs": args.lr_warmup_epochs}
+    train(args, state, task, checkpoint, log, data=data, options=options)
+
+
+def _facts(args: argparse.Namespace, images: ImageSet) -> dict[str, Any]:
+    """Return what ``args.yaml`` says about the images."""
+    return {"images": len(images), "objects": None, "annotations": None, "folder": args.data_path}
 
 
 def _described(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Described | None:

@@ -53,14 +53,15 @@ from norton_det.cli.training_options import (
     images_per_update,
     kept_implementations,
     make_state,
-    train,
 )
+from norton_det.cli.training_run import coco_facts, open_run, train
 from norton_det.config import COMPRESSION
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
 from norton_det.data.coco.transforms import PRESETS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
+from norton_det.evaluation.examples import drawn_examples
 from norton_det.evaluation.keypoint_sigmas import set_sigmas
 from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.models import ARCHITECTURES
@@ -139,13 +140,13 @@ def run(args: argparse.Namespace) -> None:
     """Train and evaluate."""
     _check(args)
     torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
-    with processes(args.device, args.dist_url) as device:
+    with processes(args.device, args.dist_url) as device, open_run(args, args.model) as log:
         torch.manual_seed(args.seed)
-        images = images_per_update(args)
+        batch = images_per_update(args)
         if args.lr == "auto":
-            args.lr = _LR_OF_AN_IMAGE * images
+            args.lr = _LR_OF_AN_IMAGE * batch
             if is_main():
-                logger.info("--lr auto: %g for %d images an update", args.lr, images)
+                logger.info("--lr auto: %g for %d images an update", args.lr, batch)
         checkpoint = Checkpoint.of(args)
         if checkpoint is not None and not args.test_only:
             check_division(args, checkpoint.args)
@@ -162,9 +163,11 @@ def run(args: argparse.Namespace) -> None:
         if args.teacher:
             options = {"weight": args.teacher_weight, "distance": args.teacher_distance}
             goal = by_features(task, load_teacher(args.teacher, spec), **options, channels=feature_channels(spec))
-        state = make_state(args, model, spec, device, images=images)
+        state = make_state(args, model, spec, device, images=batch)
+        data = {"train": coco_facts(train_images), "val": coco_facts(val_images)}
         options = {"accumulate": args.accumulate, "warm_up": True}
-        train(args, state, goal, checkpoint, free=_FREE, options=options, eval_every=args.eval_every, numbered=True)
+        images = partial(drawn_examples, val_images, spec.classes, device)
+        train(args, state, goal, checkpoint, log, data=data, options=options, free=_FREE, images=images)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -230,7 +233,7 @@ def _task(
         device,
         CocoEvaluator(val_images.coco, kinds, name=evaluated, max_detections=limit),
         kinds,
-        folder=Path(args.output_dir),
+        folder=Path(args.output_dir) if args.output_dir else None,
         mix=copy_paste if args.use_copypaste else None,
         labels=val_images.labels,
     )
@@ -238,7 +241,8 @@ def _task(
 
 def _test(args: argparse.Namespace, model: nn.Module, task: Detection) -> None:
     """Evaluate, write the files and print."""
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    if args.output_dir:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     metrics = task.measure(model)
     if is_main():
         print(format_metrics(metrics))

@@ -1,4 +1,4 @@
-"""What the training commands share: their arguments, their checkpoint, and a training from its first epoch to the last.
+"""What the training commands share: their arguments, their checkpoint, and the state before the first epoch.
 
 Flags have the names and meanings of torchvision's reference scripts. Where the two scripts differ in a default, the
 command sets its own.
@@ -7,7 +7,6 @@ command sets its own.
 import argparse
 import logging
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,20 +19,25 @@ from norton_det.errors import DataError, UsageError
 from norton_det.models.tensor_files import read_file
 from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
-from norton_det.runtime.distributed import is_main, world_size
-from norton_det.runtime.progress import tensorboard_log
+from norton_det.runtime.distributed import world_size
+from norton_det.runtime.run_folder import checkpoint_in
 from norton_det.spec import Spec
 from norton_det.structure.build import build
-from norton_det.training import Task, TrainingState, TrainOptions
+from norton_det.training import TrainingState
 from norton_det.training.ema import adjusted_decay, moving_average
-from norton_det.training.fit import fit
+from norton_det.training.fit import KEEP
 from norton_det.training.implementations import AUTO
 from norton_det.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 
 logger = logging.getLogger(__name__)
 
-FREE = {"cache_dataset", "config", "data_path", "device", "dist_url", "implementations", "model", "output_dir"}
+FREE = {"cache_dataset", "command", "config", "data_path", "device", "dist_url", "implementations", "model"}
 FREE |= {
+    "keep",
+    "log_every",
+    "output_dir",
+    "overwrite",
+    "patience",
     "print_freq",
     "reset_schedule",
     "resume",
@@ -115,12 +119,19 @@ def add_output(parser: Parser) -> Group:
     """Add what is written, and where a training starts; return the group."""
     group = parser.add_argument_group("output")
     add = group.add_argument
-    add("--output-dir", default=".", metavar="DIR", help="folder for the files")
-    add("--resume", default="", metavar="FILE", help="checkpoint to go on from, with the same other flags")
+    text = "folder for the files (default: a new one, runs/MODEL-N; with --resume, the same as before)"
+    add("--output-dir", metavar="DIR", help=text)
+    add("--overwrite", action="store_true", help="replace the run that --output-dir holds")
+    add("--resume", default="", metavar="DIR|FILE", help="run or checkpoint to go on from, with the same other flags")
     add("--reset-schedule", action="store_true", help="with --resume, let new --lr, --lr-steps, --wd etc. take effect")
     add("--start-epoch", "--start_epoch", default=0, type=int, metavar="N", help="number of the first epoch")
     add("--test-only", action="store_true", help="evaluate the network of --resume or --weights, and stop")
+    add("--patience", type=int, metavar="N", help="end after N evaluations without a better result (default: never)")
+    text = "checkpoints that are kept: few, of the last epoch, the one before and the best; or all, of each epoch"
+    add("--keep", default="few", choices=KEEP, metavar="NAME", help=text)
     add("--print-freq", type=int, metavar="N", help="iterations between log lines")
+    text = "iterations between lines of metrics.jsonl and TensorBoard (default: --print-freq)"
+    add("--log-every", type=int, metavar="N", help=text)
     add("--tensorboard", action="store_true", help="write TensorBoard's log to --output-dir as well")
     return group
 
@@ -132,6 +143,9 @@ def check_training(args: argparse.Namespace, **minimum: int) -> None:
         UsageError: an argument is too small, or the device is not available.
     """
     check_minimum(args, batch_size=1, epochs=1, workers=0, print_freq=1, model_ema_steps=1, **minimum)
+    check_minimum(args, **{name: 1 for name in ("patience", "log_every") if getattr(args, name) is not None})
+    if args.reset_schedule and not args.resume:
+        raise UsageError("--reset-schedule without --resume; expected the checkpoint of a training")
     check_device(args.device)
     if args.sync_bn and not args.device.startswith("cuda"):
         raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
@@ -160,9 +174,8 @@ class Checkpoint:
             UsageError: the learning rate, its schedule or the optimizer is another one than in the file.
         """
         if not args.resume:
-            if args.reset_schedule:
-                raise UsageError("--reset-schedule without --resume; expected the checkpoint of a training")
             return None
+        args.resume = str(checkpoint_in(args.resume))
         checkpoint = cls(args.resume)
         if not args.test_only:
             checkpoint._check_schedule(args)
@@ -246,50 +259,6 @@ def make_state(
         decay = adjusted_decay(args.model_ema_decay, images=images * args.model_ema_steps, epochs=args.epochs)
         ema = moving_average(model, decay)
     return TrainingState(model, spec, optimizer, schedule, scaler, ema, epoch=args.start_epoch - 1)
-
-
-def train(
-    args: argparse.Namespace,
-    state: TrainingState,
-    task: Task,
-    checkpoint: Checkpoint | None,
-    *,
-    free: Collection[str] = (),
-    options: Mapping[str, Any],
-    **files: Any,
-) -> None:
-    """Train up to ``--epochs`` epochs, from the start or from a checkpoint, and write the files.
-
-    Args:
-        args: of the command; they are kept in the checkpoint.
-        state: before the first epoch.
-        task: what the network is trained for.
-        checkpoint: of ``--resume``.
-        free: arguments that may change on resuming, besides :data:`FREE`.
-        options: of :class:`TrainOptions`, besides those that both commands have.
-        files: for :func:`norton_det.training.fit.fit`: when it evaluates and what it writes.
-    """
-    if checkpoint is not None:
-        checkpoint.restore(state, args, FREE | set(free))
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    fit(
-        state,
-        task,
-        TrainOptions(
-            clip_grad_norm=args.clip_grad_norm,
-            amp=args.amp,
-            ema_steps=args.model_ema_steps,
-            seed=args.seed,
-            print_freq=args.print_freq,
-            **options,
-        ),
-        epochs=args.epochs,
-        folder=folder,
-        args=vars(args),
-        on_epoch=tensorboard_log(folder, state.epoch + 1) if args.tensorboard and is_main() else None,
-        **files,
-    )
 
 
 def images_per_update(args: argparse.Namespace) -> int:

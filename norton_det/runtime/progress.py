@@ -1,18 +1,16 @@
-"""Progress of a loop: log lines in the format of torchvision's reference scripts, progress bars, TensorBoard."""
+"""Progress of a loop: log lines in the format of torchvision's reference scripts, progress bars."""
 
 import datetime
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sized
 from statistics import median
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
-from norton_det.errors import UsageError
 from norton_det.runtime.distributed import is_main
 
 logger = logging.getLogger(__name__)
@@ -48,6 +46,7 @@ class ProgressLog:
     Args:
         header: beginning of each line ("Epoch: [0]").
         print_freq: number of iterations between log lines.
+        later: seconds that the whole run takes after this loop, of the seconds of an iteration.
 
     Example:
         >>> from norton_det.runtime.progress import ProgressLog
@@ -58,8 +57,8 @@ class ProgressLog:
         1.0000 (1.0000)
     """
 
-    def __init__(self, header: str, print_freq: int) -> None:
-        self.header, self.print_freq = header, print_freq
+    def __init__(self, header: str, print_freq: int, later: Callable[[float], float] | None = None) -> None:
+        self.header, self.print_freq, self.later = header, print_freq, later
         self.meters: dict[str, Meter] = {}
         self.lr: float | None = None  # shown without a median and a mean; None: not shown
 
@@ -88,11 +87,13 @@ class ProgressLog:
             if i % self.print_freq == 0 or i == total - 1:
                 self._log(i, total, timer, data)
         seconds = time.perf_counter() - begin
-        logger.info("%s Total time: %s (%.4f s / it)", self.header, _clock(seconds), seconds / max(timer.count, 1))
+        logger.info("%s Total time: %s (%.4f s / it)", self.header, clock(seconds), seconds / max(timer.count, 1))
 
     def _log(self, i: int, total: int, timer: Meter, data: Meter) -> None:
-        eta = _clock(timer.mean * (total - i - 1))
-        parts = [f"{self.header}  [{i:{len(str(total))}d}/{total}]", f"eta: {eta}"]
+        left = timer.mean * (total - i - 1)
+        parts = [f"{self.header}  [{i:{len(str(total))}d}/{total}]", f"eta: {clock(left)}"]
+        if self.later is not None:
+            parts.append(f"run: {clock(left + self.later(timer.mean))}")
         if self.lr is not None:
             parts.append(f"lr: {self.lr:.6f}")
         parts += [f"{name}: {meter}" for name, meter in {**self.meters, "time": timer, "data": data}.items()]
@@ -101,34 +102,12 @@ class ProgressLog:
         logger.info("  ".join(parts))
 
 
-def tensorboard_log(folder: str | Path, first: int) -> Callable[[Mapping[str, float | None]], None]:
-    """Return a function that writes the metrics of an epoch to TensorBoard's log.
+def clock(seconds: float) -> str:
+    """Return seconds as hours, minutes and seconds.
 
-    Its argument has the number of the epoch under ``epoch``, and metrics by name; metrics that are None are left out.
-
-    Args:
-        folder: the folder of the log.
-        first: number of the first epoch; entries of an older log from this epoch on are discarded.
-
-    Raises:
-        UsageError: the package ``tensorboard`` is not installed.
+    Example:
+        >>> from norton_det.runtime.progress import clock
+        >>> clock(3661.5)
+        '1:01:01'
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError(
-            "tensorboard is not installed; --tensorboard needs it: pip install norton-det[tensorboard]"
-        ) from None
-    writer = SummaryWriter(str(folder), purge_step=first)
-
-    def add(metrics: Mapping[str, float | None]) -> None:
-        for name, value in metrics.items():
-            if name != "epoch" and value is not None:
-                writer.add_scalar(name, value, metrics["epoch"])
-        writer.flush()
-
-    return add
-
-
-def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))

@@ -1,16 +1,15 @@
 """Training over all epochs, with evaluation and output files.
 
-- ``checkpoint.pth``: the complete state. It is written before the evaluation of an epoch, and once more after it.
+- ``checkpoint.pth``: the complete state. It is written before the evaluation of an epoch, and once more after it. It is
+  kept as ``model_EPOCH.pth`` of the last epoch, of the one before and of the best, or of every epoch.
 - ``last.safetensors`` and ``best.safetensors``: the network, or its moving average, after the last epoch and after the
   epoch with the best metric (top-1 accuracy of a classifier, AP of a detector).
-- ``metrics.jsonl``: a line for each epoch with its number, its last learning rate, the mean training loss, the metrics
-  of the evaluation, and the seconds of training since the epoch was begun or resumed.
+- ``metrics.jsonl``: a line for some iterations (see :func:`norton_det.training.loop.train_one_epoch`), and a line for
+  each epoch with its number, its last learning rate, the mean training loss, the metrics of the evaluation, and the
+  seconds of training since the epoch was begun or resumed.
 """
 
-import datetime
-import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +17,19 @@ from typing import Any
 
 from norton_det.checkpoint import save
 from norton_det.errors import TerminatedError
-from norton_det.files import write_text
 from norton_det.runtime.distributed import any_process, data_parallel, is_main
+from norton_det.runtime.progress import clock
+from norton_det.runtime.run_folder import BEST, CHECKPOINT, LAST, name_of_epoch
 from norton_det.runtime.signals import catch_sigterm
+from norton_det.training.history import MetricsFile, best_of, is_over, kept_epochs, summary
 from norton_det.training.loop import Task, TrainOptions, train_one_epoch
 from norton_det.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
+
+KEEP = ("few", "all")
+"""Epochs whose checkpoints are kept: the last, the one before and the best; or all."""
+OnLine = Callable[[dict[str, Any]], None]
 
 
 def fit(
@@ -36,8 +41,9 @@ def fit(
     folder: str | Path,
     args: Mapping[str, Any],
     eval_every: int = 1,
-    numbered: bool = False,
-    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+    patience: int | None = None,
+    keep: str = "few",
+    on_line: OnLine = lambda line: None,
 ) -> None:
     """Train from the current epoch of ``state`` to the last one; evaluate and write the files.
 
@@ -49,55 +55,104 @@ def fit(
         folder: folder of the files; it must exist.
         args: command-line arguments; they are stored in the checkpoint.
         eval_every: number of epochs between evaluations; the last epoch is always evaluated.
-        numbered: keep the checkpoint of each epoch as ``model_EPOCH.pth``.
-        on_epoch: called after each epoch with its line of ``metrics.jsonl``.
+        patience: number of evaluations in succession without a better metric after which training ends; None: no limit.
+        keep: one of :data:`KEEP`.
+        on_line: called with each new line of ``metrics.jsonl``.
 
     Raises:
         TerminatedError: SIGTERM was received. The checkpoint contains everything up to the last update.
         NonFiniteLossError: the loss is infinite or NaN.
     """
     begin = time.monotonic()
-    model = data_parallel(state.model, task.device)
+    model, folder = data_parallel(state.model, task.device), Path(folder)
+    add = _line_writer(folder, state, on_line)
+    schedule = _Schedule(epochs, eval_every)
     with catch_sigterm() as terminated:
-        while state.epoch + 1 < epochs:
+        while not is_over(state.history, task.best, epoch=state.epoch, epochs=epochs, patience=patience):
             start = time.monotonic()
             batches = task.training(state.epoch + 1, state.step)
-            complete = train_one_epoch(model, state, batches, task, options, terminated)
+            later = schedule.later(state, state.step + len(batches))
+            complete = train_one_epoch(model, state, batches, task, options, terminated, on_line=add, later=later)
             if is_main():
                 state.save(folder, args, numbered=False)
             if any_process(terminated(), task.device):
                 position = f"epoch {state.epoch + 1}, batch {state.step}"
-                raise TerminatedError(f"stopped at {position}; resume with --resume {Path(folder) / 'checkpoint.pth'}")
+                raise TerminatedError(f"stopped at {position}; resume with --resume {folder / CHECKPOINT}")
             if complete:
-                due = (state.epoch + 2) % eval_every == 0 or state.epoch + 2 == epochs
-                _finish_epoch(state, task, options, Path(folder), time.monotonic() - start, evaluated=due)
+                seconds = time.monotonic() - start
+                _finish_epoch(state, options, schedule.evaluate(state, task), seconds)
+                line = state.history[-1]
+                best = summary(state.history, task.best)
+                logger.info("Epoch: [%d] train_loss: %.4f  %s", line["epoch"], line["train_loss"], best)
                 if is_main():
-                    state.save(folder, args, numbered=numbered)
-                    if on_epoch is not None:
-                        on_epoch(state.history[-1])
-    logger.info("Training time %s", datetime.timedelta(seconds=int(time.monotonic() - begin)))
+                    _write(state, task.best, folder, args, keep)
+                    add(line)
+    if state.epoch + 1 < epochs:
+        logger.info("Stopped: no better %s in %d evaluations", task.best, patience)
+    logger.info("Training time %s: %s", clock(time.monotonic() - begin), summary(state.history, task.best))
+
+
+class _Schedule:
+    """When is evaluated, and what is left to do.
+
+    Args:
+        epochs: total number of epochs.
+        every: number of epochs between evaluations.
+    """
+
+    def __init__(self, epochs: int, every: int) -> None:
+        self.due = [epoch for epoch in range(epochs) if (epoch + 1) % every == 0 or epoch + 1 == epochs]
+        self.epochs = epochs
+        self.seconds = 0.0  # of the last evaluation
+
+    def evaluate(self, state: TrainingState, task: Task) -> dict[str, float | None]:
+        """Return the metrics after an epoch, none if no evaluation is due."""
+        if state.epoch + 1 not in self.due:
+            return {}
+        start = time.monotonic()
+        metrics = task.evaluate(state.network)
+        self.seconds = time.monotonic() - start
+        return metrics
+
+    def later(self, state: TrainingState, steps: int) -> Callable[[float], float]:
+        """Return the seconds that the run takes after the batches of the next epoch, of the seconds of a batch."""
+        evaluations = sum(epoch > state.epoch for epoch in self.due) * self.seconds
+        batches = (self.epochs - state.epoch - 2) * steps
+        return lambda seconds: seconds * batches + evaluations
+
+
+def _line_writer(folder: Path, state: TrainingState, on_line: OnLine) -> OnLine:
+    """Return what is done with a line of ``metrics.jsonl``: in the first process it is written."""
+    if not is_main():
+        return lambda line: None
+    file = MetricsFile(folder, state)
+
+    def add(line: dict[str, Any]) -> None:
+        file.add(line)
+        on_line(line)
+
+    return add
 
 
 def _finish_epoch(
-    state: TrainingState, task: Task, options: TrainOptions, folder: Path, seconds: float, *, evaluated: bool
+    state: TrainingState, options: TrainOptions, metrics: Mapping[str, float | None], seconds: float
 ) -> None:
-    """Evaluate if it is due, advance the state to the next epoch, and write all files except the checkpoint."""
+    """Advance the state to the next epoch, and the learning rate with it."""
     lr = state.optimizer.param_groups[0]["lr"]
     if options.schedule_by == "epoch":
         state.schedule.step()
-    metrics = task.evaluate(state.network) if evaluated else {}
-    before = [_score(line, task) for line in state.history]
     state.epoch += 1
     line = {"epoch": state.epoch, "lr": lr, "train_loss": state.loss / state.step}
     state.history.append({**line, **metrics, "seconds": round(seconds, 3)})
     state.step, state.loss = 0, 0.0
-    if is_main():
-        save(state.network, state.spec, folder / "last.safetensors")
-        if _score(metrics, task) > max(before, default=-math.inf):
-            save(state.network, state.spec, folder / "best.safetensors")
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
 
 
-def _score(metrics: Mapping[str, Any], task: Task) -> float:
-    value = metrics.get(task.best)
-    return -math.inf if value is None else value
+def _write(state: TrainingState, metric: str, folder: Path, args: Mapping[str, Any], keep: str) -> None:
+    """Write the networks and the checkpoint after an epoch, and remove checkpoints that are kept no more."""
+    save(state.network, state.spec, folder / LAST)
+    if best_of(state.history, metric) is state.history[-1]:
+        save(state.network, state.spec, folder / BEST)
+    state.save(folder, args)
+    if keep == "few":
+        for epoch in kept_epochs(state.history[:-1], metric) - kept_epochs(state.history, metric):
+            (folder / name_of_epoch(epoch)).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The training loop. It is the same for every :class:`Task`, which says what a network is trained for."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class TrainOptions:
         schedule_by: "epoch" or "iteration" (update): when the schedule changes the learning rate.
         seed: seed of everything that is random in the network and in the mixing of images.
         print_freq: number of iterations between log lines.
+        log_every: number of iterations between lines of ``metrics.jsonl``.
     """
 
     accumulate: int = 1
@@ -77,6 +79,7 @@ class TrainOptions:
     schedule_by: str = "epoch"
     seed: int = 0
     print_freq: int = 10
+    log_every: int = 10
 
 
 def train_one_epoch(
@@ -86,6 +89,9 @@ def train_one_epoch(
     task: Task,
     options: TrainOptions,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    on_line: Callable[[dict[str, Any]], None] = lambda line: None,
+    later: Callable[[float], float] | None = None,
 ) -> bool:
     """Train on the remaining batches of the current epoch of ``state``.
 
@@ -99,6 +105,9 @@ def train_one_epoch(
         task: the task, which computes the losses.
         options: the options.
         stop: called for each batch; if it returns True in any process, training stops after the next update.
+        on_line: called with the means of every ``log_every`` iterations of an epoch and of its last ones: the learning
+            rate, the loss and its terms, and the seconds of an iteration.
+        later: seconds that the run takes after this epoch, of the seconds of an iteration; it is shown in the log.
 
     Returns:
         Whether the epoch is complete.
@@ -126,7 +135,9 @@ def train_one_epoch(
     """
     model.train()
     epoch, steps = state.epoch + 1, state.step + len(batches)
-    log = ProgressLog(f"Epoch: [{epoch}]", options.print_freq)
+    log = ProgressLog(f"Epoch: [{epoch}]", options.print_freq, later)
+    clock = time.perf_counter()
+    state.iteration = max(state.iteration, epoch * steps + state.step)  # after --start-epoch, and in older checkpoints
     for batch in log.follow(batches, state.step):
         torch.manual_seed(derive_seed(options.seed, epoch, state.step, rank()))
         size, last = _update_of(state.step, steps, options.accumulate)
@@ -141,7 +152,11 @@ def train_one_epoch(
             _scaler(state).scale(torch.stack(list(terms.values())).sum() / size).backward()
         if last:
             _update(state, options)
-        _record(state, log, means)
+        now = time.perf_counter()
+        _record(state, log, {"loss": sum(means.values()), **means}, now - clock)
+        clock = now
+        if state.step == steps or state.step % options.log_every == 0:
+            on_line(_line(state))
         if last and options.schedule_by == "iteration":
             state.schedule.step()
         if last and stopping:
@@ -185,11 +200,23 @@ def _raise_non_finite(terms: Mapping[str, Tensor], images: str, position: str) -
     raise NonFiniteLossError(f"loss is {not_finite[0][0]} in {position}: {texts}")
 
 
-def _record(state: TrainingState, log: ProgressLog, means: Mapping[str, float]) -> None:
+def _record(state: TrainingState, log: ProgressLog, values: Mapping[str, float], seconds: float) -> None:
     state.step += 1
-    state.loss += sum(means.values())
+    state.iteration += 1
+    state.loss += values["loss"]
+    for name, value in {"count": 1, **values, "seconds": seconds}.items():
+        state.window[name] = state.window.get(name, 0) + value
     log.lr = state.optimizer.param_groups[0]["lr"]
-    log.update(**{"loss": sum(means.values()), **means})
+    log.update(**values)
+
+
+def _line(state: TrainingState) -> dict[str, Any]:
+    """Return the means since the last line, and begin the next one."""
+    count = state.window.pop("count")
+    means = {name: total / count for name, total in state.window.items()}
+    state.window = {}
+    lr = state.optimizer.param_groups[0]["lr"]
+    return {"iteration": state.iteration - 1, "epoch": state.epoch + 1, "lr": lr, **means}
 
 
 def _scaler(state: TrainingState) -> torch.amp.GradScaler:

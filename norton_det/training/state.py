@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from norton_det.errors import DataError
 from norton_det.files import write_atomically
 from norton_det.models.weights import load_state
+from norton_det.runtime.run_folder import CHECKPOINT, name_of_epoch
 from norton_det.spec import Spec, version_of
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class TrainingState:
         step: number of batches of the next epoch that are done.
         loss: sum of the losses of these batches.
         history: the line of ``metrics.jsonl`` of each epoch.
+        iteration: number of batches since the beginning of the training.
+        window: sums over the batches since the last line of an iteration in ``metrics.jsonl``, by name.
 
     Example:
         >>> import tempfile
@@ -70,6 +73,8 @@ class TrainingState:
     step: int = 0
     loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    iteration: int = 0
+    window: dict[str, float] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -88,10 +93,10 @@ class TrainingState:
             UsageError: the folder does not exist.
         """
         content = self._content(args)
-        latest = Path(folder) / "checkpoint.pth"
+        latest = Path(folder) / CHECKPOINT
         write_atomically(latest, lambda name: torch.save(content, name))
         if numbered:
-            write_atomically(latest.with_name(f"model_{self.epoch}.pth"), lambda name: _link(latest, Path(name)))
+            write_atomically(latest.with_name(name_of_epoch(self.epoch)), lambda name: _link(latest, Path(name)))
 
     def _content(self, args: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -104,6 +109,8 @@ class TrainingState:
             "step": self.step,
             "loss": self.loss,
             "history": self.history,
+            "iteration": self.iteration,
+            "window": self.window,
             "args": dict(args),
             "spec": self.spec.to_json(),
             "rng": torch.get_rng_state(),
@@ -122,6 +129,7 @@ class TrainingState:
         Raises:
             DataError: the file is no training checkpoint, or it is one of another network, optimizer or schedule.
         """
+        content = {"iteration": 0, "window": {}, **content}  # older files lack these
         if missing := [key for key in self._content({}) if key not in content]:
             raise DataError(f"{path}: lacks {', '.join(missing)}; expected a training checkpoint")
         if version_of(content["spec"]) < 1:
@@ -145,6 +153,7 @@ class TrainingState:
             load_state(self.ema, content["model_ema"], path)
         self.epoch, self.step, self.loss = content["epoch"], content["step"], content["loss"]
         self.history = list(content["history"])
+        self.iteration, self.window = content["iteration"], dict(content["window"])
         torch.set_rng_state(content["rng"])
         if content["cuda_rng"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(content["cuda_rng"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Refused, fill, tool
+from conftest import Refused, epochs_in, fill, tool
 
 import norton_det as nd
 
@@ -28,9 +28,11 @@ def test_a_compressed_file_is_fine_tuned_and_evaluated(
     words += ["--lr-warmup-epochs", "1", "--lr-warmup-method", "linear", "--holdout", "8", "--tensorboard"]
     assert run("train_cls", words, **places) == 0
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith("events.out.tfevents")}
-    assert names == {"best.safetensors", "checkpoint.pth", "last.safetensors", "metrics.jsonl"}
-    assert len(list(tmp_path.iterdir())) == 5
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = epochs_in(tmp_path)
+    best = max(lines, key=lambda line: line["top1"])["epoch"]
+    others = {"best.safetensors", "checkpoint.pth", "last.safetensors", "metrics.jsonl", "args.yaml", "log.txt"}
+    assert names == {f"model_{epoch}.pth" for epoch in (2, 3, best)} | others
+    assert len(list(tmp_path.iterdir())) == len(names) + 1
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
     assert nd.load(tmp_path / "last.safetensors")[1] == replace(
@@ -67,8 +69,8 @@ def test_a_dense_network_and_a_config(classes: Path, tmp_path: Path) -> None:
     assert run("train_cls", words, CLASSES=classes, OUT=tmp_path / "out") == 0
     net, spec = nd.load(tmp_path / "out" / "last.safetensors")
     assert (spec.arch, spec.num_classes, dict(spec.ranks)) == ("resnet56_cifar", 3, {})
-    (line,) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["lr"] == 0.003
+    (line,) = epochs_in(tmp_path / "out")
+    assert line["lr"] == 0.003
     torch.save(net.state_dict(), tmp_path / "dense.pt")
     words = ["--model", "resnet56_cifar", "--checkpoint", str(tmp_path / "dense.pt"), "--data-path", "CLASSES"]
     assert run("eval_cls", [*words, "--device", "cpu", "-j", "0"], CLASSES=classes) == 0

@@ -63,7 +63,7 @@ def test_train_and_evaluate(
     train += ["--model-kwargs", json.dumps(options), "--output-dir", str(out), "--lr", "0.001"]
     assert tool("train_det").main([*train, "--epochs", "1", "--weights-backbone", str(compressed)]) == 0
     names = {"checkpoint.pth", "model_0.pth", "last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.json"}
-    names |= {"coco_instances_results.json"}
+    names |= {"coco_instances_results.json", "args.yaml", "log.txt"}
     assert {path.name for path in out.iterdir()} == names
     metrics = json.loads((out / "metrics.json").read_text())
     results = json.loads((out / "coco_instances_results.json").read_text())

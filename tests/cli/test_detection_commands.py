@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, TOOLS, AtLine, Refused, tool
+from conftest import TINY, TOOLS, AtLine, Refused, epochs_in, tool
 
 import norton_det as nd
 from norton_det.cli import train_det
@@ -39,7 +39,7 @@ TORCHVISIONS = {
     "lr_steps": [16, 22],
     "lr_gamma": 0.1,
     "print_freq": 20,
-    "output_dir": ".",
+    "output_dir": None,
     "resume": "",
     "start_epoch": 0,
     "aspect_ratio_group_factor": 3,
@@ -136,7 +136,7 @@ EVERYTHING = shlex.split(
 
 def test_a_dense_network_is_compressed_and_trained_with_everything(whole: Path) -> None:
     names = {"checkpoint.pth", "model_0.pth", "model_1.pth", "last.safetensors", "best.safetensors", "metrics.jsonl"}
-    names |= {"metrics.json", "coco_instances_results.json"}
+    names |= {"args.yaml", "log.txt", "metrics.json", "coco_instances_results.json"}
     found = {path.name for path in whole.iterdir() if not path.name.startswith("events.out.tfevents")}
     assert found == names
     assert len(list(whole.iterdir())) == len(names) + 1
@@ -149,7 +149,7 @@ def test_a_dense_network_is_compressed_and_trained_with_everything(whole: Path) 
     content = torch.load(whole / "checkpoint.pth", weights_only=True)
     assert {"model", "optimizer", "lr_scheduler", "epoch", "args", "scaler"} <= content.keys()
     assert content["args"]["lr"] == 0.02 / 16 * 4, "2 images a batch, 2 batches an update"
-    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    lines = epochs_in(whole)
     metrics = json.loads((whole / "metrics.json").read_text())
     assert lines[1]["bbox_AP"] == metrics["bbox"]["AP"]
     assert "bbox_AP" not in lines[0]

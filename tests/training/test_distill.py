@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Refused, tool
+from conftest import TINY, Refused, epochs_in, tool
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -222,7 +222,7 @@ def test_tools(classes: Path, small_net: Path, tmp_path: Path, refused: Refused)
     words = ["--data-path", str(classes), "--device", "cpu", "-j", "0", "-b", "8", "--epochs", "1", "--amp"]
     words += ["--weights", str(small_net), "--output-dir", str(tmp_path / "out"), "--teacher"]
     assert tool("train_cls").main([*words, str(tmp_path / "dense.pt"), "--teacher-weight", "0.5"]) == 0
-    line = json.loads((tmp_path / "out" / "metrics.jsonl").read_text())
+    line = epochs_in(tmp_path / "out")[0]
     assert line["train_loss"] > 0
     content = torch.load(tmp_path / "out" / "checkpoint.pth", weights_only=True)
     assert content["model"].keys() == nd.load(small_net)[0].state_dict().keys()

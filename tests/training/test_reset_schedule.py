@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Refused, tool
+from conftest import TINY, Refused, epochs_in, tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -135,8 +135,7 @@ def test_a_new_rate_takes_effect_with_reset_schedule(begun: tuple[str, list[str]
     new = "--epochs 2 --lr 0.01 --lr-scheduler steplr --lr-step-size 1 --lr-gamma 0.5 --reset-schedule"
     words = [*words, "--output-dir", str(tmp_path), "--resume", str(checkpoint), *new.split()]
     assert tool(command).main(words) == 0
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["lr"] for line in lines] == [0.001, 0.005], "0.01 after one step"
+    assert [line["lr"] for line in epochs_in(tmp_path)] == [0.001, 0.005], "0.01 after one step"
 
 
 def test_what_only_a_new_detector_has_is_reported_as_ignored(caplog: pytest.LogCaptureFixture) -> None:

@@ -170,14 +170,17 @@ def test_the_files_of_a_run(data: CocoDataset, tmp_path: Path) -> None:
         folder=tmp_path,
         args={"lr": 1},
         eval_every=3,
-        numbered=True,
-        on_epoch=told.append,
+        keep="all",
+        on_line=told.append,
     )
     numbered = {f"model_{epoch}.pth" for epoch in range(4)}
     others = {"checkpoint.pth", "last.safetensors", "best.safetensors", "metrics.jsonl"}
     assert {path.name for path in tmp_path.iterdir()} == numbered | others
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert told == lines
+    steps = [line["iteration"] for line in lines if "iteration" in line]
+    assert steps == [2, 5, 8, 11], "the last of an epoch, with fewer than log_every iterations"
+    lines = [line for line in lines if "iteration" not in line]
     assert ["bbox_AP" in line for line in lines] == [False, False, True, True], "every third, and the last"
     assert [torch.load(tmp_path / name, weights_only=True)["epoch"] for name in sorted(numbered)] == [0, 1, 2, 3]
     keys = {"model", "optimizer", "lr_scheduler", "epoch", "args", "scaler"}
