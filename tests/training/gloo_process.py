@@ -59,4 +59,5 @@ def train(url: str) -> dict[str, Tensor]:
 if __name__ == "__main__":
     folder, words = Path(sys.argv[1]), sys.argv[2:]
     torch.save(train(f"file://{folder / 'first'}"), folder / f"{os.environ['RANK']}.pt")
+    os.chdir(folder)
     sys.exit(tool("train_cls").main([*words, "--dist-url", f"file://{folder / 'second'}"]))

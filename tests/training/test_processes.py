@@ -99,9 +99,11 @@ def test_other_flags_on_resuming_are_told(
 
 @pytest.fixture(scope="module")
 def pair(classes: Path, small_net: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes of gloo_process.py leave: RANK.pt, RANK.log, and the files of train_cls.py in tool/."""
+    """What two processes of gloo_process.py leave: RANK.pt, RANK.log, and a run of train_cls.py in runs/."""
     folder = tmp_path_factory.mktemp("pair")
-    words = [*recipe(classes, small_net, folder / "tool"), "--epochs", "2"]
+    words = [*recipe(classes, small_net, folder), "--epochs", "2"]
+    at = words.index("--output-dir")
+    del words[at : at + 2]
     script = Path(__file__).with_name("gloo_process.py")
     running = [start(script, folder, *words, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     for rank, process in enumerate(running):
@@ -124,10 +126,10 @@ def test_two_processes_write_one_set_of_files(pair: Path, small_net: Path) -> No
     assert "Test: Acc@1" in told[0]
     assert "of 12 images" in told[0]
     assert "Epoch" not in told[1]
-    assert [line["epoch"] for line in epochs_in(pair / "tool")] == [0, 1]
-    assert nd.load(pair / "tool" / "last.safetensors")[1] == replace(
-        nd.load(small_net)[1], classes=("black", "grey", "white")
-    )
+    (run,) = (pair / "runs").iterdir()  # both have agreed on it
+    assert run.name == "resnet56_cifar-1"
+    assert [line["epoch"] for line in epochs_in(run)] == [0, 1]
+    assert nd.load(run / "last.safetensors")[1] == replace(nd.load(small_net)[1], classes=("black", "grey", "white"))
 
 
 def test_sigterm_is_caught_within_the_block_alone() -> None:

@@ -1,0 +1,150 @@
+"""The folder of a training: its name, what is in it, what is refused, kept, replaced and gone on with."""
+
+import argparse
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import Refused, epochs_in, tool
+
+import norton_det as nd
+from norton_det.cli import training_run
+from norton_det.cli.common import Parser
+from norton_det.cli.main import COMMANDS, _module
+from norton_det.training.history import read_lines
+
+cost_of = training_run.cost_of  # the tests' fixture replaces it
+MODEL = "resnet56_cifar"
+
+
+@pytest.fixture
+def words(classes: Path, small_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A training in a folder of its own, without ``--output-dir``."""
+    monkeypatch.chdir(tmp_path)
+    line = f"--data-path {classes} --weights {small_net} --device cpu -j 0 -b 8 --lr 0.01 --epochs 2 --log-every 2"
+    return line.split()
+
+
+def train(words: list[str], *more: object) -> int:
+    return tool("train_cls").main([*words, *map(str, more)])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_without_a_folder_makes_the_next_one(words: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        caplog.clear()
+        assert train(words, "--epochs", 1) == 0
+        folder = Path("runs") / f"{MODEL}-{number}"
+        assert caplog.messages[0] == f"Output: {folder}"
+        assert {"checkpoint.pth", "args.yaml", "log.txt", "metrics.jsonl", "best.safetensors"} <= contents(
+            folder
+        ).keys()
+    content = yaml.safe_load((folder / "args.yaml").read_text())
+    assert content["command"] == ["norton-det", "train-cls", *words, "--epochs", "1"]
+    assert (content["args"]["epochs"], content["args"]["output_dir"]) == (1, str(folder))
+    assert content["versions"].keys() == {"python", "torch", "torchvision", "norton_det"}
+    assert content["classes"] == ["black", "grey", "white"]
+    assert (content["data"]["train"]["images"], content["data"]["val"]["images"]) == (24, 12)
+    assert content["cost"].keys() == {"macs", "params", "dense_macs", "dense_params"}
+    lines = (folder / "log.txt").read_text().splitlines()
+    assert lines[0].endswith(f"  Output: {folder}")
+    assert [line for line in lines if line.endswith(f"  Model:           {MODEL}, compressed")]
+    assert [line for line in lines if "Epoch: [0]  [2/3]" in line and "run: " in line]
+    assert [line.get("iteration") for line in read_lines(folder / "metrics.jsonl")] == [1, 2, None]
+
+
+def test_costs_are_those_of_the_network_and_of_the_dense_one() -> None:
+    spec = nd.Spec(MODEL, 10, widths={"layer1": 8})
+    ours, dense = nd.count_complexity(spec), nd.count_complexity(nd.Spec(MODEL, 10))
+    assert ours.macs < dense.macs
+    expected = {"macs": ours.macs, "params": ours.params, "dense_macs": dense.macs, "dense_params": dense.params}
+    assert cost_of(spec) == expected
+
+
+def test_a_run_that_is_refused_leaves_no_folder(words: list[str], tmp_path: Path, refused: Refused) -> None:
+    refused(lambda: train(words, "-b", 99), 2, "batch_size is 99", unwritten=tmp_path)
+    refused(lambda: train(words, "--patience", 0), 2, "--patience is 0; expected at least 1", unwritten=tmp_path)
+    refused(lambda: train(words, "--log-every", 0), 2, "--log-every is 0; expected at least 1", unwritten=tmp_path)
+
+
+def test_a_run_that_fails_says_so_in_its_log(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*args: Any, **options: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("norton_det.training.classification.evaluate", evaluate)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(words)
+    lines = (Path("runs") / f"{MODEL}-1" / "log.txt").read_text()
+    assert "RuntimeError: out of memory\nTraceback" in lines
+    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, training_run.RunLog)]
+
+
+def test_another_run_is_refused_replaced_and_gone_on_with(
+    words: list[str], tmp_path: Path, refused: Refused, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert train(words, "--output-dir", out, "--keep", "all") == 0
+    before = contents(out)
+    assert {"model_0.pth", "model_1.pth"} <= before.keys()
+    refused(lambda: train(words, "--output-dir", out), 2, f"{out}: holds another run (checkpoint.pth)")
+    # A finished one says so; nothing is written.
+    caplog.clear()
+    best = max(epochs_in(out), key=lambda line: line["top1"])
+    assert train(words, "--resume", out) == 0
+    expected = f"{out / 'checkpoint.pth'}: is finished after 2 epochs: best top1 {best['top1']:.4f} (epoch "
+    assert [message for message in caplog.messages if message.startswith(expected)]
+    assert contents(out) == before
+    # With more epochs it goes on in its folder, and in another one in the same way.
+    more = ["--epochs", 4, "--keep", "all", "--resume"]
+    assert train(words, *more, out / "model_1.pth", "--output-dir", tmp_path / "other") == 0
+    assert train(words, *more, out) == 0
+    ours, theirs = (
+        [{**line, "seconds": 0} for line in read_lines(f / "metrics.jsonl")] for f in (out, tmp_path / "other")
+    )
+    assert ours == theirs
+    assert [line["epoch"] for line in ours if "iteration" not in line] == [0, 1, 2, 3]
+    # The last epochs of a new run are not those of an old one.
+    assert train(words, "--output-dir", out, "--overwrite", "--epochs", 1) == 0
+    assert [path.name for path in out.glob("model_*.pth")] == ["model_0.pth"]
+    assert [line["epoch"] for line in epochs_in(out)] == [0]
+    assert (out / "log.txt").read_text().count("Model:") == 1
+
+
+def test_patience_ends_a_run_and_its_resumption(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = iter([10.0, 30.0, 20.0, 30.0, 99.0])
+    accuracy = lambda *args, **options: argparse.Namespace(top1=next(values), top5=100.0)  # noqa: E731
+    monkeypatch.setattr("norton_det.training.classification.evaluate", accuracy)
+    words = [*words, "--epochs", "5", "--patience", "2", "--output-dir", str(tmp_path)]
+    assert train(words) == 0
+    assert [line["top1"] for line in epochs_in(tmp_path)] == [10, 30, 20, 30]
+    assert {path.name for path in tmp_path.glob("model_*.pth")} == {"model_1.pth", "model_2.pth", "model_3.pth"}
+    assert torch.load(tmp_path / "model_1.pth", weights_only=True)["epoch"] == 1
+    assert "Stopped: no better top1 in 2 evaluations" in caplog.messages
+    before = contents(tmp_path)
+    assert train(words, "--resume", tmp_path) == 0
+    assert "is finished after 4 epochs: best top1 30.0000 (epoch 1), last 30.0000 (epoch 3)" in caplog.text
+    assert contents(tmp_path) == before
+    assert train(words, "--resume", tmp_path, "--patience", 3) == 0
+    assert epochs_in(tmp_path)[-1]["top1"] == 99
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_every_command_has_one_rule_for_devices(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    found = {}
+    for name in COMMANDS:
+        module, parser = importlib.import_module(_module(name)), Parser()
+        module.add_arguments(parser)
+        found.update((name, action.default) for action in parser._actions if action.dest == "device")
+    assert found.pop("search") is None, "set where it is used, since an allocation is on the CPU"
+    assert set(found.values()) == {"cuda" if there else "cpu"}
+    assert {"train-cls", "train-det", "eval-cls", "eval-det", "benchmark", "visualize", "demo"} <= found.keys()
