@@ -5,6 +5,7 @@ image counts, so that the precisions of all draws are cumulative sums along the 
 Shapes: I images, B draws, T thresholds of IoU, N detections and H hits of a class, L metrics, K classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +16,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from norton_det.data.coco.labels import class_names
+from norton_det.evaluation.summary import Line
 
 Array = NDArray[Any]
-AP_LINES: dict[str, tuple[float | None, str]] = {
-    "AP": (None, "all"),
-    "AP50": (0.5, "all"),
-    "AP75": (0.75, "all"),
-    "APs": (None, "small"),
-    "APm": (None, "medium"),
-    "APl": (None, "large"),
-}
-"""The metrics: threshold of IoU (None: the mean over all), and range of areas."""
 _EXACT = 2**24  # integers up to it are float32 numbers
 
 
@@ -51,15 +44,17 @@ class MatchedResults:
 
     Args:
         evaluation: pycocotools' ``COCOeval`` after ``evaluate()``.
+        lines: the metrics by name; those of recall are left out.
 
     Attributes:
         metrics: names of the metrics (L).
         classes: names of the classes (K).
     """
 
-    def __init__(self, evaluation: Any) -> None:
+    def __init__(self, evaluation: Any, lines: Mapping[str, Line]) -> None:
         params = evaluation.params
-        self.metrics = [name for name, (_, area) in AP_LINES.items() if area in params.areaRngLbl]
+        self._lines = {name: line for name, line in lines.items() if line.array == "precision"}
+        self.metrics = list(self._lines)
         self.classes = list(class_names(evaluation.cocoGt.cats[k] for k in params.catIds).values())
         self._thresholds, self._areas = params.iouThrs, params.areaRngLbl
         self._recalls = torch.from_numpy(params.recThrs)
@@ -81,11 +76,10 @@ class MatchedResults:
         for k, row in enumerate(self._rankings):
             for area, ranking in zip(self._areas, row, strict=True):
                 precisions = ranking.average_precisions(weights, self._recalls)  # (T, B)
-                for line, name in enumerate(self.metrics):
-                    threshold, of_area = AP_LINES[name]
-                    if of_area == area:
-                        chosen = np.isclose(self._thresholds, threshold) if threshold else slice(None)
-                        result[line, k] = precisions[chosen].mean(0)
+                for number, line in enumerate(self._lines.values()):
+                    if line.area == area:
+                        chosen = slice(None) if line.iou is None else np.isclose(self._thresholds, line.iou)
+                        result[number, k] = precisions[chosen].mean(0)
         return result
 
 

@@ -1,9 +1,8 @@
-"""COCO evaluation: AP and AR of results, computed by pycocotools or faster-coco-eval."""
+"""COCO evaluation: AP and AR of results, computed by pycocotools, faster-coco-eval or hotcoco."""
 
 import contextlib
 import io
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,38 @@ import numpy as np
 
 from norton_det.data.coco.checks import check_annotations, check_results, raise_errors
 from norton_det.data.coco.checks.results import FIELD
-from norton_det.data.coco.labels import BACKGROUND, category_name
-from norton_det.errors import DataError, UsageError, expect_choice
+from norton_det.data.coco.labels import BACKGROUND, category_name, class_names
+from norton_det.errors import DataError, expect_choice
+from norton_det.evaluation.backends import BACKENDS
 from norton_det.evaluation.coco_results import Result
 from norton_det.evaluation.keypoint_sigmas import sigmas_of
-from norton_det.evaluation.limits import COCO_LIMITS, limit_of, warn_of_coco_limit
-from norton_det.registry import Registry
+from norton_det.evaluation.limits import limit_of, warn_of_coco_limit
+from norton_det.evaluation.summary import (
+    CLASSES,
+    MAIN_LINES,
+    METRICS,
+    Line,
+    Metrics,
+    check_thresholds,
+    format_metrics,
+    lines_of,
+    metric_names,
+    of_class,
+    summarise,
+)
 
-Metrics = dict[str, dict[str, Any]]
+__all__ = [
+    "BACKENDS",
+    "CLASSES",
+    "MAIN_LINES",
+    "METRICS",
+    "CocoEvaluator",
+    "Metrics",
+    "evaluate_results",
+    "format_metrics",
+    "metric_names",
+]
 
-_BOX_LINES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-METRICS = {
-    "bbox": _BOX_LINES,
-    "segm": _BOX_LINES,
-    "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
-}
-"""Kinds of results, and the metrics of each kind in the order of pycocotools' summary."""
-MAIN_LINES = {kind: tuple(line for line in lines if line[-1] not in "sml") for kind, lines in METRICS.items()}
-"""The metrics for objects of all sizes."""
-CLASSES = "classes"
-"""Key of the metrics of single classes, beside the names of the metrics."""
 _COMMON = (
     *("incomplete entries", "objects of the background", "duplicate image ids", "duplicate category ids"),
     *("wrong areas", "wrong iscrowd"),
@@ -42,9 +53,6 @@ _TRUTH_CHECKS = {
     "keypoints": (*_COMMON, "malformed boxes", "categories of different keypoints", *_POINTS),
 }
 """Errors of annotations for which pycocotools would fail, hang or return wrong metrics, by kind."""
-
-BACKENDS: Registry[Callable[[], tuple[Any, Any]]] = Registry("backend")
-"""Functions that return the classes ``COCO`` and ``COCOeval`` of a library, by name."""
 
 
 class CocoEvaluator:
@@ -62,14 +70,17 @@ class CocoEvaluator:
     Args:
         coco: ``pycocotools.coco.COCO`` of the annotations. It is not changed.
         kinds: the kinds among "bbox", "segm" and "keypoints" that are evaluated.
-        backend: "pycocotools", the reference, or "faster" (faster-coco-eval).
+        backend: "pycocotools", the reference, "faster" (faster-coco-eval) or "hotcoco".
         name: name of the annotations in messages: their file.
         max_detections: number of detections of a class in an image that are considered, the last of pycocotools'
             ``maxDets``; None: COCO's, 100 for boxes and masks and 20 for keypoints. AR100 is then named accordingly.
+        iou_thresholds: thresholds of IoU, increasing, of which AP and AR are the means, and which have lines of their
+            own; None: COCO's, 0.5 to 0.95.
 
     Raises:
         DataError: the annotations have errors; see :mod:`norton_det.data.coco.checks`.
-        UsageError: an unknown kind, an unknown or missing backend, or ``max_detections`` of at most 10.
+        UsageError: an unknown kind, an unknown or missing backend, ``max_detections`` of at most 10, or thresholds that
+            are none.
 
     Example:
         >>> import tempfile
@@ -92,9 +103,12 @@ class CocoEvaluator:
         backend: str = "pycocotools",
         name: str | Path = "annotations",
         max_detections: int | None = None,
+        iou_thresholds: Sequence[float] | None = None,
     ) -> None:
         for kind in kinds:
             expect_choice("kind", kind, METRICS)
+        check_thresholds(iou_thresholds)
+        self._thresholds = iou_thresholds
         self._limits = {kind: limit_of(kind, max_detections) for kind in kinds}
         self._new_coco, self._new_evaluation = BACKENDS[backend]()
         self._content = coco.dataset
@@ -149,21 +163,29 @@ class CocoEvaluator:
             if kind == "keypoints":
                 evaluation.params.kpt_oks_sigmas = sigmas_of(truth.cats.values(), evaluation.params.kpt_oks_sigmas)
             evaluation.params.maxDets = [*evaluation.params.maxDets[:-1], self._limits[kind]]
+            if self._thresholds is not None:
+                evaluation.params.iouThrs = np.array(self._thresholds)
             if iou is not None:
                 evaluation.params.iouThrs = np.array([iou])
                 evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.evaluate()
         return evaluation
 
+    def lines(self, kind: str) -> dict[str, Line]:
+        """Return the metrics of a kind by name, with what each is the mean of."""
+        return lines_of(kind, self._limits[kind], self._thresholds)
+
     def _evaluate(self, results: Sequence[Result], kind: str, per_class: bool) -> dict[str, Any]:
-        evaluation, limit = self.match(results, kind), self._limits[kind]
+        evaluation, lines = self.match(results, kind), self.lines(kind)
         evaluation.accumulate()
-        # summarize() looks for the positions of COCO's limits.
-        evaluation.params.maxDets = [*evaluation.params.maxDets[:-1], COCO_LIMITS[kind]]
-        names = [f"AR{limit}" if name == "AR100" else name for name in METRICS[kind]]
-        metrics: dict[str, Any] = _metrics(evaluation, names)
+        arrays, params = evaluation.eval, evaluation.params
+        metrics: dict[str, Any] = dict(summarise(arrays, params, lines))
         if per_class:
-            metrics[CLASSES] = _class_metrics(evaluation, self._truths[kind], names)
+            names = class_names(self._truths[kind].cats.values())
+            parts = (of_class(arrays, k) for k in range(len(names)))
+            metrics[CLASSES] = {
+                name: summarise(part, params, lines) for name, part in zip(names.values(), parts, strict=True)
+            }
         return metrics
 
     def _detections(self, results: Sequence[Result], kind: str) -> Any:
@@ -234,62 +256,3 @@ def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str,
                 row["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
             annotations.append(row)
     return {"images": content["images"], "annotations": annotations, "categories": categories}
-
-
-def _metrics(evaluation: Any, names: Sequence[str]) -> dict[str, float | None]:
-    evaluation.summarize()
-    return {name: None if v == -1 else float(v) for name, v in zip(names, evaluation.stats, strict=True)}
-
-
-def _class_metrics(evaluation: Any, truth: Any, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of each class: the third axis of precision and the second axis of recall are the classes."""
-    complete, metrics = evaluation.eval, {}
-    for k, category in enumerate(evaluation.params.catIds):
-        precision, recall = complete["precision"][:, :, k : k + 1], complete["recall"][:, k : k + 1]
-        evaluation.eval = {**complete, "precision": precision, "recall": recall}
-        name = category_name(truth.cats[category])
-        metrics[f"{name} {category}" if name in metrics else name] = _metrics(evaluation, names)
-    return metrics
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval
-
-
-def _faster() -> tuple[Any, Any]:
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        raise UsageError("backend 'faster' needs faster-coco-eval: pip install norton-det[fast]") from None
-    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
-    return COCO, COCOeval_faster
-
-
-BACKENDS.register("pycocotools", _pycocotools)
-BACKENDS.register("faster", _faster)
-
-
-def metric_names(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the names of the metrics of a kind, in the order of pycocotools' summary."""
-    return [name for name in metrics if name != CLASSES]
-
-
-def format_metrics(metrics: Metrics) -> str:
-    """Return the metrics as text, one in a line, without those of single classes.
-
-    Example:
-        >>> from norton_det.evaluation.coco import METRICS, format_metrics
-        >>> names = METRICS["keypoints"]
-        >>> print(format_metrics({"keypoints": dict.fromkeys(names, 0.5)}).splitlines()[1])
-         AP     0.500
-    """
-    lines = []
-    for kind, values in metrics.items():
-        lines.append(f"IoU metric: {kind}")
-        for name in metric_names(values):
-            value = values[name]
-            lines.append(f" {name:<6} {'no ground truth' if value is None else f'{value:.3f}'}")
-    return "\n".join(lines)

@@ -83,6 +83,7 @@ def compare_results(
     names: tuple[str, str] = ("A", "B"),
     annotations: str | Path = "annotations",
     max_detections: int | None = None,
+    iou_thresholds: Sequence[float] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     print_freq: int = 100,
@@ -103,6 +104,7 @@ def compare_results(
         names: names of the results in messages: their files.
         annotations: name of the annotations in messages: their file.
         max_detections: number of detections of a class in an image that are considered; None: COCO's.
+        iou_thresholds: thresholds of IoU, as for :class:`~norton_det.evaluation.coco.CocoEvaluator`.
         draws: number of draws.
         seed: seed of the draws.
         print_freq: number of blocks of 64 draws between log lines.
@@ -112,7 +114,7 @@ def compare_results(
 
     Raises:
         DataError: the annotations or results have errors or do not fit; there is no kind that both have.
-        UsageError: an unknown kind, ``max_detections`` of at most 10, fewer than 40 draws, or a negative seed.
+        UsageError: an unknown kind, wrong limits or thresholds, fewer than 40 draws, or a negative seed.
 
     Example:
         >>> import tempfile
@@ -130,13 +132,14 @@ def compare_results(
     if not coco.imgs:
         raise DataError(f"{annotations}: has no images; expected some to draw from")
     common, left_out = (list(dict.fromkeys(kinds)), {}) if kinds is not None else _common_kinds((a, b), names)
-    evaluator = CocoEvaluator(coco, common, name=annotations, max_detections=max_detections)
+    limits: dict[str, Any] = {"max_detections": max_detections, "iou_thresholds": iou_thresholds}
+    evaluator = CocoEvaluator(coco, common, name=annotations, **limits)
     for results, name in zip((a, b), names, strict=True):
         evaluator.check(results, name)
     counts = draw_images(len(coco.imgs), draws, seed)
     metrics, classes = {}, {}
     for kind in common:
-        sides = [MatchedResults(evaluator.match(results, kind)) for results in (a, b)]
+        sides = [MatchedResults(evaluator.match(results, kind), evaluator.lines(kind)) for results in (a, b)]
         blocks = ProgressLog(f"Bootstrap {kind}:", print_freq).follow(counts.split(_BLOCK, dim=1))
         parts = [torch.stack([side.average_precisions(block) for side in sides]) for block in blocks]
         figures = torch.cat(parts, dim=-1)  # (2, L, K, 1 + draws)

@@ -74,8 +74,8 @@ _FIGURES: tuple[tuple[str, Callable[[Sequence[Analysis]], "Figure"], str, str], 
         "errors",
         errors_figure,
         "regions",
-        "The error split of TIDE (Bolya et al., 2020): how much AP50 would rise if an oracle corrected the errors of one "
-        "kind. The gains do not add up to what is missing to 1.",
+        "The error split of TIDE (Bolya et al., 2020): how much AP50 would rise if an oracle corrected the errors of "
+        "one kind. The gains do not add up to what is missing to 1.",
     ),
 )
 _SHEETS = (

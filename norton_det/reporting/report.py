@@ -37,8 +37,8 @@ def write_report(
     """Write the pictures of finished trainings into their folders, and a page with all of it.
 
     The pictures are ``curves.png``, and of a detector ``precision_recall.png``, ``confusion_matrix.png``,
-    ``sizes.png``, ``errors.png``, ``predictions.jpg`` and ``worst.jpg``. Where the validation data are is read from a run's
-    ``args.yaml``, if it is not told. What lacks its data is left out, and the page says so.
+    ``sizes.png``, ``errors.png``, ``predictions.jpg`` and ``worst.jpg``. Where the validation data are is read from a
+    run's ``args.yaml``, if it is not told. What lacks its data is left out, and the page says so.
 
     Args:
         runs: folders of trainings of detectors or classifiers.

@@ -23,6 +23,7 @@ from norton_det.evaluation.coco_results import to_results
 from norton_det.evaluation.predict import predict
 
 KINDS = ["bbox", "segm", "keypoints"]
+PACKAGES = {"faster": "faster_coco_eval", "hotcoco": "hotcoco"}
 
 
 @pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 200), marks=pytest.mark.slow)])
@@ -38,18 +39,37 @@ def test_figures_are_those_of_pycocotools(seeds: range) -> None:
 
 
 @pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)])
-def test_faster_coco_eval_agrees(seeds: range) -> None:
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
+@pytest.mark.parametrize("backend", ["faster", "hotcoco"])
+def test_other_backends_agree(seeds: range, backend: str) -> None:
+    pytest.importorskip(PACKAGES[backend])
     for seed in seeds:
         content, results = random_data(seed)
+        thresholds = None if seed % 2 else [0.3, 0.5, 0.75]
         slow, fast = (
-            evaluate_results(indexed(content), results, KINDS, backend=backend, per_class=True)
-            for backend in ("pycocotools", "faster")
+            CocoEvaluator(indexed(content), KINDS, backend=name, iou_thresholds=thresholds, max_detections=20 + seed)
+            for name in ("pycocotools", backend)
         )
+        slow, fast = (evaluator.evaluate(results, per_class=True) for evaluator in (slow, fast))
         for kind in KINDS:
             assert fast[kind].pop(CLASSES) == {k: pytest.approx(v) for k, v in slow[kind].pop(CLASSES).items()}
             assert fast[kind] == pytest.approx(slow[kind])
-    assert evaluate_results(indexed(content), [], ["bbox"], backend="faster")["bbox"]["AP"] == 0
+    assert evaluate_results(indexed(content), [], ["bbox"], backend=backend)["bbox"]["AP"] == 0
+
+
+def test_each_threshold_has_its_metrics() -> None:
+    content, results = random_data(1)
+    usual = evaluate_results(indexed(content), results, KINDS)
+    evaluator = CocoEvaluator(indexed(content), KINDS, iou_thresholds=[0.5, 0.75])
+    for kind, metrics in evaluator.evaluate(results).items():
+        assert list(metrics) == list(METRICS[kind])
+        assert metrics["AP50"] == usual[kind]["AP50"]
+        assert metrics["AP75"] == usual[kind]["AP75"]
+        assert metrics["AP"] == pytest.approx((metrics["AP50"] + metrics["AP75"]) / 2)
+    lower = CocoEvaluator(indexed(content), ["bbox"], iou_thresholds=[0.05, 0.5]).evaluate(results)["bbox"]
+    assert lower["AP5"] >= lower["AP50"] == usual["bbox"]["AP50"]
+    for wrong in ([], [0.5, 0.5], [0.0], [50.0]):
+        with pytest.raises(UsageError, match=r"iou_thresholds is .*; expected increasing numbers"):
+            CocoEvaluator(indexed(content), ["bbox"], iou_thresholds=wrong)
 
 
 def test_classes_average_to_the_whole() -> None:
@@ -67,10 +87,9 @@ def test_classes_average_to_the_whole() -> None:
     assert whole[CLASSES]["class 2"] == alone
 
 
-@pytest.mark.parametrize("backend", ["pycocotools", "faster"])
+@pytest.mark.parametrize("backend", ["pycocotools", "faster", "hotcoco"])
 def test_ids_of_annotations_do_not_matter(backend: str) -> None:
-    if backend == "faster":
-        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
+    pytest.importorskip(PACKAGES.get(backend, backend))
     content, results = random_data(2)
     content["annotations"][0]["iscrowd"] = 0
     results += [{**annotation, "score": 1.0} for annotation in content["annotations"]]
@@ -176,9 +195,10 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
         evaluate_results(indexed(content), results, ["box"])
     with pytest.raises(UsageError, match="unknown backend 'slow'"):
         evaluate_results(indexed(content), results, ["bbox"], backend="slow")
-    monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
-    with pytest.raises(UsageError, match=r"needs faster-coco-eval: pip install norton-det\[fast\]"):
-        evaluate_results(indexed(content), results, ["bbox"], backend="faster")
+    for backend, extra in (("faster", "fast"), ("hotcoco", "hotcoco")):
+        monkeypatch.setitem(__import__("sys").modules, PACKAGES[backend], None)
+        with pytest.raises(UsageError, match=rf"needs .*coco.*: pip install norton-det\[{extra}\]"):
+            evaluate_results(indexed(content), results, ["bbox"], backend=backend)
     assert {name for names in coco_eval._TRUTH_CHECKS.values() for name in names} <= {check.name for check in CHECKS}
 
 

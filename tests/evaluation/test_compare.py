@@ -48,7 +48,7 @@ def only(results: Rows, field: str) -> Rows:
 
 def drawn(content: Content, results: Rows, kind: str, counts: torch.Tensor, limit: int | None = None) -> torch.Tensor:
     evaluator = CocoEvaluator(indexed(content), [kind], max_detections=limit)
-    return MatchedResults(evaluator.match(results, kind)).average_precisions(counts)
+    return MatchedResults(evaluator.match(results, kind), evaluator.lines(kind)).average_precisions(counts)
 
 
 def plain(value: torch.Tensor) -> float | None:

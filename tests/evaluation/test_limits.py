@@ -30,15 +30,14 @@ def crowded() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return content, [{**common, "bbox": box, "score": 1 - i / 1000} for i, box in enumerate(boxes)]
 
 
-BACKENDS = ["pycocotools", "faster"]
+BACKENDS = {"pycocotools": "pycocotools", "faster": "faster_coco_eval", "hotcoco": "hotcoco"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_objects_beyond_the_limit_are_told_and_found_with_another_one(
     backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if backend == "faster":
-        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed: norton-det[fast]")
+    pytest.importorskip(BACKENDS[backend])
     content, results = crowded()
     metrics = evaluate_results(indexed(content), results, ["bbox"], backend=backend)["bbox"]
     assert metrics["AP"] == pytest.approx(0.337, abs=0.001)
