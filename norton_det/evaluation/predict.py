@@ -1,7 +1,6 @@
 """Predictions of detectors on a data set or on one image."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,17 +35,16 @@ def predict(
 ) -> list[Result]:
     """Return the COCO results of a detector on the images of all processes, ordered by image id.
 
-    At the beginning of its training a detector may detect nothing above its score threshold. It is then evaluated again
-    without the threshold, so that the metrics are informative and other COCO programs can read the results (pycocotools
-    cannot load an empty list).
+    At the beginning of its training a detector may detect nothing above its score threshold. Then the detections below
+    it are returned, so that the metrics are informative and other COCO programs can read the results (pycocotools
+    cannot load an empty list). For that the threshold is not applied until a first detection is above it.
 
     Args:
         model: maps a list of images (3, H, W) to a list of predictions. It is left in evaluation mode.
-        batches: lists of images and of targets, of which only ``image_id`` is used. Each process has its own part. They
-            may be iterated over twice.
+        batches: lists of images and of targets, of which only ``image_id`` is used. Each process has its own part.
         device: the device of the model.
-        labels: category ids of the model's labels. Objects of classes that the data set does not have are left out; a
-            line with their numbers is logged. None: labels are category ids.
+        labels: category ids of the model's labels. Objects of classes that the data set does not have are left out.
+            None: labels are category ids.
         print_freq: number of iterations between log lines.
 
     Returns:
@@ -54,42 +52,41 @@ def predict(
         list in every process.
     """
     model.eval()
-    results = _results(model, batches, device, labels, print_freq)
     heads: Any = getattr(model, "roi_heads", None)
     threshold = getattr(heads, "score_thresh", 0.0)
-    if results or not threshold > 0:
-        return results
-    logger.warning("No detections above the score threshold %g; evaluating again without a threshold.", threshold)
-    heads.score_thresh = 0.0
-    try:
-        return _results(model, batches, device, labels, print_freq)
-    finally:
-        heads.score_thresh = threshold
-
-
-def _results(
-    model: nn.Module, batches: DetectionBatches, device: torch.device, labels: Labels | None, print_freq: int
-) -> list[Result]:
+    nothing_yet = threshold > 0
     results: list[Result] = []
-    others: Counter[int] = Counter()
+    below: list[Result] = []
+    try:
+        if nothing_yet:
+            heads.score_thresh = 0.0
+        for batch in ProgressLog("Test:", print_freq).follow(batches):
+            rows = _detections(model, batch, device, labels)
+            if nothing_yet and any(row["score"] > threshold for row in rows):
+                nothing_yet, heads.score_thresh, below = False, threshold, []
+                rows = _detections(model, batch, device, labels)  # exactly what the detector returns as it is
+            (below if nothing_yet else results).extend(rows)
+    finally:
+        if threshold > 0:
+            heads.score_thresh = threshold
+    parts = gather((results, below))
+    results = [row for part in parts for row in part[0]]
+    if not results and threshold > 0:
+        logger.warning("No detections above the score threshold %g; those below it are evaluated.", threshold)
+        results = [row for part in parts for row in part[1]]
+    return sorted(results, key=lambda row: row["image_id"])
+
+
+def _detections(model: nn.Module, batch: Any, device: torch.device, labels: Labels | None) -> list[Result]:
+    """Return the results of a batch."""
+    images, targets = batch
     with masks_as_crops(model):
-        for images, targets in ProgressLog("Test:", print_freq).follow(batches):
-            predictions = model([image.to(device) for image in images])
-            for image, target, prediction in zip(images, targets, predictions, strict=True):
-                results += to_results(target["image_id"], prediction, image.shape[-2:], labels)
-                if labels is not None:
-                    others.update(label for label in prediction["labels"].tolist() if label not in labels.ids)
-    parts = gather((results, others))
-    if labels is not None:
-        _log_others(sum((part[1] for part in parts), Counter()), labels)
-    return sorted((result for part in parts for result in part[0]), key=lambda result: result["image_id"])
-
-
-def _log_others(counts: Counter[int], labels: Labels) -> None:
-    if counts:
-        names = ", ".join(f"{labels.classes[label]} {count}" for label, count in counts.most_common(5))
-        more = ", ..." if len(counts) > 5 else ""
-        logger.info("%d detections of classes that the data does not have: %s%s", counts.total(), names, more)
+        predictions = model([image.to(device) for image in images])
+    return [
+        row
+        for image, target, prediction in zip(images, targets, predictions, strict=True)
+        for row in to_results(target["image_id"], prediction, image.shape[-2:], labels)
+    ]
 
 
 @torch.inference_mode()

@@ -127,17 +127,13 @@ def test_eval_det_and_test_only_match_by_name(run: Path, shapes: Path, tmp_path:
         assert original(results) == plain
 
 
-def test_data_with_fewer_classes_is_evaluated(
-    run: Path, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_data_with_fewer_classes_is_evaluated(run: Path, shapes: Path, tmp_path: Path) -> None:
     data = changed(shapes, tmp_path / "data", val=only_square)
-    with caplog.at_level("INFO", "norton_det"):
-        assert train_det(data, tmp_path / "out", "--weights", run / "last.safetensors", "--test-only") == 0
+    assert train_det(data, tmp_path / "out", "--weights", run / "last.safetensors", "--test-only") == 0
     metrics, results = outcome(tmp_path / "out")
     squares = [{**result, "category_id": 44} for result in outcome(run)[1] if result["category_id"] == 2]
     assert results == squares != []
     assert metrics["bbox"]["AP"] is not None
-    assert f"{len(outcome(run)[1]) - len(squares)} detections of classes that the data does not have: " in caplog.text
 
 
 @pytest.mark.parametrize(

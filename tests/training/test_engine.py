@@ -115,15 +115,32 @@ def test_kinds(shapes: Path) -> None:
     assert kinds_of(net) == ("bbox", "segm")
 
 
-def test_a_detector_that_finds_nothing_is_evaluated_without_its_bound(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_detector_that_finds_nothing_is_evaluated_by_what_is_below_its_bound(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     net, _ = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=60, **{**TINY, "box_score_thresh": 0.9999})
-    batches = [([torch.rand(3, 64, 64)], [{"image_id": 3}])]
-    results = predict(net, batches, torch.device("cpu"))
-    assert results
+    batches = [([torch.rand(3, 64, 64)], [{"image_id": i}]) for i in (3, 5)]
+    results = predict(net, iter(batches), torch.device("cpu"))
+    assert {result["image_id"] for result in results} == {3, 5}, "in one pass over the images"
     assert all(0 < result["score"] <= 0.9999 for result in results)
     assert net.roi_heads.score_thresh == 0.9999
     assert "No detections above the score threshold 0.9999" in caplog.text
     caplog.clear()
     net.roi_heads.score_thresh = 0.0
     assert predict(net, batches, torch.device("cpu")) == results
+    assert "No detections" not in caplog.text
+
+
+def test_of_a_detector_that_finds_something_nothing_below_its_bound_is_evaluated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net, _ = make_detector("fasterrcnn_cpresnet50_fpn", num_classes=60, **{**TINY, "box_score_thresh": 0.0})
+    batches = [([torch.rand(3, 64, 64)], [{"image_id": i}]) for i in range(4)]
+    scores = {i: [row["score"] for row in predict(net, batches[i : i + 1], torch.device("cpu"))] for i in range(4)}
+    ranked = sorted(scores, key=lambda i: max(scores[i]))
+    bound = (max(scores[ranked[1]]) + max(scores[ranked[2]])) / 2
+    net.roi_heads.score_thresh = bound
+    results = predict(net, iter([batches[i] for i in ranked]), torch.device("cpu"))
+    assert {row["image_id"] for row in results} == set(ranked[2:])
+    assert min(row["score"] for row in results) > bound == net.roi_heads.score_thresh
     assert "No detections" not in caplog.text
