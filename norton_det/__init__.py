@@ -25,6 +25,8 @@ from norton_det.cost.budget import Budget
 from norton_det.cost.complexity import count_complexity
 from norton_det.decompositions import CPConv2d, LowRank, TuckerConv2d
 from norton_det.deployment.deploy import deploy
+from norton_det.inference.load import load_detector
+from norton_det.inference.predict import predict
 from norton_det.models import Architecture, RateEntry, register_architecture
 from norton_det.reporting.published import published
 from norton_det.spec import DecomposedLayer, Spec
@@ -58,8 +60,10 @@ __all__ = [
     "fasterrcnn_cpresnet50_fpn_v2",
     "keypointrcnn_cpresnet50_fpn",
     "load",
+    "load_detector",
     "maskrcnn_cpresnet50_fpn",
     "maskrcnn_cpresnet50_fpn_v2",
+    "predict",
     "prune",
     "published",
     "reconstruct",

@@ -14,7 +14,7 @@ from norton_det.runtime.device import check_device
 from norton_det.spec import Spec
 
 
-def load_detector(
+def read_detector(
     path: str | Path,
     device: torch.device | str = "cpu",
     *,
@@ -41,8 +41,19 @@ def load_detector(
     model, spec = load(path, device)
     if ARCHITECTURES[spec.arch].task.name != Detection.name:
         raise UsageError(f"{path}: is a {spec.arch}; expected a detector")
-    if min_size is not None:
-        model.transform.min_size = (min_size,)
-    if max_size is not None:
-        model.transform.max_size = max_size
+    set_image_size(model, min_size, max_size)
     return model, spec
+
+
+def set_image_size(detector: Any, min_size: int | None, max_size: int | None) -> None:
+    """Set to which size a detector of torchvision scales images, in place; None: as it was.
+
+    Args:
+        detector: the detector.
+        min_size: length in pixels of the shorter side.
+        max_size: limit of the longer side.
+    """
+    if min_size is not None:
+        detector.transform.min_size = (min_size,)
+    if max_size is not None:
+        detector.transform.max_size = max_size

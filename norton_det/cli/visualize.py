@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from norton_det.builders.load_detector import load_detector
+from norton_det.builders.load_detector import read_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.options import add_device, add_image_size
 from norton_det.errors import DataError, UsageError
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _load(file: str, args: argparse.Namespace, legend: Legend) -> _Detector:
-    net, spec = load_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
+    net, spec = read_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
     if spec.classes:
         legend = replace(legend, names=dict(enumerate(spec.classes)))
     elif args.annotations:

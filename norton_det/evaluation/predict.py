@@ -1,7 +1,7 @@
 """Predictions of detectors on a data set or on one image."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -111,12 +111,29 @@ def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[s
         >>> list(detections), detections["boxes"].shape[1]
         (['boxes', 'labels', 'scores'], 4)
     """
-    with masks_as_crops(model):
-        (prediction,) = model([image])
-    selected = prediction["scores"] > threshold
-    detections = {name: value[selected].cpu() for name, value in prediction.items()}
+    (detections,) = detect_each(model, [image], threshold=threshold)
     if has_masks(detections):
         masks = [mask[0] > MASK_THRESHOLD for mask in full_masks(detections, image.shape[-2:])]
         detections["masks"] = torch.stack(masks) if masks else torch.zeros(0, *image.shape[-2:], dtype=torch.bool)
         detections.pop(CROPS, None)
     return detections
+
+
+@torch.inference_mode()
+def detect_each(model: nn.Module, images: Sequence[Tensor], *, threshold: float = 0.5) -> list[dict[str, Tensor]]:
+    """Return the detections in each of several images, as :func:`detect` does, but for the masks.
+
+    Masks remain ``mask_crops`` (N, 1, M, M), in the size of the mask head: in the size of the images they would fill
+    the memory. :func:`norton_det.evaluation.coco_results.to_results` encodes them one by one.
+
+    Args:
+        model: a detector in evaluation mode.
+        images: (3, H, W) of any sizes, float with values from 0 to 1, on the device of the model.
+        threshold: minimum score, 0 to 1.
+    """
+    with masks_as_crops(model):
+        predictions = model(list(images))
+    return [
+        {name: value[prediction["scores"] > threshold].cpu() for name, value in prediction.items()}
+        for prediction in predictions
+    ]

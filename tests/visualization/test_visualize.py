@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import norton_det as nd
 from norton_det.builders import make_detector
-from norton_det.builders.load_detector import load_detector
+from norton_det.builders.load_detector import read_detector
 from norton_det.data import CocoDataset
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
@@ -52,7 +52,7 @@ def test_names_come_from_annotations(shapes: Path, tmp_path: Path) -> None:
 def test_detect_keeps_what_is_sure(detectors: dict[str, Path], shapes: Path) -> None:
     image, _ = CocoDataset(shapes, "val")[0]
     for name, path in detectors.items():
-        net, _ = load_detector(path)
+        net, _ = read_detector(path)
         with torch.inference_mode():
             (whole,) = net([image])
         threshold = float(whole["scores"].median())
@@ -183,7 +183,7 @@ def test_visualize_images(
     speeds = json.loads(capsys.readouterr().out)
     assert speeds["pictures"] == 3
     assert 0 < speeds["fps_whole"] < speeds["fps"][str(detectors["keypoint"])]
-    net, _ = load_detector(detectors["keypoint"])
+    net, _ = read_detector(detectors["keypoint"])
     legend = Legend.read(shapes / "annotations" / "person_keypoints_val2017.json")
     for path in (shapes / "val2017").iterdir():
         before, drawn = (pil_to_tensor(Image.open(folder / path.name)) for folder in (path.parent, tmp_path / "out"))

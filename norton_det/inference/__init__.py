@@ -1,0 +1,1 @@
+"""A detector by file or name, and what it detects in images."""
