@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from norton_det.data.coco.dataset import CocoDataset
 from norton_det.evaluation.predict import detect
-from norton_det.visualization.draw import Legend, draw_detections
+from norton_det.visualization.draw import draw_detections
+from norton_det.visualization.legend import Legend
 
 
 def drawn_examples(
