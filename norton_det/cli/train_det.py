@@ -1,4 +1,4 @@
-r"""Train Faster, Mask or Keypoint R-CNN, compressed or dense, on a COCO folder.
+r"""Train Faster, Mask or Keypoint R-CNN, compressed or dense, on annotations in COCO's format.
 
 Flags and defaults are those of torchvision's reference detection script; -dr and -cpr are the original project's. The
 default --lr is for 16 images in a batch of all processes; --lr auto is 0.02 / 16 for each image of an update. With
