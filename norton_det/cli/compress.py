@@ -60,11 +60,7 @@ def add_arguments(parser: Parser) -> None:
     )
     group = parser.add_argument_group("calibration")
     add = group.add_argument
-    add(
-        "--calibrate",
-        metavar="DIR",
-        help="class folders, or a folder with COCO annotations: refit what is left, on training images",
-    )
+    add("--calibrate", metavar="DIR", help="class folders or COCO annotations: refit what is left on training images")
     add(
         "--calibration-images",
         type=int,
