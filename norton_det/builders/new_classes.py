@@ -102,12 +102,13 @@ def with_classes(
         rows_of |= {name: (dim, rows) for name, dim in _dependent(spec, rows.kind, architecture).items()}
         wanted = _described(wanted, rows.kind, rows.after)
         wanted = with_step(wanted, f"other {rows.kind}", rows.named())
-        _log(source, spec, rows)
+        _log(source, rows)
     if not changed:
         return net, spec
     new = build_network(wanted, architecture).module
     _copy(new, net, rows_of)
-    logger.info("%s: new rows in %s; all other weights are kept", source, ", ".join(rows_of))
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in rows_of)
+    logger.info("%s: new rows in %s; all other weights are kept", source, ", ".join(layers))
     return new, wanted
 
 
@@ -179,13 +180,13 @@ def _copy(new: nn.Module, net: nn.Module, rows_of: Mapping[str, tuple[int, Rows]
     new.train(net.training)
 
 
-def _log(source: str | Path, spec: Spec, rows: Rows) -> None:
+def _log(source: str | Path, rows: Rows) -> None:
     names: dict[str, Any] = rows.named()
     unnamed = all(name is None for name in rows.before[1:])
     if unnamed:
         logger.warning("%s: does not name its %s: none can be kept", source, rows.kind)
     text = "; ".join(f"{part}: {_listed(found)}" for part, found in names.items() if part != "left out" or not unnamed)
-    logger.info("%s: %s differ from the %d of the detector; %s", source, rows.kind, _number(spec, rows.kind), text)
+    logger.info("%s: the detector gets other %s; %s", source, rows.kind, text)
 
 
 def _listed(names: Sequence[str]) -> str:
