@@ -9,9 +9,9 @@ Examples:
 import argparse
 
 from norton_det.cli.common import Parser
+from norton_det.cli.data_options import FOLDER, add_dataset
 from norton_det.cli.options import check_minimum, check_output
-from norton_det.data import annotation_file
-from norton_det.data.coco.layouts import KINDS
+from norton_det.data import find_split
 from norton_det.evaluation.compare import DRAWS, check_draws
 from norton_det.reporting.report import IMAGES, write_report
 
@@ -20,9 +20,10 @@ def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a training, of train-det or train-cls")
     parser.add_argument("--compare", metavar="DENSE", help="folder of the training of the dense detector")
-    add = parser.add_argument_group("data, if the folder does not say it").add_argument
-    add("--data-path", metavar="DIR", help="COCO folder: val2017/ annotations/")
-    add("--dataset", default="coco", choices=[*KINDS], metavar="NAME", help="instances or person keypoints")
+    group = parser.add_argument_group("data, if the folder does not say it")
+    add = group.add_argument
+    add("--data-path", metavar="DIR", help=FOLDER)
+    add_dataset(group)
     add("--annotations", metavar="FILE", help="validation annotations")
     add("--images", metavar="DIR", help="the validation images")
     add = parser.add_argument_group("output").add_argument
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
         check_output(args.output, ".html")
     annotations, images = args.annotations, args.images
     if args.data_path:
-        annotations = annotations or annotation_file(args.data_path, "val", args.dataset)
-        images = images or f"{args.data_path}/val2017"
+        named = {"annotations": annotations, "images": images}
+        found = find_split(args.data_path, "val", args.dataset, **named)
+        annotations, images = found.annotations, found.images
     options = {"compare": args.compare, "annotations": annotations, "images": images}
     print(f"written: {write_report(args.runs, args.output, **options, count=args.count, draws=args.draws)}")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from norton_det.data.coco.dataset import read_coco
+from norton_det.data.coco.held_out import HeldOut
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.compare import DRAWS, Comparison, compare_results
+from norton_det.evaluation.keypoint_sigmas import set_sigmas
 from norton_det.files import write_text
 from norton_det.reporting import page
 from norton_det.reporting.analysis import analyse
@@ -107,7 +109,7 @@ def _report(
         text = f"The detections are not analysed, because the validation annotations are missing: {missing}."
         logger.warning("%s: %s --annotations names them.", run.folder, text)
         return [*start, page.paragraph(text, "note"), *training]
-    coco = read_coco(annotations)
+    coco = truth_of(run, annotations)
     limit = (run.about.get("args") or {}).get("max_detections")
     sides = {run.name: run, **others}
     analyses = analyse(coco, {name: side.results or [] for name, side in sides.items()}, annotations, limit)
@@ -116,6 +118,16 @@ def _report(
     if folder is None:
         logger.warning("%s: no images are drawn; expected their folder, as --images names it", run.folder)
     return [*start, *compared, *detection_section(run.folder, coco, folder, analyses, count), *training]
+
+
+def truth_of(run: Run, annotations: str | Path) -> Any:
+    """Return the annotations as the run was evaluated on them: the part that it held out, with its tolerances."""
+    args = run.about.get("args") or {}
+    fraction, seed = args.get("val_fraction"), args.get("split_seed", 0)
+    coco = read_coco(annotations, None if fraction is None else HeldOut(fraction, seed, held_out=True))
+    if args.get("keypoint_sigmas"):
+        set_sigmas(coco, args["keypoint_sigmas"], annotations)
+    return coco
 
 
 def _compare(coco: Any, run: Run, dense: Run, annotations: str | Path, limit: int | None, draws: int) -> list[str]:
