@@ -26,6 +26,7 @@ from norton_det.structure.describe import described
 from norton_det.structure.network import Network
 
 logger = logging.getLogger(__name__)
+_LAST_OF_KEYPOINTS = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
 
 
 def make_detector(
@@ -142,8 +143,10 @@ def _detector(
         state, source = initial_state(architecture, weights, progress=progress)
         classifier = state.get(f"{architecture.classifier}.weight")
         number = num_classes or architecture.num_classes if classifier is None else len(classifier)
+        points = state.get(_LAST_OF_KEYPOINTS)
+        options = {} if points is None else {"num_keypoints": len(points)}
         names = names_of(architecture, weights)
-        spec = Spec(architecture.name, number, provenance={"source": source}, **names)
+        spec = Spec(architecture.name, number, options=options, provenance={"source": source}, **names)
     if num_classes not in (None, spec.num_classes):
         raise UsageError(
             f"num_classes is {num_classes}; {weights} has {spec.num_classes}: expected the same, or names (classes)"

@@ -108,8 +108,7 @@ def _compressed(args: argparse.Namespace, data: Path, folder: Path, text: str, c
     file = folder.with_suffix(".safetensors")
     weights = folder.parent / "dense" / "checkpoint.pth"
     step = _run("compress", arch=args.model, weights=weights, **configuration, output=file)
-    start = {"weights": file, "norm_layer": "BatchNorm2d", "trainable_backbone_layers": 5}
-    row = _detector(args, data, folder, text, args.finetune_epochs, **start)
+    row = _detector(args, data, folder, text, args.finetune_epochs, weights=file)
     row["steps"].insert(0, step)
     return row
 

@@ -184,9 +184,14 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
-    """Return the images to train on and those to evaluate on."""
+    """Return the images to train on and those to evaluate on; with --test-only, the latter twice."""
     if is_main() and (args.use_v2 or args.backend != "pil"):
         logger.info("--backend and --use-v2 are ignored: images are decoded by PIL, then transformed by transforms v2")
+    val_images = CocoDataset(args.data_path, "val", args.dataset, **files_of(args, "val"))
+    if args.dataset == "coco_kp":
+        set_sigmas(val_images.coco, args.keypoint_sigmas, val_images.annotations)
+    if args.test_only:
+        return val_images, val_images
     masks = "segm" in ARCHITECTURES[MODELS[args.model]].task.kinds or args.use_copypaste
     train_images = CocoDataset(
         args.data_path, "train", args.dataset, train=True, masks=masks, **files_of(args, "train")
@@ -197,9 +202,6 @@ def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
         probability=0 if args.no_hflip else 0.5,
         pairs=args.keypoint_pairs,
     )
-    val_images = CocoDataset(args.data_path, "val", args.dataset, **files_of(args, "val"))
-    if args.dataset == "coco_kp":
-        set_sigmas(val_images.coco, args.keypoint_sigmas, val_images.annotations)
     return train_images, val_images
 
 

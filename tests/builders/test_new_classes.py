@@ -90,6 +90,18 @@ def check_rows(net: nn.Module, spec: nd.Spec, kind: str, classes: list[str], poi
 
 
 @pytest.mark.slow
+def test_a_state_dict_tells_how_many_keypoints_there_are(
+    detectors: Callable[[str], tuple[nn.Module, nd.Spec]], tmp_path: Path
+) -> None:
+    net, spec = detectors("keypoint")
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    _, found = make_detector(spec.arch, weights=tmp_path / "theirs.pth", **TINY)
+    assert (found.num_classes, found.options["num_keypoints"]) == (4, 2)
+    _, other = make_detector(spec.arch, weights=tmp_path / "theirs.pth", classes=["a"], keypoints="xyz", **TINY)
+    assert (other.num_classes, other.options["num_keypoints"], other.keypoints) == (2, 3, ("x", "y", "z"))
+
+
+@pytest.mark.slow
 def test_nothing_is_changed_where_nothing_differs(detectors: Callable[[str], tuple[nn.Module, nd.Spec]]) -> None:
     net, spec = detectors("keypoint")
     assert with_classes(net, spec, CLASSES[1:], POINTS) == (net, spec)

@@ -78,6 +78,7 @@ def test_a_division_is_kept(named: Path, tmp_path: Path, caplog: pytest.LogCaptu
     shutil.copytree(named / "monday pictures", tmp_path / "cvat" / "images" / "default")
     (tmp_path / "cvat" / "annotations").mkdir()
     shutil.copy(named / "monday.json", tmp_path / "cvat" / "annotations" / "instances_default.json")
+    images = tmp_path / "cvat" / "images" / "default"
     data, out = ["--data-path", str(tmp_path / "cvat")], tmp_path / "out"
     refused(lambda: train(data, out), 3, "is not divided and there is no validation set; expected --val-fraction")
     data += ["--val-fraction", "0.3"]
@@ -87,6 +88,9 @@ def test_a_division_is_kept(named: Path, tmp_path: Path, caplog: pytest.LogCaptu
     assert tool("eval_det").main([*data, *words, str(tmp_path / "eval")]) == 0
     assert outcome(tmp_path / "eval") == outcome(out)
     assert len({result["image_id"] for result in outcome(out)[1]}) == 2
+    test = ["--val-images", str(images), "--val-annotations", str(named / "monday.json")]
+    weights = ["--weights", str(out / "last.safetensors"), "--test-only"]
+    assert train(test, tmp_path / "test", *weights) == 0, "no training data is needed"
     resumed = ["--resume", str(out / "checkpoint.pth"), "--epochs", "2"]
     for more, message in (
         (["--split-seed", "1"], "--split-seed is 1; the run that is resumed has 0"),
