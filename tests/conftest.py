@@ -45,7 +45,8 @@ def tool(name: str) -> Any:
     outside = {"benchmark": "benchmarks.run", "speed": "benchmarks.report", "results": "scripts.results_page"}
     if name in outside:
         return importlib.import_module(outside[name])
-    return SimpleNamespace(main=lambda words: main([name.replace("_", "-"), *words]))
+    more = ["--no-plots"] if name.startswith("train_") else []  # tests/cli/test_training_run.py has plots
+    return SimpleNamespace(main=lambda words: main([name.replace("_", "-"), *words, *more]))
 
 
 def epochs_in(folder: Path) -> list[dict[str, Any]]:

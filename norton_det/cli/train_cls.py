@@ -15,6 +15,7 @@ Examples:
 import argparse
 import logging
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,7 +166,7 @@ def _run(
 
 def _facts(args: argparse.Namespace, images: ImageSet) -> dict[str, Any]:
     """Return what ``args.yaml`` says about the images."""
-    return {"images": len(images), "objects": None, "annotations": None, "folder": args.data_path}
+    return {"images": len(images), "objects": None, "annotations": None, "folder": str(Path(args.data_path).absolute())}
 
 
 def _described(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Described | None:

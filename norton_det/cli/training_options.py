@@ -35,6 +35,7 @@ FREE = {"cache_dataset", "command", "config", "data_path", "device", "dist_url",
 FREE |= {
     "keep",
     "log_every",
+    "no_plots",
     "output_dir",
     "overwrite",
     "patience",
@@ -133,6 +134,7 @@ def add_output(parser: Parser) -> Group:
     text = "iterations between lines of metrics.jsonl and TensorBoard (default: --print-freq)"
     add("--log-every", type=int, metavar="N", help=text)
     add("--tensorboard", action="store_true", help="write TensorBoard's log to --output-dir as well")
+    add("--no-plots", action="store_true", help="do not draw pictures and a report at the end")
     return group
 
 

@@ -144,12 +144,14 @@ def train(
         keep=args.keep,
         on_line=_on_line(args, state, images),
     )
+    if is_main() and not args.no_plots:
+        _report(args.output_dir)
 
 
 def coco_facts(images: CocoDataset) -> dict[str, Any]:
     """Return what ``args.yaml`` says about a COCO data set."""
     objects = sum(len(images.coco.imgToAnns[number]) for number in images.ids)
-    paths = {"annotations": str(images.annotations), "folder": str(images.folder)}
+    paths = {"annotations": str(images.annotations.absolute()), "folder": str(images.folder.absolute())}
     return {"images": len(images), "objects": objects, **paths}
 
 
@@ -243,6 +245,17 @@ def _header(args: argparse.Namespace, state: TrainingState, facts: Mapping[str, 
     lines["Training"] = f"{args.epochs} epochs{begun}, {args.batch_size} images a batch, {args.opt}, lr {args.lr:g}"
     lines["Seed"] = str(args.seed)
     return lines
+
+
+def _report(folder: str) -> None:
+    """Write the pictures and the page of a run. The run is finished: if this fails, only a line says so."""
+    try:
+        from norton_det.reporting.report import write_report
+
+        logger.info("Report: %s", write_report([folder]))
+    except Exception as error:
+        text = "%s: the report could not be written: %s: %s; norton-det report %s tries again"
+        logger.warning(text, folder, type(error).__name__, error, folder)
 
 
 def _on_line(

@@ -97,7 +97,8 @@ def train(names: list[str], workers: int, folder: Path) -> dict[str, list[Any]]:
         model = "keypoint" if name == "keypoints_null" else "mask"
         dataset = "coco_kp" if model == "keypoint" else "coco"
         line = (
-            f"train-det --data-path {folder / name} --model {model}rcnn_resnet50_fpn --dataset {dataset} -j {workers}"
+            f"train-det --data-path {folder / name} --model {model}rcnn_resnet50_fpn --dataset {dataset} -j {workers} "
+            "--no-plots"
         )
         commands[name] = shlex.split(
             f"{line} --epochs 1 --momentum 0 --device cpu --model-kwargs {options} --output-dir {folder / 'out'}"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, TOOLS, AtLine, Refused, epochs_in, tool
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import norton_det as nd
 from norton_det.cli import train_det
@@ -140,6 +141,11 @@ def test_a_dense_network_is_compressed_and_trained_with_everything(whole: Path) 
     found = {path.name for path in whole.iterdir() if not path.name.startswith("events.out.tfevents")}
     assert found == names
     assert len(list(whole.iterdir())) == len(names) + 1
+    events = EventAccumulator(str(whole)).Reload()
+    assert [event.step for event in events.Scalars("iteration/loss_classifier")] == [0, 1, 2, 3, 4, 5]
+    assert [event.step for event in events.Scalars("train_loss")] == [2, 5]
+    assert {"bbox_AP", "lr", "iteration/lr"} <= set(events.Tags()["scalars"])
+    assert set(events.Tags()["images"]) == {f"validation/image {number}" for number in (1, 2, 3)}
     averaged, spec = nd.load(whole / "last.safetensors")
     assert set(spec.ranks.values()) == {1}
     assert spec.widths["layer1"] == 128

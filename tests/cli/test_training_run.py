@@ -14,7 +14,7 @@ from conftest import Refused, epochs_in, tool
 import norton_det as nd
 from norton_det.cli import training_run
 from norton_det.cli.common import Parser
-from norton_det.cli.main import COMMANDS, _module
+from norton_det.cli.main import COMMANDS, _module, main
 from norton_det.training.history import read_lines
 
 cost_of = training_run.cost_of  # the tests' fixture replaces it
@@ -47,7 +47,7 @@ def test_a_run_without_a_folder_makes_the_next_one(words: list[str], caplog: pyt
             folder
         ).keys()
     content = yaml.safe_load((folder / "args.yaml").read_text())
-    assert content["command"] == ["norton-det", "train-cls", *words, "--epochs", "1"]
+    assert content["command"] == ["norton-det", "train-cls", *words, "--epochs", "1", "--no-plots"]
     assert (content["args"]["epochs"], content["args"]["output_dir"]) == (1, str(folder))
     assert content["versions"].keys() == {"python", "torch", "torchvision", "norton_det"}
     assert content["classes"] == ["black", "grey", "white"]
@@ -84,6 +84,23 @@ def test_a_run_that_fails_says_so_in_its_log(words: list[str], monkeypatch: pyte
     lines = (Path("runs") / f"{MODEL}-1" / "log.txt").read_text()
     assert "RuntimeError: out of memory\nTraceback" in lines
     assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, training_run.RunLog)]
+
+
+def test_a_report_is_drawn_and_no_failure_of_it_loses_a_run(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["train-cls", *words, "--epochs", "1"]) == 0
+    folder = Path("runs") / f"{MODEL}-1"
+    assert {"report.html", "curves.png"} <= contents(folder).keys()
+    assert f"Report: {folder / 'report.html'}" in caplog.messages
+
+    def fail(runs: list[str]) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("norton_det.reporting.report.write_report", fail)
+    assert main(["train-cls", *words, "--epochs", "1"]) == 0
+    expected = f"runs/{MODEL}-2: the report could not be written: OSError: no space left; norton-det report runs/"
+    assert expected in caplog.text
 
 
 def test_another_run_is_refused_replaced_and_gone_on_with(
