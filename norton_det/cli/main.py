@@ -45,12 +45,9 @@ def main(argv: Sequence[str]) -> None:
     elif name == "--version":
         print(f"norton-det {__version__}")
     elif name in COMMANDS:
-        module = importlib.import_module(_module(name))
-        parser = Parser(prog=f"norton-det {name}", description=module.__doc__)
-        module.add_arguments(parser)
-        args = parse_arguments(parser, argv[1:])
+        args = parse_arguments(parser_of(name), argv[1:])
         args.command = ["norton-det", *argv]
-        module.run(args)
+        importlib.import_module(_module(name)).run(args)
     else:
         problem = f"unknown command {name!r}" if name else "no command"
         raise UsageError(f"{problem}; expected one of: {', '.join(COMMANDS)}")
@@ -62,6 +59,14 @@ def main_of(name: str) -> int:
     return main()
 
 
+def parser_of(name: str) -> Parser:
+    """Return the parser of a sub-command."""
+    module = importlib.import_module(_module(name))
+    parser = Parser(prog=f"norton-det {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    return parser
+
+
 def _module(name: str) -> str:
     return f"norton_det.cli.{name.replace('-', '_')}"
 
@@ -69,11 +74,12 @@ def _module(name: str) -> str:
 def _overview() -> str:
     """Return the help: the first sentence of each sub-command's docstring, which is read without importing it."""
     lines = ["usage: norton-det [-h] [--version] COMMAND ...", "", "commands:"]
-    lines += [f"  {name:12} {_first_sentence(name)}" for name in COMMANDS]
+    lines += [f"  {name:12} {first_sentence(name)}" for name in COMMANDS]
     return "\n".join([*lines, "", "norton-det COMMAND --help shows the arguments of a command."])
 
 
-def _first_sentence(name: str) -> str:
+def first_sentence(name: str) -> str:
+    """Return what a sub-command does, from its docstring, which is read without importing it."""
     spec = find_spec(_module(name))
     assert spec is not None
     assert spec.origin is not None

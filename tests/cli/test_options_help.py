@@ -1,24 +1,15 @@
 """Every option of every command says what it does and what it is without it; a pipe of help imports little."""
 
 import argparse
-import importlib
 import subprocess
 import sys
 
 import pytest
 from conftest import ENVIRONMENT
 
-from norton_det.cli.common import Parser
-from norton_det.cli.main import COMMANDS
+from norton_det.cli.main import COMMANDS, parser_of
 
 HEAVY = {"tensorly", "fvcore", "pycocotools", "matplotlib", "scipy", "av", "faster_coco_eval", "tensorboard", "sklearn"}
-
-
-def parser_of(name: str) -> Parser:
-    module = importlib.import_module(f"norton_det.cli.{name.replace('-', '_')}")
-    parser = Parser(prog=f"norton-det {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    return parser
 
 
 def problems(parser: argparse.ArgumentParser) -> list[str]:
