@@ -10,7 +10,7 @@ LOWEST_TESTS := $(addprefix tests/,builders compression decompositions deploymen
 
 test test-all test-cuda test-lowest: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test test-all test-cuda test-lowest lint clean
+.PHONY: venv demo test test-all test-cuda test-lowest docs lint clean
 
 venv: .venv/ready
 
@@ -43,6 +43,11 @@ test-lowest: .venv-lowest/ready
 	.venv-lowest/bin/python scripts/lowest_versions.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[dev]"
 	touch $@
+
+# The documentation site, in build/site, without network; a link that leads nowhere is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 lint: venv
 	$(BIN)/ruff check .

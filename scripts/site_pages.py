@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages that are generated, equations as MathML, and names of the docstrings as code.
+"""A hook of MkDocs: pages that are generated, and equations as MathML.
 
 Generated are the help of every command, the public names by topic, and the changelog. Nothing is fetched: equations are
 converted here, and the theme is configured without fonts of others.
@@ -35,7 +35,6 @@ TOPICS = {
 FURTHER = ("evaluation.coco.CocoEvaluator", "evaluation.compare.compare_results", "structure.settings.kept_widths")
 """Names that are not exported by ``norton_det``, and that the pages mention."""
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-_ROLE = re.compile(r":(?:func|class|meth|attr|data|mod):(<code>)~?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 
 
@@ -55,8 +54,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Convert equations, and roles of docstrings to code; called by MkDocs with the HTML of a page."""
-    return _ROLE.sub(r"\1", _EQUATION.sub(_mathml, content))
+    """Convert equations to MathML; called by MkDocs with the HTML of a page."""
+    return _EQUATION.sub(_mathml, content)
 
 
 @functools.cache
@@ -83,7 +82,7 @@ def _mathml(equation: re.Match[str]) -> str:
 
 
 def _api_page(title: str, topic: str) -> str:
-    parts = [f"# {title}", "Names without a module are exported by `norton_det` itself."]
+    parts = [f"# {title}", "`import norton_det as nd`"]
     for path in names_of(topic):
         module, _, name = path.rpartition(".")
         value = getattr(importlib.import_module(module), name)
@@ -111,19 +110,28 @@ def _command_page(name: str) -> str:
     for group in parser._action_groups:
         rows = list(_rows(parser, group))
         if rows:
-            heading = {"positional arguments": "Arguments", "options": "General"}.get(group.title or "", group.title)
-            parts += [f"## {str(heading).capitalize()}", table(("option", "meaning", "default"), rows, style="markdown")]
+            heading = str(group.title).removeprefix("positional ").capitalize()
+            parts += [f"## {heading}", table(("option", "meaning", "default"), rows, style="markdown")]
     return "\n\n".join(parts) + "\n"
 
 
 def _rows(parser: argparse.ArgumentParser, group: Any) -> Iterator[tuple[str, str, str]]:
     formatter = parser._get_formatter()
     for action in group._group_actions:
+        if action.dest == "help":
+            continue
         meaning, _, default = formatter._expand_help(action).partition(" (default: ")
-        value = "" if action.nargs == 0 else formatter._format_args(action, formatter._get_default_metavar_for_optional(action))
-        names = [f"`{name}`" for name in action.option_strings] or [f"`{value}`"]
-        shown = ", ".join(names) + (f" `{value}`" if action.option_strings and value else "")
-        yield shown.replace("|", "\\|"), _plain(meaning), _plain(default.removesuffix(")"))
+        value = (
+            ""
+            if action.nargs == 0
+            else formatter._format_args(action, formatter._get_default_metavar_for_optional(action))
+        )
+        shown = ", ".join(map(_code, action.option_strings)) + (f" {_code(value)}" if value else "")
+        yield shown, _plain(meaning), _plain(default.removesuffix(")"))
+
+
+def _code(text: str) -> str:
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
 
 
 def _plain(text: str) -> str:
