@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.data.coco.labels import BACKGROUND
+from norton_det.deployment.record import refuse_deployed
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.tasks import Detection
@@ -79,7 +80,7 @@ def with_classes(
         The new detector, with what was frozen still frozen and in the same mode, and its spec.
 
     Raises:
-        UsageError: the network is no detector, or it has no keypoints and some are given.
+        UsageError: the network is no detector, is deployed, or has no keypoints and some are given.
 
     Example:
         >>> from norton_det.builders import make_detector, with_classes
@@ -91,6 +92,7 @@ def with_classes(
         >>> bool((after[1] == before[2]).all())
         True
     """
+    refuse_deployed(net)
     architecture = ARCHITECTURES[spec.arch]
     if architecture.task.name != Detection.name:
         raise UsageError(f"{source}: is a {spec.arch}; expected a detector")
