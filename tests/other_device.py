@@ -141,6 +141,12 @@ def compress(device: torch.device, **options: Any) -> None:
     assert {tensor.device for tensor in compressed.state_dict().values()} == {device}
 
 
+def compress_seeded(device: torch.device) -> None:
+    _, arch = resnet8()
+    compressed, _ = nd.compress(None, arch=arch, rank=1, device=device)
+    assert {tensor.device for tensor in compressed.state_dict().values()} == {device}
+
+
 def compress_detector(device: torch.device) -> None:
     net, spec = narrow("fasterrcnn_cpresnet50_fpn", rank=None)
     ranks = {"backbone.body.layer4.1.conv2": 1, "backbone.fpn.layer_blocks.1.0": 1}
@@ -166,6 +172,7 @@ TASKS: dict[str, Callable[[torch.device], object]] = {
     "tucker2": partial(compress, rank=2, rates=[0.25] * 6, decomposition="tucker2"),
     "svd": partial(compress, rank={"conv1": 3, "layer2.0.conv2": 4, "linear": 5}, decomposition="svd"),
     **{criterion: partial(compress, rates=[0.25] * 6, criterion=criterion) for criterion in nd.pruning.CRITERIA},
+    "compress a seeded network": compress_seeded,
     "allocate": partial(compress, budget=nd.Budget(macs=4e5)),
     "reconstruct": reconstruct,
     "deploy": deploy,

@@ -271,7 +271,7 @@ def test_processes_train_to_the_weights_of_one(processes: tuple[str, list[Any]])
         assert each["mean"] == pytest.approx(sum(range(len(made))) / len(made))
 
 
-QUICK = ["cp", "deploy", "resnet56_cifar"]
+QUICK = ["cp", "compress a seeded network", "deploy", "resnet56_cifar"]
 SLOW = ["tucker2", "svd", "norm", "pabs", "random", "reconstruct", "csa", "vbd", "allocate"]
 SLOW += ["compress a detector", "deploy a detector", *sorted(NARROW.keys() - set(QUICK))]
 

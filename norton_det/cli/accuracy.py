@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 import norton_det as nd
 from norton_det.cli.common import Parser
-from norton_det.cli.options import CONFIGURATION, check_minimum, parse_configuration
+from norton_det.cli.options import CONFIGURATION, add_device, check_minimum, parse_configuration
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.data.image_datasets import ImageSet, read_images
@@ -29,6 +28,7 @@ from norton_det.formatting import table
 from norton_det.models import ARCHITECTURES, classifiers
 from norton_det.models.tasks import Images
 from norton_det.models.weights import initial_network
+from norton_det.runtime.device import check_device
 
 STAGES = ("plain", "calibrated", "reconstructed")
 _BATCH = 250  # of the evaluation
@@ -52,6 +52,7 @@ def add_arguments(parser: Parser) -> None:
     add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
     add("--lr", default=1e-3, type=float, help="initial learning rate of --reconstruct")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
+    add_device(parser.add_argument_group("computation"))
     add = parser.add_argument_group("output").add_argument
     add("--json", metavar="FILE", help="file to write the rows to")
 
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     """Compress and evaluate each configuration in each way, print the table."""
     check_minimum(args, calibration_images=1, holdout=0, reconstruct=0, reconstruct_images=1, batch_size=1)
     configurations = {text: parse_configuration(text, args.arch) for text in args.configurations}
-    dense, _ = initial_network(ARCHITECTURES[args.arch], args.weights)
+    check_device(args.device)
+    dense = initial_network(ARCHITECTURES[args.arch], args.weights)[0].to(args.device)
     images = _evaluation_images(args)
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
     calibration = read_calibration_set(args.data_path, args.arch, count, holdout=args.holdout, seed=args.seed)
@@ -89,7 +91,8 @@ def _evaluation_images(args: argparse.Namespace) -> ImageSet:
 
 def _top1(net: nn.Module, images: ImageSet) -> float:
     with in_implementation(net, "dense"):
-        return evaluate(net, images.evaluation(Batching(_BATCH)), torch.device("cpu")).top1
+        device = next(net.parameters()).device
+        return evaluate(net, images.evaluation(Batching(_BATCH)), device).top1
 
 
 def _stages(

@@ -32,6 +32,7 @@ from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn_options import limit_proposals
 from norton_det.models.tasks import Detection
 from norton_det.models.weights import initial_network
+from norton_det.runtime.device import check_device, default_device
 
 
 def add_arguments(parser: Parser) -> None:
@@ -78,6 +79,8 @@ def add_arguments(parser: Parser) -> None:
     add_division(group)
     add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
+    add = parser.add_argument_group("computation").add_argument
+    add("--device", help="cuda or cpu (default: cuda if there is one; with a target: cpu)")
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
     add("--json", action="store_true", help="print the report as JSON")
@@ -92,9 +95,10 @@ def run(args: argparse.Namespace) -> None:
     count = max(args.calibration_images, args.reconstruct_images if args.reconstruct else 0)
     division = division_of(args)
     images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed, **division)
+    device = args.device or ("cpu" if budget else default_device())
     model, arch = _source(args)
     net, spec = nd.compress(
-        model,
+        model.to(device) if isinstance(model, nn.Module) else model,
         arch=arch,
         rank=args.rank,
         rates=args.rates,
@@ -107,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
         scope=args.scope,
         round_to=args.round_to,
         seed=args.seed,
+        device=device,
     )
     if args.reconstruct:
         images = images[: args.reconstruct_images]
@@ -138,6 +143,9 @@ def _check(args: argparse.Namespace) -> Budget:
     budget = budget_of(args)
     if budget and (args.calibrate is None or args.rank is not None or args.rates is not None):
         raise UsageError("a target takes the place of --rank and --rates; expected --calibrate and neither of these")
+    if budget and args.device not in (None, "cpu"):
+        raise UsageError(f"--device {args.device} with a target: expected cpu, whose latencies are measured")
+    check_device(args.device or "cpu")
     check_output(args.output, ".safetensors")
     check_minimum(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
     if args.reconstruct and not args.calibrate:

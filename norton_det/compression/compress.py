@@ -42,6 +42,7 @@ def compress(
     scope: str | None = None,
     round_to: int = 1,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> tuple[nn.Module, Spec]:
     """Compress a network: decompose its filters, then prune whole filters.
 
@@ -73,6 +74,7 @@ def compress(
         round_to: multiple to which widths and ranks are rounded down, where these are numbers of channels (all but CP's
             ranks): 8, 16 or 32 as a processor's kernels want it. Never 0, never above the full width.
         seed: of random weights, of the decomposition's starts and of the criterion ``random``.
+        device: where a network is compressed that is read; one that is given as ``model`` stays on its device.
 
     Returns:
         The compressed network and its spec. The network has the class of ``model`` (of what is inside, if that is a
@@ -92,7 +94,7 @@ def compress(
     """
     methods = _checked_methods(decomposition, solver, budget)
     CRITERIA.check(criterion)
-    before = _given(model, arch, num_classes, seed, scope, round_to)
+    before = _given(model, arch, num_classes, seed, scope, round_to, device)
     network = before
     if budget is not None:
         if rank is not None or rates is not None or calibration is None:
@@ -144,6 +146,7 @@ def _given(
     seed: int,
     scope: str | None,
     round_to: int,
+    device: torch.device | str,
 ) -> Network:
     """Return the network to compress, with its source in the provenance."""
     if isinstance(model, nn.Module):
@@ -153,7 +156,7 @@ def _given(
     else:
         architecture = ARCHITECTURES[arch].scoped(scope).rounding_to(round_to)
         net, source = initial_network(architecture, model, num_classes=num_classes, seed=seed)
-        network = described(net, architecture)
+        network = described(net.to(device), architecture)
         network = replace(network, spec=replace(network.spec, **names_of(architecture, model)))
     history = {"source": source, "torch": torch.__version__, **network.spec.provenance}
     return replace(network, spec=replace(network.spec, provenance=history))

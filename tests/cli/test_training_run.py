@@ -162,6 +162,16 @@ def test_every_command_has_one_rule_for_devices(there: bool, monkeypatch: pytest
         module, parser = importlib.import_module(_module(name)), Parser()
         module.add_arguments(parser)
         found.update((name, action.default) for action in parser._actions if action.dest == "device")
-    assert found.pop("search") is None, "set where it is used, since an allocation is on the CPU"
+    for name in ("compress", "search"):
+        assert found.pop(name) is None, "set where it is used, since an allocation is on the CPU"
     assert set(found.values()) == {"cuda" if there else "cpu"}
-    assert {"train-cls", "train-det", "eval-cls", "eval-det", "benchmark", "visualize", "demo"} <= found.keys()
+    assert {
+        "accuracy",
+        "train-cls",
+        "train-det",
+        "eval-cls",
+        "eval-det",
+        "benchmark",
+        "visualize",
+        "demo",
+    } <= found.keys()
