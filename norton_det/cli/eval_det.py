@@ -3,11 +3,11 @@
 Examples:
   norton-det eval-det --checkpoint out/checkpoint.pth --data-path coco
   norton-det eval-det --results results.json --annotations coco/annotations/instances_val2017.json --per-class
+  norton-det eval-det --checkpoint out/checkpoint.pth --data-path coco --errors --f1 --output metrics.md
   norton-det eval-det --compare dense.pth results.json --data-path coco --output comparison.json
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader
 from norton_det.builders.load_detector import read_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset, add_division, add_keypoint_sigmas, division_of
+from norton_det.cli.eval_output import add_formats, check_formats, show_comparison, show_metrics
 from norton_det.cli.options import (
     add_device,
     add_image_size,
     add_max_detections,
     add_workers,
     check_minimum,
-    check_output,
 )
 from norton_det.data import CocoDataset, collate, find_split, read_coco
 from norton_det.data.coco.checks import check_results, raise_errors
@@ -34,14 +34,18 @@ from norton_det.data.coco.checks.findings import ERROR
 from norton_det.data.coco.labels import Labels
 from norton_det.data.coco.layouts import Split
 from norton_det.errors import UsageError
-from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics, format_metrics, metric_names
+from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics
 from norton_det.evaluation.coco_results import RESULTS_FILE, Result, kinds_of_results, read_results, write_results
-from norton_det.evaluation.compare import DRAWS, check_draws, compare_results, format_comparison
+from norton_det.evaluation.compare import DRAWS, check_draws, compare_results
+from norton_det.evaluation.error_split import dict_of, split_errors
 from norton_det.evaluation.keypoint_sigmas import set_sigmas
 from norton_det.evaluation.limits import warn_of_detector_limit
+from norton_det.evaluation.matches import match_results
+from norton_det.evaluation.precision_recall import best_thresholds
 from norton_det.evaluation.predict import predict
+from norton_det.evaluation.subset import first_images, results_of
+from norton_det.evaluation.tables import ERRORS, F1
 from norton_det.files import write_json
-from norton_det.formatting import table
 from norton_det.models.tasks import kinds_of
 
 
@@ -77,18 +81,29 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help="library; faster: faster-coco-eval",
     )
+    add("--iou-thresholds", nargs="+", type=float, metavar="T", help="of IoU (default: COCO's, 0.5 to 0.95)")
+    add("--limit", type=int, metavar="N", help="evaluate the first N images alone (default: all)")
+    add("--errors", action="store_true", help="what each kind of error costs in AP50: the error split of TIDE")
+    add("--f1", action="store_true", help="precision, recall and F1 at the score threshold with the best F1, IoU 0.5")
     add("--draws", default=DRAWS, type=int, metavar="N", help="of the bootstrap of --compare")
     add("--seed", default=0, type=int, metavar="N", help="of the bootstrap of --compare")
-    add = parser.add_argument_group("output").add_argument
+    group = parser.add_argument_group("output")
+    add = group.add_argument
     add("--print-freq", default=100, type=int, metavar="N", help="images between log lines")
     add("--output-dir", metavar="DIR", help=f"write metrics.json there, and {RESULTS_FILE} of --checkpoint")
-    add("--output", metavar="FILE", help="write the comparison there, as JSON")
-    add("--json", action="store_true", help="print JSON rather than a table; null is no ground truth")
+    add_formats(group)
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate or compare, and print."""
-    check_minimum(args, workers=0, print_freq=1)
+    check_minimum(args, workers=0, print_freq=1, **({} if args.limit is None else {"limit": 1}))
+    check_formats(args)
+    for flag in ("compare", "errors", "f1"):
+        if getattr(args, flag) and args.backend != "pycocotools":
+            raise UsageError(f"--backend {args.backend} does not keep what --{flag} needs; expected pycocotools")
+    for flag in ("errors", "f1"):
+        if getattr(args, flag) and args.compare:
+            raise UsageError(f"--{flag}: is not for --compare; expected --checkpoint or --results")
     detectors = [path for path in (args.checkpoint, *(args.compare or ())) if path and not _is_results(path)]
     for name in ("annotations", "images") if detectors else ("annotations",):
         if getattr(args, name) is None and args.data_path is None:
@@ -99,59 +114,64 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, found: Split) -> None:
-    annotations = found.annotations
-    if args.output:
-        raise UsageError(f"--output {args.output}: is for --compare; expected --output-dir")
     if args.checkpoint:
         data = _data(args, found)
         detector = _read_detector(args, args.checkpoint, data)
-        evaluator = _evaluator(args, data.coco, args.kinds or kinds_of(detector[0]), annotations)
+        evaluator = _evaluator(args, data.coco, args.kinds or kinds_of(detector[0]), found.annotations)
         results, name = _detect(args, *detector, data), "results"
     else:
-        results, name = read_results(args.results), args.results
-        kinds = args.kinds or kinds_of_results(results) or ["bbox"]
-        evaluator = _evaluator(args, _read(args, found), kinds, annotations)
+        coco, results, name = _read(args, found), read_results(args.results), args.results
+        first = first_images(coco, args.limit)
+        results = results_of(results, coco, first)
+        evaluator = _evaluator(args, first, args.kinds or kinds_of_results(results) or ["bbox"], found.annotations)
     metrics = evaluator.evaluate(results, per_class=args.per_class, name=name)
+    _add_analyses(args, metrics, evaluator, results)
     if args.output_dir:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if args.checkpoint:
             write_results(folder, results)
         write_json(folder / "metrics.json", metrics)
-    if args.json:
-        print(json.dumps(metrics))
-    else:
-        print(_class_tables(metrics) if args.per_class else format_metrics(metrics))
+    show_metrics(args, metrics)
+
+
+def _add_analyses(
+    args: argparse.Namespace, metrics: Metrics, evaluator: CocoEvaluator, results: Sequence[Result]
+) -> None:
+    """Add the error split and the best thresholds to the metrics of each kind."""
+    for kind, values in metrics.items() if args.errors or args.f1 else ():
+        matches = match_results(evaluator, results, kind)
+        if args.errors and kind != "keypoints":
+            values[ERRORS] = dict_of(split_errors(matches))
+        if args.f1:
+            overall, classes = best_thresholds(matches)
+            values[F1] = {"all": asdict(overall), CLASSES: {name: asdict(point) for name, point in classes.items()}}
 
 
 def _compare(args: argparse.Namespace, found: Split) -> None:
     """Compare two detectors. What can be refused is refused before the first one runs."""
-    if args.backend != "pycocotools":
-        raise UsageError(f"--backend {args.backend} does not keep what --compare needs; expected pycocotools")
     if args.output_dir:
         raise UsageError(f"--output-dir {args.output_dir}: is not for --compare; expected --output")
-    if args.output:
-        check_output(args.output, ".json")
     check_draws(args.draws, args.seed)
     data = None if all(map(_is_results, args.compare)) else _data(args, found)
     coco = _read(args, found) if data is None else data.coco
     sources = [_source(args, path, coco, data) for path in args.compare]
-    first, second = (results() for results in sources)
+    first = first_images(coco, args.limit)
+    a, b = (results_of(results(), coco, first) for results in sources)
     comparison = compare_results(
-        coco,
         first,
-        second,
+        a,
+        b,
         args.kinds,
         names=tuple(args.compare),
         annotations=found.annotations,
         max_detections=args.max_detections,
+        iou_thresholds=args.iou_thresholds,
         draws=args.draws,
         seed=args.seed,
         print_freq=args.print_freq,
     )
-    if args.output:
-        write_json(args.output, asdict(comparison))
-    print(json.dumps(asdict(comparison)) if args.json else format_comparison(comparison, per_class=args.per_class))
+    show_comparison(args, comparison)
 
 
 def _is_results(path: str) -> bool:
@@ -169,13 +189,19 @@ def _source(args: argparse.Namespace, path: str, coco: Any, data: Any) -> Callab
 
 
 def _evaluator(args: argparse.Namespace, coco: Any, kinds: Sequence[str], annotations: str | Path) -> CocoEvaluator:
-    return CocoEvaluator(coco, kinds, backend=args.backend, name=annotations, max_detections=args.max_detections)
+    if args.errors and set(kinds) == {"keypoints"}:
+        raise UsageError("--errors: keypoints have no error split; expected --kinds bbox or segm")
+    limits = {"max_detections": args.max_detections, "iou_thresholds": args.iou_thresholds}
+    return CocoEvaluator(coco, kinds, backend=args.backend, name=annotations, **limits)
 
 
 def _data(args: argparse.Namespace, found: Split) -> CocoDataset:
     files: dict[str, Any] = {"images": found.images, "annotations": found.annotations}
     data = CocoDataset(None, "val", args.dataset, **files, **division_of(args))
     _set_sigmas(args, data.coco, found)
+    if args.limit is not None:
+        data.coco = first_images(data.coco, args.limit)
+        data.ids = data.ids[: args.limit]
     return data
 
 
@@ -202,15 +228,3 @@ def _detect(args: argparse.Namespace, model: nn.Module, labels: Labels, data: Co
     warn_of_detector_limit(model, data.coco.dataset, data.annotations, args.max_detections)
     batches = DataLoader(data, batch_size=1, num_workers=args.workers, collate_fn=collate)
     return predict(model, batches, torch.device(args.device), labels=labels, print_freq=args.print_freq)
-
-
-def _class_tables(metrics: Metrics) -> str:
-    """Return a table for each kind: a row for all classes, and one for each."""
-    parts = []
-    for kind, lines in metrics.items():
-        rows = [
-            (name, *("-" if row[line] is None else f"{row[line]:.3f}" for line in metric_names(lines)))
-            for name, row in {"all": lines, **lines[CLASSES]}.items()
-        ]
-        parts.append(f"IoU metric: {kind} (-: no ground truth)\n{table(('class', *metric_names(lines)), rows)}")
-    return "\n\n".join(parts)

@@ -43,8 +43,13 @@ class Analysis:
 
     @property
     def threshold(self) -> float:
-        """Threshold of the best F1; infinite if nothing is detected."""
+        """Threshold of the best F1; infinite if nothing is detected, or there is nothing to detect."""
         return np.inf if self.best.threshold is None else self.best.threshold
+
+    @property
+    def title(self) -> str:
+        """Name and threshold."""
+        return self.name if self.best.threshold is None else f"{self.name}, score ≥ {self.threshold:.2f}"
 
 
 def analyse(

@@ -34,7 +34,7 @@ def curves_figure(run: Run, others: Mapping[str, Run] | None = None) -> "Figure"
     figure = new_figure(13, 4.2)
     loss, rate, metrics = figure.subplots(1, 3, width_ratios=[1.4, 1, 1.4])
     _draw_losses(loss, run)
-    lines = run.iterations or run.epochs
+    lines = [line for line in run.iterations or run.epochs if line.get("lr") is not None]
     rate.plot(positions(lines, run.iterations), [line["lr"] for line in lines], color=COLOURS[0])
     style(rate, "Learning rate", "epoch")
     rate.set_ylim(bottom=0)

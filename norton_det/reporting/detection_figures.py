@@ -86,7 +86,7 @@ def _draw_confusion(axes: "Axes", side: Analysis) -> None:
                 text = f"{matrix[row, column]}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=9 if size < 12 else 7)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
-    style(axes, f"Confusion at score {side.threshold:.2f}: {side.name}", "detected as", "object")
+    style(axes, f"Confusion: {side.title}", "detected as", "object")
     axes.grid(visible=False)
     if size <= _NAMED_ROWS:
         axes.set_xticks(range(size), [*classes, "missed"], rotation=90 if size > 5 else 0)

@@ -100,7 +100,7 @@ def _report(
     curves = curves_figure(run, others)
     write_figure(curves, run.folder / "curves.png")
     training = [page.heading("Training", 3), page.drawing(as_svg(curves), width_of(curves)), *facts_section(run)]
-    model = (run.about.get("args") or {}).get("model")
+    model = run.args.get("model")
     start = [*([page.paragraph(str(model), "note")] if model else []), page.tiles(headline(run))]
     if run.results is None:
         return [*start, *training]
@@ -110,7 +110,7 @@ def _report(
         logger.warning("%s: %s --annotations names them.", run.folder, text)
         return [*start, page.paragraph(text, "note"), *training]
     coco = truth_of(run, annotations)
-    limit = (run.about.get("args") or {}).get("max_detections")
+    limit = run.args.get("max_detections")
     sides = {run.name: run, **others}
     analyses = analyse(coco, {name: side.results or [] for name, side in sides.items()}, annotations, limit)
     compared = [] if dense is None else _compare(coco, run, dense, annotations, limit, draws)
@@ -122,11 +122,10 @@ def _report(
 
 def truth_of(run: Run, annotations: str | Path) -> Any:
     """Return the annotations as the run was evaluated on them: the part that it held out, with its tolerances."""
-    args = run.about.get("args") or {}
-    fraction, seed = args.get("val_fraction"), args.get("split_seed", 0)
+    fraction, seed = run.args.get("val_fraction"), run.args.get("split_seed", 0)
     coco = read_coco(annotations, None if fraction is None else HeldOut(fraction, seed, held_out=True))
-    if args.get("keypoint_sigmas"):
-        set_sigmas(coco, args["keypoint_sigmas"], annotations)
+    if run.args.get("keypoint_sigmas"):
+        set_sigmas(coco, run.args["keypoint_sigmas"], annotations)
     return coco
 
 

@@ -41,6 +41,11 @@ class Run:
         """Name of the folder."""
         return self.folder.resolve().name
 
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """The arguments of the command; none for a run of an earlier version."""
+        return self.about.get("args") or {}
+
     @cached_property
     def results(self) -> list[Result] | None:
         """The results of the last evaluation; None: the run is not one of a detector."""

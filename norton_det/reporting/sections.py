@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from norton_det.data.coco.labels import BACKGROUND
 from norton_det.evaluation.compare import Comparison, Difference
 from norton_det.formatting import format_count
 from norton_det.reporting import page
 from norton_det.reporting.run import Run
+from norton_det.spec import UNUSED
 
 NONE = "-"
 """What is written where there is no number."""
@@ -72,13 +74,13 @@ def facts_section(run: Run) -> list[str]:
                     f"{data.get('images')} images{objects}: {data.get('annotations') or data.get('folder')}",
                 )
             )
-    classes = [str(name) for name in about.get("classes") or () if name != "__background__"]
+    classes = [str(name) for name in about.get("classes") or () if name not in (BACKGROUND, UNUSED)]
     rows += [(f"{len(classes)} classes", ", ".join(classes))] if classes else []
     versions = ", ".join(f"{name} {text}" for name, text in (about.get("versions") or {}).items())
     for name, text in (("device", about.get("device")), ("versions", versions), ("commit", about.get("git_commit"))):
         rows += [(name, text)] if text else []
     rows += [("started", about["started"])] if about.get("started") else []
-    arguments = page.facts([(name, value) for name, value in (about.get("args") or {}).items()])
+    arguments = page.facts([(name, value) for name, value in run.args.items()])
     return [page.heading("Run", 3), page.facts(rows), page.folded("All arguments", arguments)]
 
 

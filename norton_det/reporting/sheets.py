@@ -89,7 +89,7 @@ def _draw(coco: Any, image: Any, folder: Path, sides: Sequence[Analysis], legend
         if not panels:
             panels["truth"] = _entries(coco, matches.objects, side.matches.kind)
         found = [one for one in matches.detections if one["score"] >= side.threshold]
-        panels[f"{side.name}, score ≥ {side.threshold:.2f}"] = _entries(coco, found, side.matches.kind)
+        panels[side.title] = _entries(coco, found, side.matches.kind)
     picture = TF.pil_to_tensor(read_rgb(folder / coco.imgs[image]["file_name"]))
     return draw_beside(picture, panels, legend, side=SIDE)
 
