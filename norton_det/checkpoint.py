@@ -34,6 +34,7 @@ from norton_det.structure.build import build
 from norton_det.structure.describe import described
 from norton_det.structure.equal_outputs import check_outputs
 from norton_det.structure.network import Network
+from norton_det.structure.published_files import is_published, published_network
 
 _ROUNDING = 1e-6
 """Relative: what is multiplied out beforehand is rounded as the processor adds."""
@@ -156,6 +157,8 @@ def load(
 ) -> tuple[nn.Module, Spec]:
     """Rebuild a network from a file of :func:`save`, or from a training checkpoint (``.pth``) that holds a spec.
 
+    Files of the publication's own implementation (``resnet_50_pabs_..._1_73.65.pt``) are read as well.
+
     The file of a deployed network gives it back as it was deployed, on this machine or another.
 
     Args:
@@ -213,6 +216,8 @@ def read_network(
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
     header = read_header(path)
     content = read_file(path) if content is None else content
+    if SPEC_KEY not in header and "spec" not in content and (published := published_network(content, path)):
+        return published
     spec = _parse_spec(path, header.get(SPEC_KEY, content.get("spec")), header, deployed)
     tensors = content["model"] if isinstance(content.get("model"), Mapping) else content
     return spec, tensors
@@ -236,7 +241,11 @@ def read_spec(path: str | Path, *, deployed: bool = False) -> Spec:
 
 
 def _spec_text(path: str | Path, header: Mapping[str, str]) -> Any:
-    return header.get(SPEC_KEY) if is_safetensors(path) else read_file(path).get("spec")
+    if is_safetensors(path):
+        return header.get(SPEC_KEY)
+    content = read_file(path)
+    published = None if "spec" in content else published_network(content, path)
+    return published[0].to_json() if published else content.get("spec")
 
 
 def _parse_spec(path: str | Path, text: Any, header: Mapping[str, str], deployed: bool) -> Spec:
@@ -259,10 +268,13 @@ def _read_deployment(path: str | Path) -> Deployment | None:
 
 
 def has_spec(path: str | Path) -> bool:
-    """Tell whether ``path`` is a readable file with a spec, of whatever format version."""
+    """Tell whether ``path`` is a readable file from which a spec follows, of whatever format version."""
     if not Path(path).is_file():
         return False
     try:
-        return isinstance(_spec_text(path, read_header(path)), str)
+        if is_safetensors(path):
+            return SPEC_KEY in read_header(path)
+        content = read_file(path)
     except DataError:
         return False
+    return isinstance(content.get("spec"), str) or is_published(content)

@@ -20,6 +20,7 @@ from norton_det.models.weights import published_state
 from norton_det.spec import Spec
 from norton_det.structure.build import build_network
 from norton_det.structure.describe import described
+from norton_det.structure.published_files import widths_in
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -180,4 +181,8 @@ def _of_state(state: Mapping[str, Tensor], name: str) -> Source:
         raise DataError(
             f"{name}: has no tensor {_STEM!r}; expected the weights of a resnet50, or of a detector with one"
         )
-    return Source(Spec(BACKBONES[version].name, 0, provenance={"source": name}), inside, version, name)
+    architecture = BACKBONES[version]
+    full, found = architecture.plan.widths, widths_in(inside, architecture)
+    widths = {group: width for group, width in found.items() if width < full[group]}
+    spec = Spec(architecture.name, 0, widths=widths, provenance={"source": Path(name).name})
+    return Source(spec, inside, version, name)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torchvision.models import ResNet50_Weights, WeightsEnum
+from torchvision.models import ResNet50_Weights
 
-from norton_det.checkpoint import load
+from norton_det.checkpoint import has_spec, load
 from norton_det.errors import UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.weights import initial_network
@@ -15,7 +15,7 @@ from norton_det.registry import torchvision_builder
 
 
 def _classifier(arch: str, weights: Any, num_classes: int | None, progress: bool) -> nn.Module:
-    if not isinstance(weights, WeightsEnum) and Path(str(weights)).suffix == ".safetensors":
+    if isinstance(weights, (str, Path)) and has_spec(weights):
         net, spec = load(weights)
         if spec.arch != arch:
             raise UsageError(f"weights {weights}: is a {spec.arch}; expected a {arch}")

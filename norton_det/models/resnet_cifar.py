@@ -3,6 +3,7 @@
 Three stages of basic blocks; shortcuts without parameters, which subsample and pad with zero channels (option A).
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch.nn.functional as F
@@ -45,15 +46,20 @@ class CifarResNet(nn.Module):
     Args:
         blocks: n, the number of basic blocks a stage.
         num_classes: outputs of the classifier.
+        shortcuts: by stage, which input channel each output channel of its first shortcut is, -1 for zero, where that
+            is another one than by option A.
     """
 
-    def __init__(self, blocks: int, num_classes: int = 10) -> None:
+    def __init__(
+        self, blocks: int, num_classes: int = 10, shortcuts: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         super().__init__()
+        index = shortcuts or {}
         self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
-        self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], blocks, stride=1)
-        self.layer2 = _stage(_WIDTHS[0], _WIDTHS[1], blocks, stride=2)
-        self.layer3 = _stage(_WIDTHS[1], _WIDTHS[2], blocks, stride=2)
+        self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], blocks, 1, index.get("layer1"))
+        self.layer2 = _stage(_WIDTHS[0], _WIDTHS[1], blocks, 2, index.get("layer2"))
+        self.layer3 = _stage(_WIDTHS[1], _WIDTHS[2], blocks, 2, index.get("layer3"))
         self.linear = nn.Linear(_WIDTHS[2], num_classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -67,10 +73,11 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, index: Sequence[int] | None) -> nn.Sequential:
     # The first block joins two channel groups even where they are equally wide, so its shortcut is a map as well.
-    pad = (out_channels - in_channels) // 2
-    index = [-1] * pad + list(range(in_channels)) + [-1] * (out_channels - in_channels - pad)
+    if index is None:
+        pad = (out_channels - in_channels) // 2
+        index = [-1] * pad + list(range(in_channels)) + [-1] * (out_channels - in_channels - pad)
     first = BasicBlock(in_channels, out_channels, stride, ChannelMap(index, stride))
     others = [BasicBlock(out_channels, out_channels, 1, nn.Identity()) for _ in range(blocks - 1)]
     return nn.Sequential(first, *others)

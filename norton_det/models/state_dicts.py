@@ -48,7 +48,20 @@ def read_state_dict(path: str | Path, names: Collection[str] = ()) -> dict[str, 
         ...     read_state_dict(f"{folder}/x.pth")
         {'weight': tensor([1., 1.])}
     """
-    whole = read_file(path)
+    return state_dict_in(read_file(path), path, names)
+
+
+def state_dict_in(whole: Mapping[str, Any], path: str | Path, names: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return the state dict in what was read from a file; see :func:`read_state_dict`.
+
+    Args:
+        whole: the content of the file.
+        path: the file, for messages.
+        names: tensors of the network.
+
+    Raises:
+        DataError: there is no state dict.
+    """
     (key, content), *others = _under_keys(whole) or [("", whole)]
     if others:
         rest = ", ".join(key for key, _ in others)

@@ -20,6 +20,7 @@ from torchvision.models.detection import (
 
 from norton_det.errors import DataError, UsageError
 from norton_det.models.architecture import Architecture
+from norton_det.models.other_names import in_our_names
 from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.tasks import Detection
 
@@ -79,7 +80,7 @@ def initial_state(
     if named := named_weights(architecture.weights, weights):
         return published_state(named, progress=progress), str(named)
     names = {f"{layer.name}.weight" for layer in architecture.plan.layers}
-    return read_state_dict(str(weights), names), Path(str(weights)).name
+    return in_our_names(read_state_dict(str(weights), names), architecture.name), Path(str(weights)).name
 
 
 def published_state(weights: WeightsEnum, *, progress: bool = True) -> dict[str, Tensor]:
