@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from norton_det.errors import DataError
-from norton_det.files import read_json
+from norton_det.errors import DataError, UsageError
+from norton_det.files import read_json, write_atomically
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -78,6 +78,18 @@ def read_image(path: str | Path, annotated: Callable[[str], Size | None] | None 
         raise DataError(f"{path}: cannot be read as an image: {reason}") from None
     turned = orientation != UPRIGHT and annotated is not None and annotated(Path(path).name) != rgb.size
     return StoredImage(rgb.transpose(_TURNS[orientation]) if turned else rgb, orientation, turned)
+
+
+def write_image(path: str | Path, image: Image.Image) -> None:
+    """Write an image, atomically, in the format that the file's name says; JPEG with sharp letters.
+
+    Raises:
+        UsageError: the folder does not exist, or the name says no format.
+    """
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"{path}: names no format of images; expected a name that ends with .jpg or .png, for example")
+    options: dict[str, Any] = {"quality": 90} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}
+    write_atomically(path, lambda name: image.save(name, **options))
 
 
 def read_rgb(path: str | Path) -> Image.Image:

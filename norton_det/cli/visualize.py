@@ -1,39 +1,54 @@
 r"""Draw detections on images or a video, of two detectors side by side if wanted, and measure their speeds.
 
+Beside the drawings, detections.json has the detections as COCO results with names of classes and files; those of
+--compare are in detections_compare.json. With --annotations, ids of images and categories are those of the data.
+
 The detector's time is that of an image on its way from memory to boxes, masks and keypoints in memory, one image at a
 time. The total time is everything: reading, all detectors, drawing and writing.
 
-Example:
+Of a classifier, --cam draws where the image speaks for the class that it sees.
+
+Examples:
   norton-det visualize --checkpoint dense.pth --compare compressed.pth --input street.mp4 --output drawn \
       --annotations coco/annotations/instances_val2017.json
+  norton-det visualize --checkpoint out/checkpoint.pth --input coco/val2017 --output drawn \
+      --annotations coco/annotations/instances_val2017.json --truth
 """
 
 import argparse
 import json
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as TF
+from torch import Tensor
 from tqdm import tqdm
 
 from norton_det.builders.load_detector import read_detector
+from norton_det.checkpoint import read_spec
+from norton_det.cli.class_maps import draw_classes
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_device, add_image_size
+from norton_det.cli.drawn_detector import DrawnDetector
+from norton_det.cli.options import add_device, add_image_size, check_minimum
+from norton_det.data.coco.truth import Truth
 from norton_det.errors import DataError, UsageError
-from norton_det.evaluation.predict import detect
+from norton_det.files import write_json
 from norton_det.formatting import table
-from norton_det.runtime.timing import Stopwatch
-from norton_det.visualization.beside import draw_beside
-from norton_det.visualization.draw import draw_detections
+from norton_det.models import ARCHITECTURES
+from norton_det.models.tasks import Detection
+from norton_det.runtime.device import check_device
+from norton_det.visualization.beside import draw_beside, with_row
+from norton_det.visualization.cam import check_cam, with_map
+from norton_det.visualization.draw import draw_detections, enlarged
 from norton_det.visualization.legend import Legend
 from norton_det.visualization.media import Images, Video, open_images
 
 logger = logging.getLogger(__name__)
-_ZOOMS = 3
+_TRUTH = "truth"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -42,6 +57,7 @@ def add_arguments(parser: Parser) -> None:
     add = group.add_argument
     add("--checkpoint", required=True, metavar="FILE", help="training checkpoint, or file of norton-det compress")
     add("--compare", metavar="FILE", help="another one, drawn beside it")
+    add("--titles", nargs="+", metavar="TEXT", help="of the two (default: the names of the files)")
     add_image_size(group)
     add("--score-thresh", default=0.5, type=float, metavar="P", help="minimum score of what is drawn")
     add_device(group)
@@ -50,77 +66,122 @@ def add_arguments(parser: Parser) -> None:
     add(
         "--annotations",
         metavar="FILE",
-        help="COCO annotations: skeleton, orientation of the images, names of classes that a file does not name",
+        help="COCO annotations: skeleton, orientation of the images, ids, names of classes that a file does not name",
     )
+    add("--truth", action="store_true", help="draw the objects of --annotations first, beside those detected")
     add = parser.add_argument_group("output").add_argument
-    add("--output", required=True, metavar="DIR", help="folder for the images, or for the video as MP4")
+    add("--output", required=True, metavar="DIR", help="folder for the images, or for the video as MP4; and for JSON")
+    add(
+        "--side", type=int, metavar="S", help="longer side of an image as drawn (default: its own, small ones enlarged)"
+    )
+    add("--zoom", default=3, type=int, metavar="N", help="parts that are enlarged where those beside each other differ")
+    add("--cam", action="store_true", help="draw class activation maps as well; needs norton-det[cam]")
     add("--json", action="store_true", help="print the speeds as JSON")
-
-
-@dataclass(frozen=True)
-class _Detector:
-    """A detector, where it runs, the minimum score of its detections, the names of its labels, and its time."""
-
-    net: nn.Module
-    device: str
-    threshold: float
-    legend: Legend
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    def detect(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the detections on an image (3, H, W), uint8."""
-        with self.watch:
-            return detect(self.net, TF.to_dtype(image.to(self.device), scale=True), threshold=self.threshold)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw and print the speeds."""
+    check_minimum(args, zoom=0, **({} if args.side is None else {"side": 1}))
+    files = [file for file in (args.checkpoint, args.compare) if file is not None]
+    titles = args.titles or files
     if args.compare is not None and Path(args.compare) == Path(args.checkpoint):
         raise UsageError(f"--compare {args.compare}: is --checkpoint; expected another file")
+    if len(titles) != len(files) or len({*titles, _TRUTH}) <= len(files):
+        raise UsageError(f"--titles {' '.join(titles)}: expected a title of its own for each of {' and '.join(files)}")
+    if args.truth and not args.annotations:
+        raise UsageError("--truth needs --annotations")
+    if args.cam:
+        check_cam()
+    check_device(args.device)
     source = open_images(args.input, args.annotations)
+    if args.cam and ARCHITECTURES[read_spec(args.checkpoint, deployed=True).arch].task.name != Detection.name:
+        print(f"{draw_classes(source, dict(zip(titles, files, strict=True)), args)}: {len(source)} images")
+    else:
+        _draw(source, dict(zip(titles, files, strict=True)), args)
+
+
+def _draw(source: Images | Video, files: dict[str, str], args: argparse.Namespace) -> None:
+    """Draw what detectors find, write it as JSON as well, and print the speeds."""
+    truth = Truth(args.annotations) if args.annotations else None
     legend = Legend.read(args.annotations) if args.annotations else Legend()
-    detectors = {file: _load(file, args, legend) for file in (args.checkpoint, args.compare) if file is not None}
+    detectors = [_load(title, file, args, legend, truth) for title, file in files.items()]
     _warm_up(detectors, source)
     start = time.perf_counter()
-    output = source.write(args.output, _drawn(source, detectors))
+    output = source.write(args.output, _drawn(source, detectors, truth, legend, args))
+    for detector, suffix in zip(detectors, ("", "_compare"), strict=False):
+        write_json(Path(args.output) / f"detections{suffix}.json", detector.rows)
+        detector.log_left_out(args.annotations)
     _report(detectors, time.perf_counter() - start, output, as_json=args.json)
 
 
-def _load(file: str, args: argparse.Namespace, legend: Legend) -> _Detector:
+def _load(title: str, file: str, args: argparse.Namespace, legend: Legend, truth: Truth | None) -> DrawnDetector:
     net, spec = read_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
-    if spec.classes:
-        legend = replace(legend, names=dict(enumerate(spec.classes)))
-    elif args.annotations:
+    named = Legend.of_names(spec.classes, spec.keypoints)
+    ids = None
+    if spec.classes and truth is not None:
+        number = {name: i for i, name in truth.names.items()}
+        ids = {label: number[name] for label, name in named.names.items() if name in number}
+    elif truth is not None:
         logger.warning("%s: does not name its classes; labels are taken for the ids of %s", file, args.annotations)
-    return _Detector(net, args.device, args.score_thresh, legend)
+    legend = Legend(
+        named.names if spec.classes else legend.names,
+        legend.skeleton or named.skeleton,
+        spec.keypoints or legend.keypoints,
+    )
+    return DrawnDetector(title, net, args.device, args.score_thresh, legend, ARCHITECTURES[spec.arch].task.kinds, ids)
 
 
-def _warm_up(detectors: dict[str, _Detector], source: Images | Video) -> None:
+def _warm_up(detectors: Sequence[DrawnDetector], source: Images | Video) -> None:
     """Run each detector once, uncounted: the first run allocates memory and chooses algorithms."""
     first = next(iter(source), None)
     if first is None:
         raise DataError("the video has no frame")
-    for detector in detectors.values():
-        detect(detector.net, TF.to_dtype(first, scale=True).to(detector.device))
+    for detector in detectors:
+        detector.run(first)
 
 
-def _drawn(source: Images | Video, detectors: dict[str, _Detector]) -> Iterator[Tensor]:
+def _drawn(
+    source: Images | Video,
+    detectors: Sequence[DrawnDetector],
+    annotated: Truth | None,
+    legend: Legend,
+    args: argparse.Namespace,
+) -> Iterator[Tensor]:
     """Yield each image with the detections of each detector drawn in it, (3, H, W), uint8."""
-    for image in tqdm(source, desc="images", disable=None, leave=False):
-        found = {file: one.detect(image) for file, one in detectors.items()}
-        legends = {file: one.legend for file, one in detectors.items()}
-        if len(found) > 1:
-            yield draw_beside(image, found, legends, zooms=_ZOOMS)
+    truth = annotated if args.truth else None
+    files, ids = _files_and_ids(source, annotated)
+    bar = tqdm(source, desc="images", disable=None, leave=False)
+    for number, (image, file) in enumerate(zip(bar, files, strict=False), start=1):
+        image_id = number if ids is None else ids[number - 1]
+        found = {one.title: one.found(image, file, image_id).detections for one in detectors}
+        maps = [enlarged(with_map(image, one.map(image)), args.side) for one in detectors] if args.cam else []
+        legends = {one.title: one.legend for one in detectors}
+        if truth is not None:
+            found = {_TRUTH: truth.objects(file, detectors[0].kinds), **found}
+            legends[_TRUTH] = replace(legend, names=truth.names)
+            maps = maps and [enlarged(image, args.side), *maps]
+        if len(found) > 1 or maps:
+            drawn = draw_beside(image, found, legends, side=args.side, zooms=args.zoom if len(found) > 1 else 0)
         else:
-            yield from (draw_detections(image, found[file], legends[file]) for file in found)
+            (one,) = detectors
+            drawn = draw_detections(image, found[one.title], one.legend, side=args.side)
+        yield with_row(drawn, maps) if maps else drawn
 
 
-def _report(detectors: dict[str, _Detector], total: float, output: Path, *, as_json: bool) -> None:
+def _files_and_ids(source: Images | Video, annotated: Truth | None) -> tuple[Iterable[str], list[Any] | None]:
+    """Return the name of the file of each image, and the ids of all images, if the annotations have them."""
+    if isinstance(source, Video):
+        return repeat(source.path.name), None
+    files = [path.name for path in source.paths]
+    return files, None if annotated is None else annotated.ids_of(files)
+
+
+def _report(detectors: Sequence[DrawnDetector], total: float, output: Path, *, as_json: bool) -> None:
     """Print the speeds; ``total`` are the seconds of everything."""
-    seconds = {file: detector.watch.seconds for file, detector in detectors.items()}
-    images = next(iter(detectors.values())).watch.count
+    seconds = {detector.title: detector.watch.seconds for detector in detectors}
+    images = detectors[0].watch.count
     if as_json:
-        speeds = {file: images / value for file, value in seconds.items()}
+        speeds = {title: images / value for title, value in seconds.items()}
         print(json.dumps({"pictures": images, "fps": speeds, "fps_whole": images / total, "output": str(output)}))
         return
     timed = {**seconds, "total: reading, detecting, drawing, writing": total}

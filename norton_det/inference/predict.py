@@ -57,8 +57,9 @@ def predict(
         (2, True, torch.Size([2, 4]))
         >>> result.draw("drawn.png").size
         (640, 512)
-        >>> [len(result) for result in nd.predict(detector, torch.rand(3, 3, 64, 80), batch_size=2)]
-        [0, 0, 0]
+        >>> results = nd.predict(detector, torch.rand(3, 3, 64, 80), batch_size=2)
+        >>> len(results)
+        3
     """
     if not isinstance(detector, nn.Module):
         raise UsageError(f"detector is {detector!r}; expected a network, as norton_det.load_detector returns it")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from norton_det.evaluation.coco_results import to_results
-from norton_det.files import write_atomically
+from norton_det.image_files import write_image
 from norton_det.inference.images import Source
 from norton_det.visualization.draw import counts_of, draw_detections
 from norton_det.visualization.legend import Legend
@@ -111,7 +111,7 @@ class Result:
         """
         drawn: Image.Image = TF.to_pil_image(draw_detections(self.image, self.detections, self.legend, side=side))
         if path is not None:
-            write_atomically(path, drawn.save)
+            write_image(path, drawn)
         return drawn
 
     def to_coco(self, image_id: Any = 0, ids: Mapping[int, Any] | None = None) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def draw_beside(
         >>> prediction = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "scores": torch.zeros(0)}
         >>> both = {"truth": truth, "prediction": prediction}
         >>> draw_beside(torch.zeros(3, 80, 100), both, Legend({1: "circle"}), zooms=2).shape
-        torch.Size([3, 772, 1204])
+        torch.Size([3, 751, 1204])
     """
     panels = _compared(detections, legend)
     alone = [
@@ -110,6 +110,13 @@ def joined(images: Sequence[Tensor], dim: int) -> Tensor:
     shape[dim] = _GAP
     line = torch.full(shape, 255, dtype=torch.uint8)
     return torch.cat([part for image in images for part in (line, image)][1:], dim)
+
+
+def with_row(drawn: Tensor, images: Sequence[Tensor]) -> Tensor:
+    """Return images that are drawn beside each other, (3, H, W), uint8, with as many below them, in their widths."""
+    width = (drawn.shape[-1] + _GAP) // len(images) - _GAP
+    row = [TF.resize(image, [round(image.shape[-2] * width / image.shape[-1]), width]) for image in images]
+    return joined([drawn, joined(row, 2)], 1)
 
 
 def titled(image: Tensor, title: str, details: str = "") -> Tensor:
@@ -176,7 +183,7 @@ def _compared(detections: Mapping[str, Detections], legend: Legend | Mapping[str
 def _column(image: Tensor, panel: _Panel, parts: Sequence[Box], side: int | None, zooms: int) -> Tensor:
     """Return an image with its title, and below it the enlarged parts, or empty places for them."""
     drawn = panel.draw(image, side=side, frames={str(i): part for i, part in enumerate(parts, 1)})
-    alone = f"; {sum(panel.alone)} only here" if any(panel.alone) else ""
+    alone = f"; {sum(panel.alone)} differ" if any(panel.alone) else ""
     column = titled(drawn, panel.title, counts_of(panel.detections, panel.legend) + alone)
     if not zooms:
         return column

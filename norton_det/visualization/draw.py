@@ -102,10 +102,16 @@ def colour_of(number: int) -> Colour:
     Example:
         >>> from norton_det.visualization.draw import colour_of
         >>> colour_of(0), len({colour_of(number) for number in range(100)})
-        ((255, 26, 26), 100)
+        ((255, 25, 25), 100)
     """
     red, green, blue = colorsys.hsv_to_rgb(number * _HUE_STEP % 1, 0.9, 1)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def enlarged(image: Tensor, side: int | None = None) -> Tensor:
+    """Return an image (3, H, W) as :func:`draw_detections` draws on it: uint8, in the size that ``side`` says."""
+    pixels: Tensor = TF.pil_to_tensor(_enlarged(image, side)[0])
+    return pixels
 
 
 def _enlarged(image: Tensor, side: int | None) -> tuple[Image.Image, float]:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from norton_det.errors import DataError, UsageError
 from norton_det.files import IMAGE_SUFFIXES, write_atomically
-from norton_det.image_files import AnnotatedSizes, read_image
+from norton_det.image_files import AnnotatedSizes, read_image, write_image
 
 
 class Images:
@@ -54,7 +54,7 @@ class Images:
         """
         folder = _make_output_folder(folder, self.paths)
         for path, image in zip(self.paths, images, strict=True):
-            write_atomically(folder / path.name, TF.to_pil_image(image).save)
+            write_image(folder / path.name, TF.to_pil_image(image))
         return folder
 
 

@@ -152,7 +152,7 @@ def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     Example:
         >>> from norton_det.visualization.text import fitted, font_of
         >>> fitted("a/long/path/to/checkpoint.pth", font_of(12), 100)
-        'a/long/…oint.pth'
+        'a/long/…int.pth'
         >>> fitted("short", font_of(12), 100)
         'short'
     """

@@ -1,0 +1,57 @@
+"""The annotated objects of an image file, as drawings and results refer to them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from norton_det.data.coco.dataset import read_coco
+from norton_det.data.coco.labels import class_names
+from norton_det.errors import DataError
+
+
+class Truth:
+    """The images and objects of a COCO annotation file, by the names of the image files.
+
+    Args:
+        path: the annotation file.
+
+    Attributes:
+        names: names of the classes by category id.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._coco = path, read_coco(path)
+        self.names = class_names(self._coco.cats.values())
+        self._ids = {Path(str(image["file_name"])).name: number for number, image in self._coco.imgs.items()}
+
+    def ids_of(self, files: Sequence[str]) -> list[Any] | None:
+        """Return the ids of image files; None unless the annotations have all of them."""
+        return [self._ids[file] for file in files] if all(file in self._ids for file in files) else None
+
+    def objects(self, file: str, kinds: Sequence[str] = ("bbox",)) -> dict[str, Any]:
+        """Return the objects in an image file, as :mod:`norton_det.visualization` draws them; the labels are their ids.
+
+        Args:
+            file: the name of the file.
+            kinds: what is returned of the objects, in COCO's words: "bbox", "segm", "keypoints".
+
+        Raises:
+            DataError: the annotations do not have the file.
+        """
+        if file not in self._ids:
+            raise DataError(f"{self.path}: has no image {file}; expected the annotations of the images")
+        rows = [row for row in self._coco.imgToAnns[self._ids[file]] if row["category_id"] in self.names]
+        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        found: dict[str, Any] = {"boxes": boxes, "labels": torch.tensor([row["category_id"] for row in rows]).long()}
+        if "segm" in kinds and all(row.get("segmentation") for row in rows):
+            found["masks"] = [torch.from_numpy(self._coco.annToMask(row)).bool() for row in rows]
+        points = [row.get("keypoints") or () for row in rows] if "keypoints" in kinds else []
+        if points and len(set(map(len, points))) == 1:
+            found["keypoints"] = torch.tensor(points, dtype=torch.float64).reshape(len(points), -1, 3)
+        return found
