@@ -88,7 +88,7 @@ def _api_page(title: str, topic: str) -> str:
         value = getattr(importlib.import_module(module), name)
         exported = getattr(nd, name, None) is value
         shown = f"norton_det.{name}" if exported else path
-        if value.__code__.co_name == name if hasattr(value, "__code__") else True:
+        if getattr(value, "__code__", None) is None or value.__code__.co_name == name:
             parts.append(f"::: {path}\n    options:\n      heading: {shown}\n      toc_label: {name}")
         else:  # made by a function: the documentation is not in the source
             parts.append(f"## {name} {{ #{path} }}\n\n```text\n{textwrap.dedent(value.__doc__ or '')}\n```")
@@ -97,7 +97,7 @@ def _api_page(title: str, topic: str) -> str:
 
 def _overview() -> str:
     rows = [(f"[{name}]({name}.md)", first_sentence(name)) for name in COMMANDS]
-    text = "`norton-det COMMAND --help` shows the same. Options without a default that is a value are off, or as described."
+    text = "`norton-det COMMAND --help` shows the same. An option without a value is off unless it is given."
     return f"# Commands\n\n{table(('command', 'purpose'), rows, style='markdown')}\n\n{text}\n"
 
 

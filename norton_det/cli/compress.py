@@ -59,6 +59,16 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="limit for an image in evaluation, put down in the file; costs are counted at 1000 all the same",
     )
+    _add_calibration(parser)
+    add = parser.add_argument_group("computation").add_argument
+    add("--device", help="cuda or cpu (default: cuda if there is one; with a target: cpu)")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="print nothing but warnings and errors")
+
+
+def _add_calibration(parser: Parser) -> None:
     group = parser.add_argument_group("calibration")
     add = group.add_argument
     add("--calibrate", metavar="DIR", help="class folders or COCO annotations: refit what is left on training images")
@@ -79,12 +89,6 @@ def add_arguments(parser: Parser) -> None:
     add_division(group)
     add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
-    add = parser.add_argument_group("computation").add_argument
-    add("--device", help="cuda or cpu (default: cuda if there is one; with a target: cpu)")
-    add = parser.add_argument_group("output").add_argument
-    add("--output", required=True, metavar="FILE", help="file to write (.safetensors)")
-    add("--json", action="store_true", help="print the report as JSON")
-    add("--quiet", action="store_true", help="print nothing but warnings and errors")
 
 
 def run(args: argparse.Namespace) -> None:
