@@ -7,7 +7,8 @@ from norton_det.errors import UsageError
 
 CHECKPOINT, METRICS, LOG, ARGUMENTS = "checkpoint.pth", "metrics.jsonl", "log.txt", "args.yaml"
 LAST, BEST = "last.safetensors", "best.safetensors"
-_RESULTS = ("metrics.json", "coco_instances_results.json", "report.html")
+_REPORT = ("report.html", "curves.png", "precision_recall.png", "confusion_matrix.png", "sizes.png", "errors.png")
+_RESULTS = ("metrics.json", "coco_instances_results.json", *_REPORT, "predictions.jpg", "worst.jpg")
 _WRITTEN = (CHECKPOINT, METRICS, LOG, ARGUMENTS, LAST, BEST, *_RESULTS, "model_[0-9]*.pth", "events.out.tfevents.*")
 
 
