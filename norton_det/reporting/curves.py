@@ -51,19 +51,17 @@ def positions(lines: Sequence[Line], iterations: Sequence[Line]) -> list[float]:
 
     Example:
         >>> from norton_det.reporting.curves import positions
-        >>> iterations = [{"epoch": i // 4, "iteration": i} for i in range(0, 8, 2)]
+        >>> iterations = [{"epoch": i // 4, "iteration": i} for i in range(1, 8, 2)]
         >>> positions(iterations, iterations), positions([{"epoch": 0}, {"epoch": 1}], [])
-        ([0.0, 0.5, 1.0, 1.5], [1, 2])
+        ([0.25, 0.75, 1.25, 1.75], [1, 2])
     """
     steps = _steps(iterations)
     return [line["iteration"] / steps if "iteration" in line else line["epoch"] + 1 for line in lines]
 
 
 def _steps(iterations: Sequence[Line]) -> float:
-    """Return the number of iterations in an epoch that the lines are consistent with."""
-    upper = [line["iteration"] / line["epoch"] for line in iterations if line["epoch"]]
-    lower = [(line["iteration"] + 1) / (line["epoch"] + 1) for line in iterations]
-    return min(upper) if upper else max(lower, default=1)
+    """Return the number of iterations in an epoch: the last one of each epoch has a line."""
+    return max(((line["iteration"] + 1) / (line["epoch"] + 1) for line in iterations), default=1)
 
 
 def _draw_losses(axes: "Axes", run: Run) -> None:
