@@ -231,7 +231,7 @@ def test_tools(classes: Path, small_net: Path, tmp_path: Path, refused: Refused)
         ([str(tmp_path / "dense.pt"), "--teacher-weight", "2"], 2, "teacher_weight is 2.0"),
         ([str(small_net), "--teacher-temperature", "0"], 2, "teacher_temperature is 0.0"),
     ):
-        refused(partial(tool("train_cls").main, [*words, *wrong]), code, message)
+        refused(partial(tool("train_cls").main, ["--overwrite", *words, *wrong]), code, message)
 
 
 def test_detection_tool(shapes: Path, tmp_path: Path) -> None:
