@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 _NAMED = 10
 """Classes with a curve and a name of their own: those with the most objects."""
+_INSIDE = 4
+"""Classes that are named within the axes; more of them beside."""
 _NUMBERED = 20
 """Classes of a confusion matrix whose cells have their numbers."""
-_NAMED_ROWS = 60
+_NAMED_ROWS = 100
+"""More classes are numbers."""
 
 
 def precision_recall_figure(sides: Sequence[Analysis]) -> "Figure":
@@ -28,12 +31,14 @@ def precision_recall_figure(sides: Sequence[Analysis]) -> "Figure":
     Args:
         sides: one detector, or two that are drawn beside each other.
     """
-    figure = new_figure(6.2 * len(sides), 4.8)
+    named = len(sides[0].curves) > _INSIDE
+    figure = new_figure((8.2 if named else 6.2) * len(sides), 4.8)
     for axes, side in zip(np.atleast_1d(figure.subplots(1, len(sides), sharey=True)), sides, strict=True):
         _draw_curves(axes, side)
         style(axes, f"Precision and recall: {side.name}", "recall", "precision")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-        legend(axes, loc="lower left")
+        many = len(side.curves) > _INSIDE
+        legend(axes, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if many else {"loc": "lower left"}))
     return figure
 
 
@@ -47,7 +52,7 @@ def _draw_curves(axes: "Axes", side: Analysis) -> None:
         line = "-" if i < len(COLOURS) else "--"
         axes.plot(
             [0, *curve.recall],
-            [1, *curve.precision][: len(curve.recall) + 1],
+            [1, *curve.precision],
             line,
             color=colour,
             linewidth=width,

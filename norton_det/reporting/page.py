@@ -29,14 +29,15 @@ p { margin: .3rem 0 .8rem; max-width: 52rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .4rem 0 1rem; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .28rem .8rem .28rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; }
+th { color: var(--soft); font-weight: 600; position: sticky; top: 0; background: var(--paper); }
 th:first-child, td:first-child { text-align: left; }
 table.text td { white-space: normal; text-align: left; overflow-wrap: anywhere; vertical-align: top; }
 table.text td:first-child { color: var(--soft); white-space: nowrap; }
 figure { margin: .8rem 0 1.2rem; }
 figure svg { display: block; height: auto; fill: currentColor; }
 figure img { width: 100%; border-radius: .4rem; display: block; }
-.beside { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: center; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
+.beside .rows { max-height: 32rem; overflow-y: auto; margin-top: 1rem; }
 .beside > div { max-width: 100%; }
 .images { display: grid; gap: 1rem; }
 .images figure { margin: 0; }
@@ -99,7 +100,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="wide rows"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def facts(rows: Sequence[tuple[str, object]]) -> str:

@@ -27,7 +27,7 @@ def headline(run: Run) -> list[tuple[str, str]]:
         if count:
             less = f", {100 * (count / dense - 1):+.0f} % against dense" if dense and dense != count else ""
             rows.append((f"{text}{less}", format_count(count)))
-    rows.append((f"training, {len(run.epochs)} epochs", duration(run.seconds)))
+    rows.append((f"training, {len(run.epochs)} epoch{'' if len(run.epochs) == 1 else 's'}", duration(run.seconds)))
     return rows
 
 
