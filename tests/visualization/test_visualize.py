@@ -16,11 +16,13 @@ import norton_det as nd
 from norton_det.builders import make_detector
 from norton_det.builders.load_detector import read_detector
 from norton_det.data import CocoDataset
+from norton_det.data.coco.truth import Truth
 from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.predict import detect
 from norton_det.runtime import timing
 from norton_det.runtime.timing import Stopwatch
-from norton_det.visualization.draw import READABLE, draw_detections
+from norton_det.visualization.beside import draw_beside
+from norton_det.visualization.draw import READABLE, draw_detections, enlarged
 from norton_det.visualization.legend import Legend
 from norton_det.visualization.media import Images, Video, open_images
 
@@ -184,12 +186,19 @@ def test_visualize_images(
     assert speeds["pictures"] == 3
     assert 0 < speeds["fps_whole"] < speeds["fps"][str(detectors["keypoint"])]
     net, _ = read_detector(detectors["keypoint"])
+    content = json.loads((shapes / "annotations" / "person_keypoints_val2017.json").read_text())
+    ids = {image["file_name"]: image["id"] for image in content["images"]}
     legend = Legend.read(shapes / "annotations" / "person_keypoints_val2017.json")
+    rows = json.loads((tmp_path / "out" / "detections.json").read_text())
     for path in (shapes / "val2017").iterdir():
         before, drawn = (pil_to_tensor(Image.open(folder / path.name)) for folder in (path.parent, tmp_path / "out"))
         found = detect(net, before / 255, threshold=0.1)
         assert torch.equal(drawn, draw_detections(before, found, legend))
         assert drawn.shape[-1] >= READABLE
+        named = [row for row in rows if row["file_name"] == path.name]
+        assert [row["image_id"] for row in named] == [ids[path.name]] * len(found["labels"])
+        assert [row["category_id"] for row in named] == found["labels"].tolist()
+        assert {(row["category_id"], row["category_name"]) for row in named} <= legend.names.items()
 
 
 def test_visualize_compares_on_a_video(
@@ -202,12 +211,73 @@ def test_visualize_compares_on_a_video(
     assert "clip.mp4: 5 images" in shown
     assert sum(line.startswith(str(path)) for line in shown.splitlines() for path in detectors.values()) == 2
     assert "total: reading" in shown
+    rows = [
+        json.loads((tmp_path / "out" / name).read_text()) for name in ("detections.json", "detections_compare.json")
+    ]
+    assert all(row["file_name"] == "clip.mkv" and 1 <= row["image_id"] <= 5 for part in rows for row in part)
     frames = list(Video(tmp_path / "out" / "clip.mp4"))
     assert len(frames) == 5
     assert len({frame.shape for frame in frames}) == 1
     height, width = frames[0].shape[1:]
     assert width >= 2 * READABLE  # both beside each other, enlarged
     assert height > width / 2 * 22 / 31  # with titles above and parts below
+
+
+def test_visualize_truth_and_class_maps(detectors: dict[str, Path], shapes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed: norton-det[cam]")
+    path = sorted((shapes / "val2017").iterdir())[0]
+    annotations = shapes / "annotations" / "instances_val2017.json"
+    words = ["--checkpoint", str(detectors["mask"]), "--device", "cpu", "--score-thresh", "1", "--titles", "ours"]
+    words += ["--annotations", str(annotations), "--truth", "--input", str(path), "--side", "320", "--zoom", "2"]
+    shown = []
+    for more in ([], ["--cam"]):
+        out = tmp_path / f"out{len(more)}"
+        assert tool("visualize").main([*words, *more, "--output", str(out)]) == 0
+        shown.append(pil_to_tensor(Image.open(out / path.name)))
+        assert json.loads((out / "detections.json").read_text()) == []
+    names = Legend.read(annotations)
+    truth = {"truth": Truth(annotations).objects(path.name, ("bbox", "segm"))}
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+    image = pil_to_tensor(Image.open(path))
+    assert torch.equal(shown[0], draw_beside(image, truth | {"ours": nothing}, names, side=320, zooms=2))
+    assert torch.equal(shown[1][:, : shown[0].shape[1]], shown[0])
+    assert shown[1].shape[1] - shown[0].shape[1] > 320 * image.shape[1] / image.shape[2]
+
+
+def test_the_truth_is_that_of_the_data(shapes: Path, refused: Refused) -> None:
+    path = shapes / "annotations" / "person_keypoints_val2017.json"
+    truth, data = Truth(path), CocoDataset(shapes, "val", "coco_kp", masks=True)
+    files = [data.coco.imgs[number]["file_name"] for number in data.ids]
+    assert truth.ids_of(files) == data.ids
+    assert truth.ids_of([*files, "x.png"]) is None
+    for file, (_, target) in zip(files, data, strict=True):
+        found = truth.objects(file, ("bbox", "segm", "keypoints"))
+        torch.testing.assert_close(found["boxes"].float(), torch.Tensor(target["boxes"]))
+        assert [truth.names[label] for label in found["labels"].tolist()] == [
+            data.labels.classes[label] for label in target["labels"].tolist()
+        ]
+        assert torch.equal(torch.stack(found["masks"]), target["masks"].bool())
+        torch.testing.assert_close(found["keypoints"].float(), target["keypoints"])
+        assert truth.objects(file).keys() == {"boxes", "labels"}
+    refused(lambda: truth.objects("x.png"), 3, "has no image x.png")
+
+
+def test_visualize_classifiers(
+    small_net: Path, classes: Path, tmp_path: Path, refused: Refused, detectors: dict[str, Path]
+) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed: norton-det[cam]")
+    path = sorted((classes / "test" / "black").iterdir())[0]
+    words = ["--checkpoint", str(small_net), "--device", "cpu", "--cam", "--input", str(path), "--side", "64"]
+    words += ["--output", str(tmp_path / "out")]
+    assert tool("visualize").main(words) == 0
+    drawn = pil_to_tensor(Image.open(tmp_path / "out" / path.name))
+    image = pil_to_tensor(Image.open(path))
+    assert drawn.shape[2] == 2 * 64 + 4
+    assert torch.equal(drawn[:, -64:, :64], enlarged(image, 64))
+    assert not torch.equal(drawn[:, -64:, -64:], enlarged(image, 64))
+    other = [*words, "--compare", str(detectors["mask"])]
+    refused(lambda: tool("visualize").main(other), 2, "mask.safetensors: is a maskrcnn_cpresnet50_fpn")
+    refused(lambda: tool("visualize").main([word for word in words if word != "--cam"]), 2, "expected a detector")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +288,11 @@ def test_visualize_compares_on_a_video(
         ("--checkpoint x.pth --input IN --output OUT", 3, "x.pth: no such file"),
         ("--compare NET --input IN --output OUT", 2, "--compare"),
         ("--input IN --output OUT --device tpu", 2, "device tpu: not"),
+        ("--input IN --output OUT --truth", 2, "--truth needs --annotations"),
+        ("--input IN --output OUT --titles a b", 2, "--titles a b: expected a title of its own for each of"),
+        ("--input IN --output OUT --titles truth", 2, "--titles truth: expected"),
+        ("--input IN --output OUT --zoom -1", 2, "--zoom is -1"),
+        ("--input IN --output OUT --side 0", 2, "--side is 0"),
     ],
 )
 def test_visualize_refuses(
