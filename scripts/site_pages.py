@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 TOPICS = {
     "compression": ("Compression", ("compression", "training", "cost.budget", "reporting")),
     "files": ("Files and specs", ("checkpoint", "spec", "structure")),
-    "detectors": ("Detectors and classifiers", ("builders", "prediction", "visualization")),
+    "detectors": ("Detectors and classifiers", ("builders", "inference", "visualization")),
     "deployment": ("Deployment and cost", ("deployment", "cost.complexity")),
     "layers": ("Decomposed layers", ("decompositions",)),
     "networks": ("Networks of your own", ("channels", "models")),
@@ -63,7 +63,7 @@ def pages() -> Mapping[str, str]:
     """Return the generated pages by their paths."""
     commands = {f"commands/{name}.md": _command_page(name) for name in COMMANDS}
     api = {f"api/{name}.md": _api_page(title, name) for name, (title, _) in TOPICS.items()}
-    changes = {"changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")}
+    changes = {"changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")}
     return {"commands/index.md": _overview(), **commands, **api, **changes}
 
 
