@@ -15,6 +15,11 @@ from norton_det.builders.classifiers import (
     resnet110_cifar,
     vgg16_bn_cifar,
 )
+from norton_det.builders.dense_predictors import (
+    deeplabv3_cpresnet50,
+    fcos_cpresnet50_fpn,
+    retinanet_cpresnet50_fpn,
+)
 from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.channels.trace import DerivedPlan, derive_plan
 from norton_det.checkpoint import load, save
@@ -53,11 +58,13 @@ __all__ = [
     "count_complexity",
     "cpresnet50",
     "decompose",
+    "deeplabv3_cpresnet50",
     "densenet40_cifar",
     "deploy",
     "derive_plan",
     "fasterrcnn_cpresnet50_fpn",
     "fasterrcnn_cpresnet50_fpn_v2",
+    "fcos_cpresnet50_fpn",
     "keypointrcnn_cpresnet50_fpn",
     "load",
     "load_detector",
@@ -70,6 +77,7 @@ __all__ = [
     "register_architecture",
     "resnet56_cifar",
     "resnet110_cifar",
+    "retinanet_cpresnet50_fpn",
     "save",
     "vgg16_bn_cifar",
 ]

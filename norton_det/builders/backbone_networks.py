@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from torchvision.models import resnet50
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from norton_det.channels.plan import ChannelPlan
 from norton_det.checkpoint import save
@@ -120,6 +121,7 @@ def _register(name: str, version: int) -> Architecture:
             task=FeatureExtraction(),
             kept_dense={body + layer: reason for layer, reason in RESNET50.kept_dense.items()},
             options_of=options_of,
+            trained_options={"norm_layer": FrozenBatchNorm2d.__name__},
             scopes=scopes if version else {},
             within=body,
         )

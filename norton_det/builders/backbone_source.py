@@ -17,10 +17,10 @@ from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.resnet import RESNET50
 from norton_det.models.state_dicts import read_state_dict
 from norton_det.models.weights import published_state
-from norton_det.spec import Spec
+from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.build import build_network
 from norton_det.structure.describe import described
-from norton_det.structure.published_files import widths_in
+from norton_det.structure.published_files import ranks_in, widths_in
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 _KEPT_OPTIONS = ("norm_layer", "out_indices")
 _CLASSIFIER = ("avgpool", RESNET50.classifier)
 _STEM, _NORM_IN_PYRAMID = "conv1.weight", "fpn.inner_blocks.0.1.weight"
+STEMS = frozenset({_STEM, PYRAMID_BODY + _STEM, IN_DETECTOR + _STEM, IN_DETECTOR + PYRAMID_BODY + _STEM})
+"""Tensors by which the place of a ResNet-50 in a state dict is recognised."""
 
 
 class Source(NamedTuple):
@@ -78,9 +80,8 @@ def read_backbone(weights: str | Path | WeightsEnum | None, *, progress: bool = 
     if isinstance(weights, (str, Path)) and has_spec(weights):
         return _of_spec(*read_network(weights), str(weights))
     if named := _published(weights):
-        return _of_state(published_state(named, progress=progress), str(named))
-    roots = (IN_DETECTOR + PYRAMID_BODY, PYRAMID_BODY, "")
-    return _of_state(read_state_dict(str(weights), {root + _STEM for root in roots}), str(weights))
+        return backbone_in(published_state(named, progress=progress), str(named))
+    return backbone_in(read_state_dict(str(weights), STEMS), str(weights))
 
 
 def moved(spec: Spec, architecture: Architecture, take: str, put: str, options: Mapping[str, Any]) -> Spec:
@@ -170,19 +171,32 @@ def _of_spec(spec: Spec, state: Mapping[str, Tensor], name: str) -> Source:
     return Source(moved(spec, BACKBONES[version], take, "", options), _renamed(state, take, ""), version, name)
 
 
-def _of_state(state: Mapping[str, Tensor], name: str) -> Source:
-    roots = {IN_DETECTOR: IN_DETECTOR + PYRAMID_BODY, "": PYRAMID_BODY}
-    take = next((take for take, root in roots.items() if root + _STEM in state), "")
+def backbone_in(state: Mapping[str, Tensor], name: str) -> Source:
+    """Return the backbone in a state dict; ranks of CP blocks and widths are those of the tensors.
+
+    Args:
+        state: of a ResNet-50, or of a network with one inside, such as a detector.
+        name: where it comes from: a file, or a name.
+
+    Raises:
+        DataError: there is no ResNet-50 in it.
+    """
+    take = next((take for take in (IN_DETECTOR, "") if {take + _STEM, take + PYRAMID_BODY + _STEM} & state.keys()), "")
     inside = _renamed(state, take, "")
     version = 0
     if PYRAMID_BODY + _STEM in inside:
         version = 2 if _NORM_IN_PYRAMID in inside else 1
     elif _STEM not in inside:
         raise DataError(
-            f"{name}: has no tensor {_STEM!r}; expected the weights of a resnet50, or of a detector with one"
+            f"{name}: has no tensor {_STEM!r}; expected the weights of a resnet50, or of a network with one"
         )
     architecture = BACKBONES[version]
-    full, found = architecture.plan.widths, widths_in(inside, architecture)
-    widths = {group: width for group, width in found.items() if width < full[group]}
-    spec = Spec(architecture.name, 0, widths=widths, provenance={"source": Path(name).name})
+    ranks, full = ranks_in(inside, architecture), architecture.plan.widths
+    spec = Spec(
+        architecture.name,
+        0,
+        {layer: DecomposedLayer("cp", rank) for layer, rank in ranks.items()},
+        {group: width for group, width in widths_in(inside, architecture, ranks).items() if width < full[group]},
+        provenance={"source": Path(name).name},
+    )
     return Source(spec, inside, version, name)

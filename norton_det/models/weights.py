@@ -16,6 +16,7 @@ from torchvision.models.detection import (
     FasterRCNN_ResNet50_FPN_Weights,
     KeypointRCNN_ResNet50_FPN_Weights,
     MaskRCNN_ResNet50_FPN_Weights,
+    RetinaNet_ResNet50_FPN_Weights,
 )
 
 from norton_det.errors import DataError, UsageError
@@ -29,6 +30,7 @@ _TRAINED_WITHOUT_EPSILON = (
     FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
     MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
     KeypointRCNN_ResNet50_FPN_Weights.COCO_V1,
+    RetinaNet_ResNet50_FPN_Weights.COCO_V1,
 )
 logger = logging.getLogger(__name__)
 

@@ -105,12 +105,8 @@ def _rank(
         if not told.isdigit() or not is_count(int(told)):
             raise DataError(f"{path}: rank is {record['rank']!r}; expected a positive integer")
         return int(told)
-    plan = architecture.plan
-    alone = {layer.reads[0]: layer.name for layer in plan.layers if layer.in_place and len(layer.reads) == 1}
-    for layer in plan.layers:
-        terms, norm = tensors.get(f"{layer.name}.feature.pointwise.weight"), alone.get(layer.writes or "")
-        if terms is not None and norm is not None:
-            return len(terms) // len(tensors[f"{norm}.weight"])
+    for rank in ranks_in(tensors, architecture, "feature.pointwise").values():
+        return rank
     raise DataError(f"{path}: tells no rank; expected it beside the tensors, or in the name: ..._[rates]_RANK.pt")
 
 
@@ -126,6 +122,27 @@ def _by_filters(name: str, tensor: Tensor, rank: int, path: str | Path) -> Tenso
         raise DataError(f"{path}: {name} has {len(tensor)} channels; expected a multiple of the rank {rank}")
     terms: Tensor = tensor.unflatten(0, (rank, -1))
     return terms.transpose(0, 1).flatten(0, 1)
+
+
+def ranks_in(tensors: Mapping[str, Tensor], architecture: Architecture, factor: str = "pointwise") -> dict[str, int]:
+    """Return the ranks of CP blocks, by the number of their terms and the width of the norm behind them.
+
+    Args:
+        tensors: by our names.
+        architecture: of the network.
+        factor: the name of the convolution that has the terms.
+    """
+    plan = architecture.plan
+    alone = {layer.reads[0]: layer.name for layer in plan.layers if layer.in_place and len(layer.reads) == 1}
+    ranks = {}
+    for layer in plan.layers:
+        terms, norm = (
+            tensors.get(f"{layer.name}.{factor}.weight"),
+            tensors.get(f"{alone.get(layer.writes or '')}.weight"),
+        )
+        if terms is not None and norm is not None:
+            ranks[layer.name] = len(terms) // len(norm)
+    return ranks
 
 
 def widths_in(
