@@ -32,8 +32,11 @@ from norton_det.builders.load_detector import read_detector
 from norton_det.checkpoint import read_spec
 from norton_det.cli.class_maps import draw_classes
 from norton_det.cli.common import Parser
+from norton_det.cli.data_options import FOLDER, add_dataset, add_division, division_of
 from norton_det.cli.drawn_detector import DrawnDetector
 from norton_det.cli.options import add_device, add_image_size, check_minimum
+from norton_det.data import find_split
+from norton_det.data.coco.dataset import annotated_images
 from norton_det.data.coco.truth import Truth
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_json
@@ -61,8 +64,12 @@ def add_arguments(parser: Parser) -> None:
     add_image_size(group)
     add("--score-thresh", default=0.5, type=float, metavar="P", help="minimum score of what is drawn")
     add_device(group)
-    add = parser.add_argument_group("data").add_argument
-    add("--input", required=True, nargs="+", metavar="PATH", help="images, folders of images, or one video")
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--input", nargs="+", metavar="PATH", help="images, folders of images, or one video")
+    add("--data-path", metavar="DIR", help=f"validation images and annotations in place of --input: {FOLDER}")
+    add_dataset(group)
+    add_division(group)
     add(
         "--annotations",
         metavar="FILE",
@@ -88,16 +95,31 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--compare {args.compare}: is --checkpoint; expected another file")
     if len(titles) != len(files) or len({*titles, _TRUTH}) <= len(files):
         raise UsageError(f"--titles {' '.join(titles)}: expected a title of its own for each of {' and '.join(files)}")
-    if args.truth and not args.annotations:
+    if args.truth and not (args.annotations or args.data_path):
         raise UsageError("--truth needs --annotations")
     if args.cam:
         check_cam()
     check_device(args.device)
+    set_input(args)
     source = open_images(args.input, args.annotations)
     if args.cam and ARCHITECTURES[read_spec(args.checkpoint, deployed=True).arch].task.name != Detection.name:
         print(f"{draw_classes(source, dict(zip(titles, files, strict=True)), args)}: {len(source)} images")
     else:
         _draw(source, dict(zip(titles, files, strict=True)), args)
+
+
+def set_input(args: argparse.Namespace) -> None:
+    """Set ``input`` and ``annotations`` to those of ``--data-path``, if it is given.
+
+    Raises:
+        UsageError: neither or both of ``--input`` and ``--data-path`` are given.
+        DataError: as of :func:`norton_det.data.find_split`.
+    """
+    if (args.input is None) == (args.data_path is None):
+        raise UsageError("--input and --data-path: expected one of the two")
+    if args.data_path is not None:
+        found = find_split(args.data_path, "val", args.dataset, annotations=args.annotations, **division_of(args))
+        args.input, args.annotations = annotated_images(found), found.annotations
 
 
 def _draw(source: Images | Video, files: dict[str, str], args: argparse.Namespace) -> None:

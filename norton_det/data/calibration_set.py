@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from norton_det.data.batching import hold_out
 from norton_det.data.cifar import SIZE, normalize, read_cifar
-from norton_det.data.coco.dataset import read_coco
+from norton_det.data.coco.dataset import annotated_images
 from norton_det.data.coco.layouts import KINDS, find_split, has_split
 from norton_det.data.image_folder import image_folder
 from norton_det.data.imagenet import Preset
@@ -85,8 +85,7 @@ def _files(root: str | Path, val_fraction: float | None, split_seed: int) -> tup
         found = find_split(root, "train", dataset, val_fraction=val_fraction, split_seed=split_seed)
         folder, annotations = found.images, found.annotations
         if folder.name != "train2017" or found.part:
-            images = read_coco(annotations, found.part).dataset["images"]
-            return sorted(str(folder / image["file_name"]) for image in images), annotations
+            return [str(path) for path in annotated_images(found)], annotations
     elif val_fraction is not None:
         raise DataError(
             f"{root}: no COCO annotations are recognised; expected some, to hold out images (--val-fraction)"

@@ -12,6 +12,8 @@ from conftest import Refused, tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from norton_det.cli import visualize
+from norton_det.cli.common import Parser
 from norton_det.data import CocoDataset, find_split
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.data.coco.held_out import HeldOut
@@ -160,6 +162,25 @@ def test_calibration_images_are_the_training_images(
         held_out = {float(image.double().sum()) for image, _ in val}
         assert set(sums(tmp_path, val_fraction=0.34)) == set(sums(shapes)) - held_out
         assert len(held_out) == 2
+
+
+@pytest.mark.parametrize("lay", [coco_2014, roboflow, label_studio])
+def test_visualize_finds_the_validation_images(
+    lay: Callable[[Path, Path], None], shapes: Path, tmp_path: Path, refused: Refused
+) -> None:
+    lay(shapes, tmp_path)
+    division = ["--val-fraction", "0.34"] if lay is label_studio else []
+    words = ["--checkpoint", "x", "--output", "y"]
+    parser = Parser()
+    visualize.add_arguments(parser)
+    args = parser.parse_args([*words, "--data-path", str(tmp_path), *division])
+    visualize.set_input(args)
+    data = CocoDataset(tmp_path, "val", val_fraction=0.34 if division else None)
+    assert args.annotations == data.annotations
+    assert args.input == sorted(data.folder / data.coco.imgs[i]["file_name"] for i in data.ids)
+    for both in ([], ["--data-path", "a", "--input", "b"]):
+        wrong = parser.parse_args([*words, *both])
+        refused(lambda wrong=wrong: visualize.set_input(wrong), 2, "--input and --data-path: expected one of the two")
 
 
 def test_what_cannot_be_told_is_refused_by_name(shapes: Path, tmp_path: Path, refused: Refused) -> None:

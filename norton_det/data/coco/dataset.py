@@ -19,7 +19,7 @@ from norton_det.data.coco.checks.annotations import reading_checks
 from norton_det.data.coco.checks.fields import is_area
 from norton_det.data.coco.held_out import HeldOut
 from norton_det.data.coco.labels import Labels, class_categories, keypoint_names
-from norton_det.data.coco.layouts import find_split
+from norton_det.data.coco.layouts import Split, find_split
 from norton_det.data.coco.pixels import PixelReader
 from norton_det.errors import DataError
 from norton_det.files import read_json
@@ -58,6 +58,16 @@ def read_coco(path: str | Path, part: HeldOut | None = None) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def annotated_images(found: Split) -> list[Path]:
+    """Return the image files of a split, sorted.
+
+    Raises:
+        DataError: as of :func:`read_coco`.
+    """
+    entries = read_coco(found.annotations, found.part).dataset["images"]
+    return sorted(found.images / entry["file_name"] for entry in entries)
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
