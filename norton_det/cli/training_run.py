@@ -207,8 +207,10 @@ def _facts(
 
 def cost_of(spec: Spec) -> dict[str, int]:
     """Return MACs and parameters of a network, and of the dense one."""
-    cost = count_complexity(spec)
-    dense = count_complexity(Spec(spec.arch, spec.num_classes, options=spec.options)) if _is_compressed(spec) else cost
+    with torch.random.fork_rng(devices=[]):  # networks are made to be counted
+        cost = dense = count_complexity(spec)
+        if _is_compressed(spec):
+            dense = count_complexity(Spec(spec.arch, spec.num_classes, options=spec.options))
     return {"macs": cost.macs, "params": cost.params, "dense_macs": dense.macs, "dense_params": dense.params}
 
 
@@ -232,7 +234,7 @@ def _header(args: argparse.Namespace, state: TrainingState, facts: Mapping[str, 
     relative = [f"{100 * cost[name] / cost[f'dense_{name}']:.1f} %" for name in ("macs", "params")]
     of_dense = f" ({' and '.join(relative)} of the dense network's)" if _is_compressed(spec) else ""
     names = [name for name in spec.classes if name not in (BACKGROUND, UNUSED)]
-    begun = f", from epoch {state.epoch + 1}, batch {state.step}" if state.iteration else ""
+    begun = f", from epoch {state.epoch + 1}, batch {state.step}" if state.epoch >= 0 or state.step else ""
     lines = {"Model": f"{spec.arch}, {'compressed' if _is_compressed(spec) else 'dense'}"}
     for split, text in (("train", "Training data"), ("val", "Validation data")):
         data = facts["data"][split]

@@ -65,7 +65,9 @@ def test_costs_are_those_of_the_network_and_of_the_dense_one() -> None:
     ours, dense = nd.count_complexity(spec), nd.count_complexity(nd.Spec(MODEL, 10))
     assert ours.macs < dense.macs
     expected = {"macs": ours.macs, "params": ours.params, "dense_macs": dense.macs, "dense_params": dense.params}
+    before = torch.get_rng_state()
     assert cost_of(spec) == expected
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_run_that_is_refused_leaves_no_folder(words: list[str], tmp_path: Path, refused: Refused) -> None:
