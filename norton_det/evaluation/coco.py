@@ -112,6 +112,7 @@ class CocoEvaluator:
         self._limits = {kind: limit_of(kind, max_detections) for kind in kinds}
         self._new_coco, self._new_evaluation = BACKENDS[backend]()
         self._content = coco.dataset
+        _check_ids(coco.dataset, backend, name)
         self._truths = {kind: self._indexed(_truth(coco.dataset, kind, name)) for kind in kinds}
         warn_of_coco_limit(self._truths, self._limits, name)
 
@@ -235,6 +236,16 @@ def evaluate_results(
     """
     evaluator = CocoEvaluator(coco, kinds, backend=backend, max_detections=max_detections)
     return evaluator.evaluate(results, per_class=per_class)
+
+
+def _check_ids(content: Mapping[str, Any], backend: str, name: str | Path) -> None:
+    """Refuse image and category ids that the other backends do not take, for which pycocotools is right."""
+    ids = (entry.get("id") for part in ("images", "categories") for entry in content.get(part) or ())
+    other = next((number for number in ids if not isinstance(number, int)), None) if backend != "pycocotools" else None
+    if other is not None:
+        raise DataError(
+            f"{name}: id {other!r} is not a whole number; backend {backend} takes no other, expected pycocotools"
+        )
 
 
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def match_results(
         ...     coco = CocoDataset(f"{folder}/shapes", "val").coco
         >>> results = [{**annotation, "score": 1.0} for annotation in coco.dataset["annotations"]]
         >>> matches = match_results(CocoEvaluator(coco, ["bbox"]), results, "bbox")
-        >>> bool(matches.hits.all()), len(matches.scores) == matches.objects.sum()
+        >>> bool(matches.hits.all()), len(matches.scores) == int(matches.objects.sum())
         (True, True)
     """
     evaluation = evaluator.match(results, kind, iou=iou)

@@ -56,6 +56,20 @@ def test_other_backends_agree(seeds: range, backend: str) -> None:
     assert evaluate_results(indexed(content), [], ["bbox"], backend=backend)["bbox"]["AP"] == 0
 
 
+@pytest.mark.parametrize("backend", ["faster", "hotcoco"])
+def test_ids_that_are_names_are_for_pycocotools(backend: str) -> None:
+    pytest.importorskip(PACKAGES[backend])
+    content, results = random_data(1)
+    expected = evaluate_results(indexed(content), results, ["bbox"])
+    for entry in [*content["annotations"], *results]:
+        entry["image_id"] = f"image {entry['image_id']}"
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    assert evaluate_results(indexed(content), results, ["bbox"]) == expected
+    with pytest.raises(DataError, match=f"annotations: id 'image 0' is not a whole number; backend {backend} takes"):
+        evaluate_results(indexed(content), results, ["bbox"], backend=backend)
+
+
 def test_each_threshold_has_its_metrics() -> None:
     content, results = random_data(1)
     usual = evaluate_results(indexed(content), results, KINDS)
