@@ -167,7 +167,9 @@ def errors_figure(sides: Sequence[Analysis]) -> "Figure":
         axes.bar_label(bars, texts, padding=4, fontsize=9)
     axes.set_yticks(range(len(KINDS)), KINDS)
     axes.invert_yaxis()
-    axes.margins(x=0.18)
+    axes.set_xlim(
+        0, 1.2 * max(cost or 0.0 for side in sides if side.errors for cost in side.errors.costs.values()) or 1
+    )
     style(axes, "AP50 that each kind of error costs (number of errors)", "AP50 gained if corrected")
     axes.grid(visible=False, axis="y")
     legend(axes, loc="lower right")

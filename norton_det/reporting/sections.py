@@ -1,5 +1,6 @@
 """The sections of a report's page about a run: main numbers, what it was, the comparison with the dense network."""
 
+import shlex
 from collections.abc import Sequence
 
 from norton_det.data.coco.labels import BACKGROUND
@@ -64,7 +65,7 @@ def facts_section(run: Run) -> list[str]:
         return []
     rows: list[tuple[str, object]] = [("folder", run.folder)]
     command = about.get("command")
-    rows += [("command", " ".join(map(str, command)) if isinstance(command, list) else command)] if command else []
+    rows += [("command", shlex.join(map(str, command)) if isinstance(command, list) else command)] if command else []
     for split, data in (about.get("data") or {}).items():
         if data:
             objects = f", {data['objects']} objects" if data.get("objects") is not None else ""

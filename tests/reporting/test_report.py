@@ -138,7 +138,7 @@ def test_a_run_is_drawn_and_told_beside_the_dense_one(run_of: Callable[..., Path
         assert f"{kind} AP{a['AP']:.3f}{b['AP']:.3f}{b['AP'] - a['AP']:+.3f}" in text
     assert "60.00G" in text
     assert "-50 % against dense" in text
-    assert "norton-det train-det --model <b>x</b>" in text, "as text, not as an element"
+    assert "norton-det train-det --model '<b>x</b>'" in text, "as text, not as an element"
     assert "maskrcnn_cpresnet50_fpn" in text
 
 
