@@ -34,7 +34,9 @@ class Truth:
         return [self._ids[file] for file in files] if all(file in self._ids for file in files) else None
 
     def objects(self, file: str, kinds: Sequence[str] = ("bbox",)) -> dict[str, Any]:
-        """Return the objects in an image file, as :mod:`norton_det.visualization` draws them; the labels are their ids.
+        """Return the objects in an image file, as :mod:`norton_det.visualization` draws them, without crowds.
+
+        The labels are category ids.
 
         Args:
             file: the name of the file.
@@ -45,7 +47,8 @@ class Truth:
         """
         if file not in self._ids:
             raise DataError(f"{self.path}: has no image {file}; expected the annotations of the images")
-        rows = [row for row in self._coco.imgToAnns[self._ids[file]] if row["category_id"] in self.names]
+        annotations = self._coco.imgToAnns[self._ids[file]]
+        rows = [row for row in annotations if row["category_id"] in self.names and not row.get("iscrowd")]
         boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         found: dict[str, Any] = {"boxes": boxes, "labels": torch.tensor([row["category_id"] for row in rows]).long()}
