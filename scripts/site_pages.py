@@ -8,6 +8,7 @@ import argparse
 import functools
 import html
 import importlib
+import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,7 @@ def _api_page(title: str, topic: str) -> str:
         if getattr(value, "__code__", None) is None or value.__code__.co_name == name:
             parts.append(f"::: {path}\n    options:\n      heading: {shown}\n      toc_label: {name}")
         else:  # made by a function: the documentation is not in the source
-            parts.append(f"## {name} {{ #{path} }}\n\n```text\n{textwrap.dedent(value.__doc__ or '')}\n```")
+            parts.append(f"## {shown} {{ #{path} }}\n\n```text\n{inspect.getdoc(value)}\n```")
     return "\n\n".join(parts) + "\n"
 
 

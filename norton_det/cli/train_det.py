@@ -107,9 +107,11 @@ def _add_model(parser: Parser) -> None:
     add("--model", default="maskrcnn_resnet50_fpn", choices=[*MODELS], metavar="NAME", help="detector")
     add("--weights", metavar="FILE|NAME", help="of the whole detector: a file, or the name of torchvision's")
     add("--weights-backbone", metavar="FILE|NAME", help="compressed file, state dict, or the name of torchvision's")
-    add("--trainable-backbone-layers", type=int, metavar="N", help="0 to 5, from the last stage")
-    add("--norm-layer", help="of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: as torchvision)")
-    add("--rpn-score-thresh", type=float, metavar="P", help="minimum score of a proposal")
+    text = "0 to 5, from the last stage (default: 3 of weights that were trained, otherwise 5)"
+    add("--trainable-backbone-layers", type=int, metavar="N", help=text)
+    text = "of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: frozen, unless weights are new or pruned since)"
+    add("--norm-layer", metavar="NAME", help=text)
+    add("--rpn-score-thresh", type=float, metavar="P", help="minimum score of a proposal (default: 0)")
     add("--min-size", type=int, metavar="S", help="length to which an image's shorter side is scaled (default: 800)")
     add("--max-size", type=int, metavar="S", help="limit of the longer side (default: 1333)")
     example = '{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}'
