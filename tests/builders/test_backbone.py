@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     nd.save(net, spec, paths["classifier"])
     options = {"decomposition": "tucker2", "scope": "detector"}
     spec = spec_from_configuration("fasterrcnn_cpresnet50_fpn", 8, [0.3] * 22 + [0.9] * 3, num_classes=3, **options)
-    spec = replace(spec, options=TINY)
+    spec = replace(spec, options=TINY, provenance={"prune": {}})
     nd.save(with_random_norms(nd.build(spec)), spec, paths["detector"])
     return paths
 
@@ -90,7 +90,7 @@ def test_a_classifiers_file_with_dilation_and_eps(files: dict[str, Path]) -> Non
         assert net.layer4[1].conv2.geometry()["dilation"] == (2, 2)
 
 
-@pytest.mark.parametrize("indices", [(0, 1), (2, 4), (3,)])
+@pytest.mark.parametrize("indices", [(0, 1), (2, 4), pytest.param((3,), marks=pytest.mark.slow)])
 def test_some_of_the_maps(files: dict[str, Path], indices: tuple[int, ...]) -> None:
     everything = nd.backbone(files["classifier"], out_indices=(0, 1, 2, 3, 4)).eval()
     some = nd.backbone(files["classifier"], out_indices=indices, trainable_layers=5).eval()
@@ -185,6 +185,8 @@ def test_norms_and_what_is_trained(files: dict[str, Path]) -> None:
     net = nd.backbone(files["classifier"], norm="train", trainable_layers=2)
     assert (norms(net), trained(net)) == ({nn.BatchNorm2d}, {"layer3", "layer4"})
     assert norms(nd.backbone(files["classifier"], norm="frozen")) == {FrozenBatchNorm2d}
+    fresh = nd.backbone(files["detector"])  # compressed, not trained since
+    assert (norms(fresh), trained(fresh)) == ({nn.BatchNorm2d}, everything)
     before = {name: value.clone() for name, value in net.named_buffers()}
     net.train()(torch.rand(2, 3, 64, 64))
     changed = {name.split(".")[0] for name, value in net.named_buffers() if not torch.equal(value, before[name])}
