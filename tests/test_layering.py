@@ -24,7 +24,7 @@ FLOORS = [
     {"pruning", "structure", "deployment", "data"},
     {"calibration", "cost", "evaluation", "checkpoint", "config"},
     {"search", "builders", "reporting"},
-    {"compression", "training", "inference"},
+    {"compression", "training", "inference", "adapters"},
     {"norton_det"},  # the public names, in __init__.py
     {"cli"},
     {"__main__"},
