@@ -24,12 +24,14 @@ class Curve:
         scores: (P,) thresholds, from high to low.
         precision: (P,) fraction of the detections that are matched.
         recall: (P,) fraction of the objects that are found; NaN without objects.
+        f1: (P,) harmonic mean of both.
         objects: number of objects.
     """
 
     scores: Array
     precision: Array
     recall: Array
+    f1: Array
     objects: int
 
     def best(self) -> "OperatingPoint":
@@ -38,11 +40,9 @@ class Curve:
             return OperatingPoint(None, None, None, None, 0)
         if not len(self.scores):
             return OperatingPoint(None, None, 0.0, 0.0, self.objects)
-        with np.errstate(invalid="ignore"):
-            f1 = np.nan_to_num(2 * self.precision * self.recall / (self.precision + self.recall))
-        i = int(np.argmax(f1))
+        i = int(np.argmax(self.f1))
         threshold, precision, recall = (float(values[i]) for values in (self.scores, self.precision, self.recall))
-        return OperatingPoint(threshold, precision, recall, float(f1[i]), self.objects)
+        return OperatingPoint(threshold, precision, recall, float(self.f1[i]), self.objects)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def curve(scores: Array, hits: Array, objects: int) -> Curve:
     true = np.cumsum(hits[order])[last]
     count = (np.flatnonzero(last) + 1).astype(float)
     recall = true / objects if objects else np.full(len(true), np.nan)
-    return Curve(scores[order][last], true / count, recall, objects)
+    f1 = 2 * true / (count + objects)  # from the counts, so that equal values are equal numbers
+    return Curve(scores[order][last], true / count, recall, f1, objects)
 
 
 def class_curves(matches: Matches) -> dict[str, Curve]:
