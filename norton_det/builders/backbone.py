@@ -15,6 +15,7 @@ from norton_det.builders.backbone_source import Source, moved, read_backbone
 from norton_det.builders.fine_tuning import fine_tuning_of
 from norton_det.builders.new_detector import trainable_layers as number_of_trainable_layers
 from norton_det.errors import UsageError, expect_choice
+from norton_det.models.feature_maps import TRAINABLE_ORDER
 from norton_det.models.weights import load_state
 from norton_det.runtime.initialisation import without_initialisation
 from norton_det.spec import Spec
@@ -87,7 +88,9 @@ def backbone_of(
     """Return the backbone that was read; arguments and errors as of :func:`backbone`."""
     trained = bool(source.state)
     rule = fine_tuning_of(source.spec, BACKBONES[0], trained=trained)
-    layers = number_of_trainable_layers(trained, trainable_layers, rule.layers)
+    # All is trained without weights: torchvision warns of any number, also of that one.
+    number = None if not trained and trainable_layers == len(TRAINABLE_ORDER) else trainable_layers
+    layers = number_of_trainable_layers(trained, number, rule.layers)
     source = source if fpn else source.without_pyramid()
     version = source.version or int(fpn)
     new_pyramid = version > source.version
