@@ -10,7 +10,12 @@ _FORMATS = {"text": "simple", "markdown": "github"}  # names of tabulate
 _UNITS = {"G": 10**9, "M": 10**6, "k": 10**3}
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Literal["text", "markdown"] = "text") -> str:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    style: Literal["text", "markdown"] = "text",
+    words: Sequence[str] = (),
+) -> str:
     """Return a table.
 
     Args:
@@ -18,6 +23,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Litera
         rows: the cells of each row, as many as there are columns; ``str`` is applied to them.
         style: "text", for a terminal: the first column is aligned to the left and the others, mostly numbers, to the
             right; or "markdown".
+        words: names of other columns that are aligned to the left.
 
     Example:
         >>> from norton_det.formatting import table
@@ -28,7 +34,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], style: Litera
         fc        2.05M
     """
     cells = [[str(cell) for cell in row] for row in rows]
-    alignment = ["left", *["right"] * (len(header) - 1)] if style == "text" else None
+    sides = ["left" if i == 0 or name in words else "right" for i, name in enumerate(header)]
+    alignment = sides if style == "text" else None
     lines = tabulate(cells, header, _FORMATS[style], disable_numparse=True, colalign=alignment).splitlines()
     return "\n".join(line.rstrip() for line in lines)
 

@@ -40,7 +40,7 @@ def list_rates(arch: str) -> str:
         2
     """
     architecture = ARCHITECTURES[arch]
-    parts = []
+    parts, writers = [], "layers that write it"
     for scope in architecture.scopes or (None,):
         default = " (the default)" if scope == architecture.scope else ""
         where = "" if scope is None else f" with --scope {scope}{default}"
@@ -48,9 +48,9 @@ def list_rates(arch: str) -> str:
         ranks = list(_ranks(arch, scope))
         parts += [
             f"{arch}{where} takes {rates[-1][0]} rates:",
-            table(("rate", "group", "width", "layers that write it"), rates),
+            table(("rate", "group", "width", writers), rates, words=("group", writers)),
             f"{arch}{where} takes {len(ranks)} ranks of cp or tucker2:",
-            table(("rank", "layer", "outputs x inputs x kernel"), ranks),
+            table(("rank", "layer", "outputs x inputs x kernel"), ranks, words=("layer",)),
         ]
     return "\n\n".join([*parts, _NOTATION])
 

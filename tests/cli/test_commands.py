@@ -184,7 +184,7 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("train_det", [*TRAIN, "--model-kwargs", "[]"], 2, "'[]' is no JSON object"),
         ("train_det", [*TRAIN, "--weights-backbone", "CUT"], 3, "cut.safetensors: damaged"),
         ("train_det", [*TRAIN, "--resume", "TEXT"], 3, "text.pth: damaged"),
-        ("train_det", [*TRAIN, "--data-path", "OUT"], 3, "out: no images for train are recognised; expected"),
+        ("train_det", [*TRAIN, "--data-path", "OUT"], 3, "out: no images for val are recognised; expected"),
         ("eval_det", [*EVAL, "--checkpoint", "OUT/none.pth"], 3, "none.pth: no such file"),
         ("pareto", [*PARETO, "--network", "vgg"], 2, "unknown network 'vgg'; expected one of: vgg16_bn_cifar, "),
         ("pareto", [*PARETO, "--metric", "AP"], 2, "unknown metric of vgg16_bn_cifar 'AP'; expected one of: top1"),

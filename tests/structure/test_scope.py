@@ -14,7 +14,11 @@ from norton_det.models import ARCHITECTURES
 from norton_det.search.uniform import search
 from norton_det.structure.settings import decomposable_layers, dense_network, spec_from_configuration
 
-DETECTORS = [name for name in ARCHITECTURES if ARCHITECTURES[name].scopes]
+DETECTORS = [
+    name
+    for name in ARCHITECTURES
+    if "detector" in ARCHITECTURES[name].scopes and ARCHITECTURES[name].task.name == "detection"
+]
 FASTER = "fasterrcnn_cpresnet50_fpn"
 RATES = "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"
 
