@@ -21,6 +21,7 @@ from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
 from norton_det.runtime.distributed import world_size
 from norton_det.runtime.run_folder import checkpoint_in
+from norton_det.runtime.tensorboard import check_tensorboard
 from norton_det.spec import Spec
 from norton_det.structure.build import build
 from norton_det.training import TrainingState
@@ -151,6 +152,8 @@ def check_training(args: argparse.Namespace, **minimum: int) -> None:
     check_device(args.device)
     if args.sync_bn and not args.device.startswith("cuda"):
         raise UsageError(f"--sync-bn with --device {args.device}: expected cuda, where torch has it")
+    if args.tensorboard:
+        check_tensorboard()
 
 
 class Checkpoint:

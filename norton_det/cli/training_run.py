@@ -4,7 +4,6 @@ import argparse
 import datetime
 import logging
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ import torchvision
 import yaml
 from torch import Tensor, nn
 
+from norton_det.cli.resumed_folder import copy_beginning, set_aside
 from norton_det.cli.training_options import FREE, Checkpoint
 from norton_det.cost.complexity import count_complexity
 from norton_det.data.coco.dataset import CocoDataset
@@ -30,9 +30,7 @@ from norton_det.runtime.distributed import compute_once, is_main, world_size
 from norton_det.runtime.logs import RunLog
 from norton_det.runtime.run_folder import (
     ARGUMENTS,
-    BEST,
     LOG,
-    METRICS,
     checkpoint_in,
     new_run_folder,
     refuse_other_run,
@@ -63,7 +61,7 @@ def open_run(args: argparse.Namespace, model: str) -> Iterator[RunLog]:
         model: in the name of a new folder.
 
     Raises:
-        UsageError: the folder holds another run, with neither ``--resume`` nor ``--overwrite``.
+        UsageError: the folder holds another run than that of ``--resume``, without ``--overwrite``.
     """
     log = RunLog()
     logging.getLogger().addHandler(log)
@@ -73,7 +71,7 @@ def open_run(args: argparse.Namespace, model: str) -> Iterator[RunLog]:
             args.output_dir = compute_once(lambda: str(new_run_folder(model)))
         elif args.resume and not (args.output_dir or args.test_only):
             args.output_dir = str(checkpoint_in(args.resume).parent)
-        if args.output_dir and not (args.resume or args.overwrite or args.test_only):
+        if args.output_dir and not (new or args.overwrite or _is_own(args)):
             refuse_other_run(args.output_dir)
         if args.output_dir and is_main():
             logger.info("Output: %s", args.output_dir)
@@ -89,6 +87,14 @@ def open_run(args: argparse.Namespace, model: str) -> Iterator[RunLog]:
             with suppress(OSError):  # it is not empty
                 Path(args.output_dir).rmdir()
                 Path(args.output_dir).parent.rmdir()
+
+
+def _is_own(args: argparse.Namespace) -> bool:
+    """Tell whether the folder is that of the run that is resumed, or whose network is evaluated."""
+    sources = [checkpoint_in(args.resume)] if args.resume else []
+    if args.test_only and args.weights:
+        sources.append(Path(str(args.weights)))
+    return any(source.parent.resolve() == Path(args.output_dir).resolve() for source in sources)
 
 
 def train(
@@ -166,10 +172,12 @@ def _begin(
     """Make the folder ready, and say and write down what is trained on what."""
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint is None and args.overwrite:
+    if args.overwrite and not _is_own(args):
         remove_run(folder)
-    if checkpoint is not None and Path(checkpoint.path).parent.resolve() != folder.resolve():
-        _copy_beginning(Path(checkpoint.path).parent, folder)
+    if checkpoint is not None and not _is_own(args):
+        copy_beginning(Path(checkpoint.path).parent, folder)
+    if checkpoint is not None:
+        set_aside(folder, state, task.best)
     log.open(folder / LOG)
     facts = _facts(args, state.spec, task.device, data)
     lines = _header(args, state, facts)
@@ -177,14 +185,6 @@ def _begin(
     for name, text in lines.items():
         logger.info("%-*s %s", width + 1, f"{name}:", text)
     write_text(folder / ARGUMENTS, yaml.safe_dump(facts, sort_keys=False, width=1000))
-
-
-def _copy_beginning(source: Path, folder: Path) -> None:
-    """Copy what a training that is resumed in another folder has written up to its checkpoint."""
-    for name in (METRICS, BEST):
-        (folder / name).unlink(missing_ok=True)
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
 
 
 def _facts(

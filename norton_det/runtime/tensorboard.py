@@ -25,13 +25,7 @@ def tensorboard_log(
     Raises:
         UsageError: the package ``tensorboard`` is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError(
-            "tensorboard is not installed; --tensorboard needs it: pip install norton-det[tensorboard]"
-        ) from None
-    writer = SummaryWriter(str(folder), purge_step=first)
+    writer = _writer_class()(str(folder), purge_step=first)
     step = first - 1
 
     def add(line: Mapping[str, Any]) -> None:
@@ -47,3 +41,22 @@ def tensorboard_log(
             writer.flush()
 
     return add
+
+
+def check_tensorboard() -> None:
+    """Check that TensorBoard's log can be written.
+
+    Raises:
+        UsageError: the package ``tensorboard`` is not installed.
+    """
+    _writer_class()
+
+
+def _writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError(
+            "tensorboard is not installed; --tensorboard needs it: pip install norton-det[tensorboard]"
+        ) from None
+    return SummaryWriter

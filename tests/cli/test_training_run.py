@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,37 @@ def test_every_command_has_one_rule_for_devices(there: bool, monkeypatch: pytest
         "visualize",
         "demo",
     } <= found.keys()
+
+
+def test_a_run_is_not_resumed_over_another_one(words: list[str], refused: Refused) -> None:
+    for folder in ("a", "b"):
+        assert train(words, "--epochs", 1, "--output-dir", folder) == 0
+    resume = ["--resume", "a", "--output-dir", "b"]
+    before = contents(Path("b"))
+    refused(lambda: train(words, *resume), 2, "--output-dir b: holds another run")
+    refused(lambda: train(words, "--test-only", *resume), 2, "--output-dir b: holds another run")
+    assert contents(Path("b")) == before
+    assert train(words, *resume, "--overwrite") == 0
+    assert [line["epoch"] for line in epochs_in(Path("b"))] == [0, 1]
+    assert (
+        train(words, "--resume", "b", "--output-dir", "b", "--overwrite", "--epochs", 3) == 0
+    )  # its own: nothing lost
+    assert [line["epoch"] for line in epochs_in(Path("b"))] == [0, 1, 2]
+
+
+def test_an_earlier_epoch_is_resumed_without_losing_the_best(
+    words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(words, "--keep", "all", "--output-dir", "run") == 0
+    folder = Path("run")
+    lines = read_lines(folder / "metrics.jsonl")
+    for line in lines:
+        if "top1" in line:
+            line["top1"] = line["epoch"]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    best = (folder / "best.safetensors").read_bytes()
+    assert train(words, "--resume", folder / "model_0.pth", "--output-dir", "run") == 0
+    assert "run/metrics.jsonl: lines of epochs 1 to 1 are dropped" in caplog.text
+    assert (folder / "best_of_epoch_1.safetensors").read_bytes() == best
+    assert [line["epoch"] for line in epochs_in(folder)] == [0, 1]

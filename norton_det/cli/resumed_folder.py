@@ -1,0 +1,36 @@
+"""The folder of a training that is resumed: what it holds that is not of the checkpoint."""
+
+import logging
+import shutil
+from functools import partial
+from pathlib import Path
+
+from norton_det.files import write_atomically
+from norton_det.runtime.run_folder import BEST, METRICS
+from norton_det.training import TrainingState
+from norton_det.training.history import best_of, read_lines
+
+logger = logging.getLogger(__name__)
+
+
+def copy_beginning(source: Path, folder: Path) -> None:
+    """Copy the metrics and the best network of a training that is resumed in another folder."""
+    for name in (METRICS, BEST):
+        if (source / name).exists():
+            write_atomically(folder / name, partial(shutil.copyfile, source / name))
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def set_aside(folder: Path, state: TrainingState, metric: str) -> None:
+    """Say which epochs come after the checkpoint; rename the best network if it is of one of them."""
+    epochs = [line for line in read_lines(folder / METRICS) if "iteration" not in line]
+    dropped = [line["epoch"] for line in epochs if line["epoch"] > state.epoch]
+    if not dropped:
+        return
+    logger.warning("%s: lines of epochs %d to %d are dropped", folder / METRICS, dropped[0], dropped[-1])
+    best = best_of(epochs, metric)
+    if best is not None and best["epoch"] in dropped and (folder / BEST).exists():
+        aside = folder / f"best_of_epoch_{best['epoch']}.safetensors"
+        (folder / BEST).rename(aside)
+        logger.warning("%s: is of epoch %d; renamed to %s", folder / BEST, best["epoch"], aside.name)
