@@ -1,6 +1,7 @@
 """Images of image files, folders or a video: reading, and writing to files of the same names."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -33,10 +34,9 @@ class Images:
     def __init__(self, paths: Sequence[Path], annotations: str | Path | None = None) -> None:
         if not paths:
             raise UsageError(f"no image; expected files ending with {', '.join(IMAGE_SUFFIXES)}")
-        names = [path.name for path in paths]
-        if duplicates := [name for name in names if names.count(name) > 1]:
-            count = names.count(duplicates[0])
-            raise UsageError(f"{duplicates[0]}: {count} files have this name; expected different names")
+        counts = Counter(path.name for path in paths)
+        if duplicate := next((name for name, count in counts.items() if count > 1), None):
+            raise UsageError(f"{duplicate}: {counts[duplicate]} files have this name; expected different names")
         self.paths, self._sizes = paths, AnnotatedSizes(annotations)
 
     def __len__(self) -> int:
