@@ -269,6 +269,19 @@ def test_the_truth_is_that_of_the_data(shapes: Path, refused: Refused) -> None:
     refused(lambda: truth.objects("x.png"), 3, "has no image x.png")
 
 
+def test_images_of_the_same_name_are_not_taken_for_each_other(tmp_path: Path, refused: Refused) -> None:
+    images = [
+        {"id": i, "file_name": name, "width": 4, "height": 4} for i, name in enumerate(("a/1.png", "b/1.png", "2.png"))
+    ]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = Truth(tmp_path / "truth.json")
+    assert truth.ids_of(["2.png"]) == [2]
+    assert truth.objects("2.png")["boxes"].shape == (0, 4)
+    for ask in (lambda: truth.ids_of(["1.png"]), lambda: truth.objects("1.png")):
+        refused(ask, 3, "has 2 images named 1.png: a/1.png (id 0), b/1.png (id 1); expected one")
+
+
 def test_visualize_classifiers(
     small_net: Path, classes: Path, tmp_path: Path, refused: Refused, detectors: dict[str, Path]
 ) -> None:

@@ -27,11 +27,24 @@ class Truth:
     def __init__(self, path: str | Path) -> None:
         self.path, self._coco = path, read_coco(path)
         self.names = class_names(self._coco.cats.values())
-        self._ids = {Path(str(image["file_name"])).name: number for number, image in self._coco.imgs.items()}
+        self._ids: dict[str, list[Any]] = {}
+        for number, image in self._coco.imgs.items():
+            self._ids.setdefault(Path(str(image["file_name"])).name, []).append(number)
 
     def ids_of(self, files: Sequence[str]) -> list[Any] | None:
-        """Return the ids of image files; None unless the annotations have all of them."""
-        return [self._ids[file] for file in files] if all(file in self._ids for file in files) else None
+        """Return the ids of image files; None unless the annotations have all of them.
+
+        Raises:
+            DataError: the annotations have several images of the name of a file.
+        """
+        return [self._id_of(file) for file in files] if all(file in self._ids for file in files) else None
+
+    def _id_of(self, file: str) -> Any:
+        ids = self._ids[file]
+        if len(ids) > 1:
+            images = ", ".join(f"{self._coco.imgs[number]['file_name']} (id {number})" for number in ids)
+            raise DataError(f"{self.path}: has {len(ids)} images named {file}: {images}; expected one")
+        return ids[0]
 
     def objects(self, file: str, kinds: Sequence[str] = ("bbox",)) -> dict[str, Any]:
         """Return the objects in an image file, as :mod:`norton_det.visualization` draws them, without crowds.
@@ -43,11 +56,11 @@ class Truth:
             kinds: what is returned of the objects, in COCO's words: "bbox", "segm", "keypoints".
 
         Raises:
-            DataError: the annotations do not have the file.
+            DataError: the annotations do not have the file, or have several images of its name.
         """
         if file not in self._ids:
             raise DataError(f"{self.path}: has no image {file}; expected the annotations of the images")
-        annotations = self._coco.imgToAnns[self._ids[file]]
+        annotations = self._coco.imgToAnns[self._id_of(file)]
         rows = [row for row in annotations if row["category_id"] in self.names and not row.get("iscrowd")]
         boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
