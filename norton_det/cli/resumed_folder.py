@@ -2,20 +2,27 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from norton_det.files import write_atomically
-from norton_det.runtime.run_folder import BEST, METRICS
+from norton_det.runtime.run_folder import ARGUMENTS, BEST, METRICS
 from norton_det.training import TrainingState
 from norton_det.training.history import best_of, read_lines
 
 logger = logging.getLogger(__name__)
 
+RESUMED = "resumed"
+"""Key of ``args.yaml``: what a run was resumed with, each time."""
+
 
 def copy_beginning(source: Path, folder: Path) -> None:
-    """Copy the metrics and the best network of a training that is resumed in another folder."""
-    for name in (METRICS, BEST):
+    """Copy the metrics, the best network and ``args.yaml`` of a training that is resumed in another folder."""
+    for name in (METRICS, BEST, ARGUMENTS):
         if (source / name).exists():
             write_atomically(folder / name, partial(shutil.copyfile, source / name))
         else:
@@ -34,3 +41,12 @@ def set_aside(folder: Path, state: TrainingState, metric: str) -> None:
         aside = folder / f"best_of_epoch_{best['epoch']}.safetensors"
         (folder / BEST).rename(aside)
         logger.warning("%s: is of epoch %d; renamed to %s", folder / BEST, best["epoch"], aside.name)
+
+
+def with_beginning(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of ``args.yaml`` of a run that is resumed: how it began, and what it was resumed with."""
+    path = folder / ARGUMENTS
+    began = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not isinstance(began, dict):  # the run began without this file
+        return dict(facts)
+    return {**began, RESUMED: [*began.get(RESUMED, []), dict(facts)]}

@@ -17,7 +17,7 @@ import torchvision
 import yaml
 from torch import Tensor, nn
 
-from norton_det.cli.resumed_folder import copy_beginning, set_aside
+from norton_det.cli.resumed_folder import copy_beginning, set_aside, with_beginning
 from norton_det.cli.training_options import FREE, Checkpoint
 from norton_det.cost.complexity import count_complexity
 from norton_det.data.coco.dataset import CocoDataset
@@ -184,7 +184,8 @@ def _begin(
     width = max(map(len, lines))
     for name, text in lines.items():
         logger.info("%-*s %s", width + 1, f"{name}:", text)
-    write_text(folder / ARGUMENTS, yaml.safe_dump(facts, sort_keys=False, width=1000))
+    content = facts if checkpoint is None else with_beginning(folder, facts)
+    write_text(folder / ARGUMENTS, yaml.safe_dump(content, sort_keys=False, width=1000))
 
 
 def _facts(

@@ -67,6 +67,7 @@ def test_backbone(run: Run) -> None:
     assert rows[0]["ours_memory"] is None
 
 
+@pytest.mark.slow
 def test_train_step(run: Run, tmp_path: Path) -> None:
     words = ["--train-batch", "2", "--only", "resnet56_14m", "--no-memory", "--output", str(tmp_path / "rows.json")]
     (row,) = run("train-step", *words)

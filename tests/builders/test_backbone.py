@@ -104,6 +104,7 @@ def test_some_of_the_maps(files: dict[str, Path], indices: tuple[int, ...]) -> N
     assert trained == {name for name, parameter in some.named_parameters() if parameter.grad is not None}
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_detector_with_its_own_pyramid(
     files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -189,6 +189,9 @@ def test_a_run_is_not_resumed_over_another_one(words: list[str], refused: Refuse
     refused(lambda: train(words, "--test-only", *resume), 2, "--output-dir b: holds another run")
     assert contents(Path("b")) == before
     assert train(words, *resume, "--overwrite") == 0
+    content = yaml.safe_load(Path("b/args.yaml").read_text())
+    assert (content["args"]["output_dir"], content["args"]["epochs"]) == ("a", 1)
+    assert [(each["args"]["output_dir"], each["args"]["epochs"]) for each in content["resumed"]] == [("b", 2)]
     assert [line["epoch"] for line in epochs_in(Path("b"))] == [0, 1]
     assert (
         train(words, "--resume", "b", "--output-dir", "b", "--overwrite", "--epochs", 3) == 0

@@ -313,6 +313,7 @@ def test_what_cannot_be_deployed_is_refused(caplog: pytest.LogCaptureFixture) ->
     assert "its outputs hold no tensor to compare" in caplog.text
 
 
+@pytest.mark.slow
 def test_detectors_with_heads_of_their_own() -> None:
     class Heads(nn.Module):
         """It hands everything on."""

@@ -48,6 +48,7 @@ def lines_of(terminal: bool) -> list[str]:
     return shown.decode().replace("\r\n", "\n").splitlines(keepends=True)
 
 
+@pytest.mark.slow
 def test_a_file_has_the_lines_and_no_bar() -> None:
     lines = lines_of(terminal=False)
     assert [line.partition("  eta")[0].strip() for line in lines[:-1]] == [f"Epoch: [0]  [{i}/5]" for i in (0, 2, 4)]
