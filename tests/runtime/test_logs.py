@@ -10,6 +10,7 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
 from conftest import ENVIRONMENT
 
 from norton_det.runtime.logs import RunLog
