@@ -14,6 +14,7 @@ from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
 from norton_det.models.weights import named_weights
 from norton_det.runtime.device import check_device, default_device
+from norton_det.runtime.run_folder import BEST
 
 
 def load_detector(
@@ -30,8 +31,9 @@ def load_detector(
     empty where the names are not known.
 
     Args:
-        name: a file of ``norton_det.save``, deployed or not, or a training checkpoint; or the name of the builder of a
-            detector, torchvision's (``fasterrcnn_resnet50_fpn``) or ours.
+        name: a file of ``norton_det.save``, deployed or not, or a training checkpoint; or the folder of a training, of
+            which ``best.safetensors`` is taken; or the name of the builder of a detector, torchvision's
+            (``fasterrcnn_resnet50_fpn``) or ours, even where a folder has this name.
         device: where the detector is put. None: a GPU if there is one, else the CPU.
         weights: with the name of a builder: which of torchvision's weights, downloaded at the first time; None: random
             ones.
@@ -42,7 +44,7 @@ def load_detector(
         The detector in evaluation mode.
 
     Raises:
-        DataError: the file is missing or damaged, or the weights cannot be downloaded.
+        DataError: the file is missing or damaged, the folder lacks it, or the weights cannot be downloaded.
         UsageError: the file holds no detector, or there is no such device or no such weights.
 
     Example:
@@ -60,17 +62,24 @@ def load_detector(
     check_device(device)
     known = [*list_models(module=detection), *filter(_is_ours, list_models())]
     net: Any
-    if Path(name).exists():
-        net, spec = read_detector(name, device)
-        classes, keypoints = spec.classes, spec.keypoints
-    elif str(name) in known:
+    file = Path(name)
+    if str(name) in known and not file.is_file():
         net, classes, keypoints = _built(str(name), weights)
+    elif file.exists():
+        net, spec = read_detector(_best_of(file) if file.is_dir() else name, device)
+        classes, keypoints = spec.classes, spec.keypoints
     else:
         raise DataError(f"{name}: no such file; expected a file of a detector, or one of: {', '.join(known)}")
     set_image_size(net, min_size, max_size)
     net.class_names, net.keypoint_names = classes, keypoints
     detector: nn.Module = net.to(device).eval()
     return detector
+
+
+def _best_of(folder: Path) -> Path:
+    if not (folder / BEST).is_file():
+        raise DataError(f"{folder}: is a folder; expected a file in it, such as {BEST}")
+    return folder / BEST
 
 
 def _is_ours(name: str) -> bool:

@@ -189,6 +189,21 @@ def test_a_file_knows_its_names(folder: Path, tmp_path: Path) -> None:
     assert set(expected.names) <= set(CLASSES[1:])
 
 
+def test_the_folder_of_a_training_is_its_best_detector(
+    made: tuple[Any, nd.Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    net, spec = made
+    refused(lambda: nd.load_detector(tmp_path), 3, "is a folder; expected a file in it, such as best.safetensors")
+    nd.save(net, replace(spec, classes=CLASSES), tmp_path / "best.safetensors")
+    detector: Any = nd.load_detector(str(tmp_path), "cpu")
+    assert detector.class_names == CLASSES
+    name = "ssdlite320_mobilenet_v3_large"
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert type(nd.load_detector(name, "cpu", weights=None)).__name__ == "SSD", "the builder, not the folder"
+    refused(lambda: nd.load_detector(f"./{name}"), 3, f"{name}: is a folder; expected a file in it")
+
+
 @pytest.mark.slow
 def test_a_deployed_file_knows_its_names(made: tuple[Any, nd.Spec], folder: Path, tmp_path: Path) -> None:
     net, spec = made
