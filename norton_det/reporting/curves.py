@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from norton_det.reporting.plots import COLOURS, legend, new_figure, running_mean, style
+from norton_det.reporting.plots import COLOURS, legend, new_figure, plain, running_mean, style
 from norton_det.reporting.run import Line, Run
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _draw_losses(axes: "Axes", run: Run) -> None:
 def _draw_line(axes: "Axes", x: Sequence[float], y: Sequence[float], label: str, colour: str) -> None:
     """Draw values; many of them faintly, with their running mean."""
     many = len(y) > _SMOOTHED
-    axes.plot(x, running_mean(y, len(y) // 30) if many else y, color=colour, linewidth=1.5, label=label)
+    axes.plot(x, running_mean(y, len(y) // 30) if many else y, color=colour, linewidth=1.5, label=plain(label))
     if many:
         axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.25)
 
@@ -107,7 +107,8 @@ def _draw_metrics(axes: "Axes", run: Run, others: Mapping[str, Run]) -> None:
     legend(axes, ncols=max(1, len(kinds)))
 
 
-def _draw_metric(axes: "Axes", run: Run, name: str, **options: Any) -> None:
+def _draw_metric(axes: "Axes", run: Run, name: str, *, label: str, **options: Any) -> None:
     lines = [line for line in run.epochs if line.get(name) is not None]
     if lines:
-        axes.plot(positions(lines, []), [line[name] for line in lines], marker="o", markersize=3, **options)
+        x, y = positions(lines, []), [line[name] for line in lines]
+        axes.plot(x, y, marker="o", markersize=3, label=plain(label), **options)

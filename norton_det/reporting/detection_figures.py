@@ -7,7 +7,7 @@ import numpy as np
 
 from norton_det.evaluation.error_split import KINDS
 from norton_det.reporting.analysis import Analysis
-from norton_det.reporting.plots import COLOURS, MISSED, legend, new_figure, style
+from norton_det.reporting.plots import COLOURS, MISSED, legend, new_figure, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def _draw_curves(axes: "Axes", side: Analysis) -> None:
     for name, curve in curves.items():
         i = named.index(name) if name in named else -1
         colour, width = (COLOURS[i % len(COLOURS)], 1.6) if i >= 0 else ("0.5", 0.6)
-        label = f"{name} ({curve.objects})" if i >= 0 else None
+        label = plain(f"{name} ({curve.objects})") if i >= 0 else None
         line = "-" if i < len(COLOURS) else "--"
         axes.plot(
             [0, *curve.recall],
@@ -94,6 +94,7 @@ def _draw_confusion(axes: "Axes", side: Analysis) -> None:
     style(axes, f"Confusion: {side.title}", "detected as", "object")
     axes.grid(visible=False)
     if size <= _NAMED_ROWS:
+        classes = [plain(name) for name in classes]
         axes.set_xticks(range(size), [*classes, "missed"], rotation=90 if size > 5 else 0)
         axes.set_yticks(range(size), [*classes, "nothing"])
         axes.tick_params(labelsize=9 if size <= _NUMBERED else 6)
@@ -143,7 +144,7 @@ def _draw_groups(axes: "Axes", names: Sequence[str], values: dict[str, list[floa
     width = 0.8 / len(values)
     for i, (side, numbers) in enumerate(values.items()):
         x = np.arange(len(names)) + (i - (len(values) - 1) / 2) * width
-        bars = axes.bar(x, numbers, width * 0.92, color=COLOURS[i], label=side if len(values) > 1 else None)
+        bars = axes.bar(x, numbers, width * 0.92, color=COLOURS[i], label=plain(side) if len(values) > 1 else None)
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set_xticks(range(len(names)), names)
 
@@ -162,7 +163,7 @@ def errors_figure(sides: Sequence[Analysis]) -> "Figure":
             continue
         costs = [side.errors.costs[kind] or 0.0 for kind in KINDS]
         y = np.arange(len(KINDS)) + (i - (len(sides) - 1) / 2) * height
-        bars = axes.barh(y, costs, height * 0.9, color=COLOURS[i], label=side.name if len(sides) > 1 else None)
+        bars = axes.barh(y, costs, height * 0.9, color=COLOURS[i], label=plain(side.name) if len(sides) > 1 else None)
         texts = [f"{cost:.3f}  ({side.errors.counts[kind]})" for cost, kind in zip(costs, KINDS, strict=True)]
         axes.bar_label(bars, texts, padding=4, fontsize=9)
     axes.set_yticks(range(len(KINDS)), KINDS)

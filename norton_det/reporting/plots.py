@@ -27,11 +27,26 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def plain(text: str) -> str:
+    """Return a name such that matplotlib shows it as it is, as a label, a tick or a title.
+
+    A dollar sign begins no formula, and a label with an underscore at its start has its entry in the legend.
+
+    Example:
+        >>> from norton_det.reporting.plots import plain
+        >>> print(plain("$5 or $10"))
+        \\$5 or \\$10
+        >>> plain("_x")
+        '\\u200b_x'
+    """
+    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def style(axes: "Axes", title: str = "", xlabel: str = "", ylabel: str = "") -> None:
     """Give axes the look of the report."""
-    axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_title(plain(title), fontsize=11, fontweight="bold", loc="left")
+    axes.set_xlabel(plain(xlabel))
+    axes.set_ylabel(plain(ylabel))
     axes.grid(color="0.5", alpha=0.2)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -24,7 +24,7 @@ from norton_det.reporting.detection_figures import (
     precision_recall_figure,
     sizes_figure,
 )
-from norton_det.reporting.plots import as_svg
+from norton_det.reporting.plots import as_svg, plain
 from norton_det.reporting.report import write_report
 from norton_det.reporting.run import Run, read_run
 
@@ -259,6 +259,25 @@ def test_figures_of_many_classes() -> None:
     assert sorted(texts) == sorted(one[0].confusion[one[0].confusion > 0].tolist())
     bars = errors_figure(one).axes[0].patches
     assert [bar.get_width() for bar in bars] == pytest.approx([*one[0].errors.costs.values()])
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_no_formulas_and_all_in_the_legend() -> None:
+    names = ["_a", "$x_$", r"\$5 $\frac", "b^{$"]
+    content, results = random_data(5)
+    content["categories"] = [{"id": i, "name": name, "keypoints": KEYPOINTS} for i, name in enumerate(names, start=1)]
+    sides = [*analyse(indexed(content), {"_$a_$": results, "$\\b$": results[:3]}, "x")["bbox"].values()]
+    figures = [make(sides) for make in (precision_recall_figure, confusion_figure, sizes_figure, errors_figure)]
+    epochs = [{"epoch": 0, "lr": 0.1, "_$m_$": 1.0}]
+    figures.append(curves_figure(Run(Path("r"), {}, epochs, []), {"_$r_$": Run(Path("s"), {}, epochs, [])}))
+    for figure in figures:
+        assert as_svg(figure).endswith("</svg>")
+    curves = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert curves == [plain(f"{name} ({curve.objects})") for name, curve in sides[0].curves.items() if curve.objects]
+    assert len(curves) > 1
+    assert "_a" in curves[0]
+    assert len(figures[2].legends[0].get_texts()) == len(figures[3].axes[0].get_legend().get_texts()) == 2
+    assert plain(names[2]) == r"\\$5 \$\frac"
 
 
 @pytest.mark.slow
