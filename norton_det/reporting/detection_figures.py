@@ -94,7 +94,7 @@ def _draw_confusion(axes: "Axes", side: Analysis) -> None:
     style(axes, f"Confusion: {side.title}", "detected as", "object")
     axes.grid(visible=False)
     if size <= _NAMED_ROWS:
-        classes = [plain(name) for name in classes]
+        classes = tuple(map(plain, classes))
         axes.set_xticks(range(size), [*classes, "missed"], rotation=90 if size > 5 else 0)
         axes.set_yticks(range(size), [*classes, "nothing"])
         axes.tick_params(labelsize=9 if size <= _NUMBERED else 6)

@@ -28,16 +28,16 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def plain(text: str) -> str:
-    """Return a name such that matplotlib shows it as it is, as a label, a tick or a title.
+    r"""Return a name such that matplotlib shows it as it is, as a label, a tick or a title.
 
     A dollar sign begins no formula, and a label with an underscore at its start has its entry in the legend.
 
     Example:
         >>> from norton_det.reporting.plots import plain
         >>> print(plain("$5 or $10"))
-        \\$5 or \\$10
+        \$5 or \$10
         >>> plain("_x")
-        '\\u200b_x'
+        '\u200b_x'
     """
     return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
 
