@@ -1,7 +1,7 @@
 """The report of finished trainings: pictures in each run's folder, and one self-contained page, ``report.html``."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from norton_det.evaluation.compare import DRAWS, Comparison, compare_results
 from norton_det.evaluation.keypoint_sigmas import set_sigmas
 from norton_det.files import write_text
 from norton_det.reporting import page
-from norton_det.reporting.analysis import analyse
+from norton_det.reporting.analysis import Analysis, analyse
 from norton_det.reporting.curves import curves_figure
 from norton_det.reporting.detection_section import detection_section
 from norton_det.reporting.plots import as_svg, width_of, write_figure
 from norton_det.reporting.run import Run, read_run
 from norton_det.reporting.sections import comparison_section, costs_of, facts_section, headline, overview
+from norton_det.reporting.sheets import unreadable_images
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,21 @@ def _report(
     folder = Path(images) if images is not None and Path(images).is_dir() else None
     if folder is None:
         logger.warning("%s: no images are drawn; expected their folder, as --images names it", run.folder)
-    return [*start, *compared, *detection_section(run.folder, coco, folder, analyses, count), *training]
+    missing_images = [] if folder is None else _missing_images(run, coco, folder, analyses, count)
+    found = detection_section(run.folder, coco, folder, analyses, count)
+    return [*start, *compared, *found, *missing_images, *training]
+
+
+def _missing_images(
+    run: Run, coco: Any, folder: Path, analyses: Mapping[str, Mapping[str, Analysis]], count: int
+) -> list[str]:
+    """Return a note of the images that are not drawn, because they cannot be read; nothing if all are."""
+    main = [*analyses[[*analyses][-1]].values()]
+    errors = unreadable_images(coco, folder, main, count)
+    for error in errors.values():
+        logger.warning("%s: an image is not drawn: %s", run.folder, error)
+    text = f"These images are not drawn, because they are missing or cannot be read: {', '.join(errors)}."
+    return [page.paragraph(text, "note")] if errors else []
 
 
 def truth_of(run: Run, annotations: str | Path) -> Any:

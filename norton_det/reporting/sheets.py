@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.coco.labels import class_names, keypoint_names
+from norton_det.errors import DataError
 from norton_det.evaluation.at_threshold import ImageErrors, errors_by_image
 from norton_det.files import write_atomically
 from norton_det.image_files import read_rgb
@@ -51,37 +52,61 @@ def make_sheets(coco: Any, folder: Path, sides: Sequence[Analysis], count: int) 
     """Return a sheet of a sample of the images, and one of the worst images of the first detector.
 
     The sample is spread evenly over the images with objects, in the order of their ids. The worst images have the
-    largest 1 - F1 at the threshold of the best F1; those without errors are left out.
+    largest 1 - F1 at the threshold of the best F1; those without errors are left out. So are images that cannot be
+    read, see :func:`unreadable_images`.
 
     Args:
         coco: ``pycocotools.coco.COCO`` of the annotations.
         folder: folder of the images.
         sides: the analyses of one detector or several.
         count: number of images of each sheet.
-
-    Raises:
-        DataError: an image is missing or cannot be read.
     """
-    rows = {row.image: row for row in errors_by_image(sides[0].matches, sides[0].threshold)}
-    filled = [one.image for one in sides[0].matches.images if one.objects] or sorted(rows)
-    sample = [
-        filled[i] for i in np.unique(np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int))
-    ]
-    worst = [image for image, row in rows.items() if row.error > 0][:count]
+    rows = _rows(sides)
     names = class_names(coco.cats.values())
     legend = Legend.of_names(["", *names.values()], keypoint_names(coco.cats.values()))
     sheets = []
-    for images in (sample, worst):
-        drawn = [_draw(coco, image, folder, sides, legend) for image in images]
-        sheets.append(Sheet(drawn, [_caption(coco.imgs[image], rows[image]) for image in images]))
+    for images in _chosen(rows, sides, count):
+        read = ((image, _read(coco, image, folder)) for image in images)
+        drawn = {
+            image: _draw(coco, image, picture, sides, legend)
+            for image, picture in read
+            if not isinstance(picture, DataError)
+        }
+        sheets.append(Sheet([*drawn.values()], [_caption(coco.imgs[image], rows[image]) for image in drawn]))
     return sheets[0], sheets[1]
+
+
+def unreadable_images(coco: Any, folder: Path, sides: Sequence[Analysis], count: int) -> dict[str, str]:
+    """Return the files of the images that :func:`make_sheets` leaves out, each with the reason."""
+    images = dict.fromkeys(image for chosen in _chosen(_rows(sides), sides, count) for image in chosen)
+    read = ((str(coco.imgs[image]["file_name"]), _read(coco, image, folder)) for image in images)
+    return {file: str(picture) for file, picture in read if isinstance(picture, DataError)}
+
+
+def _rows(sides: Sequence[Analysis]) -> dict[Any, ImageErrors]:
+    return {row.image: row for row in errors_by_image(sides[0].matches, sides[0].threshold)}
+
+
+def _chosen(rows: Mapping[Any, ImageErrors], sides: Sequence[Analysis], count: int) -> tuple[list[Any], list[Any]]:
+    """Return the ids of the sample and of the worst images."""
+    filled = [one.image for one in sides[0].matches.images if one.objects] or sorted(rows)
+    places = np.unique(np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int))
+    return [filled[i] for i in places], [image for image, row in rows.items() if row.error > 0][:count]
+
+
+def _read(coco: Any, image: Any, folder: Path) -> Image.Image | DataError:
+    """Return an image, or why it cannot be read."""
+    try:
+        return read_rgb(folder / coco.imgs[image]["file_name"])
+    except DataError as error:
+        return error
 
 
 def _caption(entry: Mapping[str, Any], row: ImageErrors) -> str:
     return f"{entry['file_name']}: {row.found} found, {row.missed} missed, {row.false_alarms} false alarms"
 
 
-def _draw(coco: Any, image: Any, folder: Path, sides: Sequence[Analysis], legend: Legend) -> Tensor:
+def _draw(coco: Any, image: Any, picture: Image.Image, sides: Sequence[Analysis], legend: Legend) -> Tensor:
     """Draw the truth beside the detections of each detector above its threshold."""
     panels: dict[str, Any] = {}
     for side in sides:
@@ -90,8 +115,7 @@ def _draw(coco: Any, image: Any, folder: Path, sides: Sequence[Analysis], legend
             panels["truth"] = _entries(coco, matches.objects, side.matches.kind)
         found = [one for one in matches.detections if one["score"] >= side.threshold]
         panels[side.title] = _entries(coco, found, side.matches.kind)
-    picture = TF.pil_to_tensor(read_rgb(folder / coco.imgs[image]["file_name"]))
-    return draw_beside(picture, panels, legend, side=SIDE)
+    return draw_beside(TF.pil_to_tensor(picture), panels, legend, side=SIDE)
 
 
 def _entries(coco: Any, entries: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:

@@ -295,11 +295,30 @@ def test_keypoints_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "errors.png").exists(), "that of the boxes"
 
 
+def test_missing_and_broken_images_are_skipped_and_told(
+    run_of: Callable[..., Path], shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, folder, data = run_of("elsewhere"), tmp_path / "images", CocoDataset(shapes, "val")
+    folder.mkdir()
+    files = [data.coco.imgs[number]["file_name"] for number in data.ids]
+    for file in files[1:]:
+        (folder / file).write_bytes((data.folder / file).read_bytes())
+    (folder / files[1]).write_bytes(b"nothing")
+    page = Page(write_report([run], images=folder))
+    text = "These images are not drawn, because they are missing or cannot be read: "
+    assert f"{text}{files[0]}, {files[1]}." in page.rows()
+    assert caplog.text.count("an image is not drawn") == 2
+    assert 1 <= sum(link.startswith("data:") for link in page.links) <= 2 * len(files[2:])
+
+
 @pytest.mark.slow
-def test_a_missing_image_is_named(run_of: Callable[..., Path], tmp_path: Path, refused: Refused) -> None:
+def test_a_report_has_no_sheets_where_no_image_is_read(run_of: Callable[..., Path], tmp_path: Path) -> None:
     run = run_of("elsewhere")
     (tmp_path / "empty").mkdir()
-    refused(lambda: write_report([run], images=tmp_path / "empty"), 3, "empty", "cannot be read as an image")
+    page = Page(write_report([run], images=tmp_path / "empty"))
+    assert "These images are not drawn" in page.text
+    assert "Validation images" not in page.text
+    assert not any(link.startswith("data:") for link in page.links)
 
 
 @pytest.mark.slow
