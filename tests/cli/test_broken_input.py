@@ -108,7 +108,9 @@ def train(names: list[str], workers: int, folder: Path) -> dict[str, list[Any]]:
     done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     shutil.rmtree(folder / "out", ignore_errors=True)  # it is large
     for name, parts in expected.items():
-        last = (folder / f"{name}.log").read_text().splitlines()[-1]
+        # Behind it may be a traceback of multiprocessing, whose queues can be closed twice as a process ends.
+        errors = [line for line in (folder / f"{name}.log").read_text().splitlines() if line.startswith("error: ")]
+        last = errors[-1] if errors else "no error"
         assert last.startswith(f"error: {parts[0]}: "), last
         assert parts[1] in last
     return json.loads(done.stdout)
