@@ -101,7 +101,7 @@ def train(names: list[str], workers: int, folder: Path) -> dict[str, list[Any]]:
             "--no-plots"
         )
         commands[name] = shlex.split(
-            f"{line} --epochs 1 --momentum 0 --device cpu --model-kwargs {options} --output-dir {folder / 'out'}"
+            f"{line} --epochs 1 --momentum 0 --device cpu --model-kwargs {options} --output-dir {folder / 'out' / name}"
         )
     (folder / "cases.json").write_text(json.dumps(commands))
     script = [sys.executable, Path(__file__).with_name("broken_training.py"), folder / "cases.json", str(GUARD)]
