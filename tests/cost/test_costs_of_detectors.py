@@ -21,7 +21,7 @@ from norton_det.spec import DecomposedLayer, Spec
 from norton_det.structure.build import build_network
 from norton_det.structure.settings import rank_for, spec_from_configuration, widths_at
 
-DETECTORS = [name for name in ARCHITECTURES if ARCHITECTURES[name].scopes]
+DETECTORS = [name for name in ARCHITECTURES if ARCHITECTURES[name].task.name == "detection"]
 OPTIONS = {"anchor_sizes": [[16, 24], [32, 48], [64, 96], [128, 192], [256, 384]]}
 """Two sizes a level: twice as many predictions of the RPN as by default."""
 
