@@ -80,8 +80,9 @@ def test_whatever_the_rates(arch: str, data: st.DataObject, tmp_path: Path) -> N
     torch.save({"state_dict": state, "rank": rank}, tmp_path / "x.pt")
     images = images_for(arch)
     with torch.no_grad():
-        outputs = nd.load(tmp_path / "x.pt")[0](images)
-        torch.testing.assert_close(outputs, run(layouts.Run(state, rank), images), rtol=1e-3, atol=1e-3)
+        outputs, expected = nd.load(tmp_path / "x.pt")[0](images), run(layouts.Run(state, rank), images)
+    # Random weights can give logits of any size, and one of them can be nearly zero: the largest is the scale.
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 def test_the_rank_in_the_name_and_by_the_norms(tmp_path: Path) -> None:
