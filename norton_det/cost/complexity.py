@@ -131,7 +131,9 @@ def _complexity(net: nn.Module, task: Task, image_size: int | tuple[int, int] | 
 def _count(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
     """Return the multiply-accumulates by module ("" is the whole), and the number of batch-norm output elements."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # fvcore compiles its box losses with torch.jit on import
+        # fvcore compiles its box losses with torch.jit on import; the kind of torch's warning depends on its release.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         from fvcore.nn import FlopCountAnalysis
         from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_count, conv_flop_jit, get_shape, linear_flop_jit
 

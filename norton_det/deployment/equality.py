@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from norton_det.errors import UsageError
 from norton_det.models.tasks import task_of
+from norton_det.runtime.device import full_precision
 from norton_det.runtime.modes import copied
 from norton_det.runtime.outputs import opened, relative_difference, tolerance_of
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 class Reference:
     """The outputs of a network on an example, for networks that should be equal to it.
 
-    Networks are run as copies: what they keep from one run to the next stays as it was.
+    Networks are run as copies: what they keep from one run to the next stays as it was. They are run in full float32:
+    in a GPU's TF32 even two kernels of one convolution differ.
 
     Args:
         net: in evaluation mode.
@@ -74,7 +76,7 @@ class Reference:
     def _run(self, net: nn.Module) -> tuple[Any, list[Any]]:
         inner: list[Any] = []
         net = copied(net)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             for child in net.children():
                 child.register_forward_hook(lambda m, args, out: inner.append(out))
             outputs = self._task.compared(net, *copy.deepcopy(self._arguments))

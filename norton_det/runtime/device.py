@@ -1,6 +1,9 @@
 """Which device is used: a GPU if there is one, unless the user names another."""
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -31,6 +34,31 @@ def check_device(device: torch.device | str) -> None:
     except (RuntimeError, AssertionError):
         expected = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise UsageError(f"device {device}: not available here; expected {expected}") from None
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 in float32 within the block; a GPU convolves with 10 bits of the mantissa (TF32) by default.
+
+    What torch is set to (``torch.backends.*.fp32_precision``, ``torch.set_float32_matmul_precision``) is restored.
+
+    Example:
+        >>> import torch
+        >>> before = torch.backends.cudnn.conv.fp32_precision
+        >>> with full_precision():
+        ...     torch.backends.cudnn.conv.fp32_precision
+        'ieee'
+        >>> torch.backends.cudnn.conv.fp32_precision == before
+        True
+    """
+    backends: Any = torch.backends  # its stubs do not know all of it
+    settings = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    settings += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    with ExitStack() as restored:
+        for setting in settings:
+            restored.callback(setattr, setting, "fp32_precision", setting.fp32_precision)
+            setting.fp32_precision = "ieee"
+        yield
 
 
 def describe_device(device: torch.device | str) -> str:
