@@ -76,6 +76,24 @@ def write_json(path: str | Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def check_writable(folder: str | Path) -> None:
+    """Check that files can be written in a folder, which costs less before long work than after it.
+
+    Raises:
+        OSError: they cannot; its file name is that of the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     check_writable(folder)
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that is renamed to it at the end of the block.

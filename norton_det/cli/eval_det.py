@@ -45,7 +45,7 @@ from norton_det.evaluation.precision_recall import best_thresholds
 from norton_det.evaluation.predict import predict
 from norton_det.evaluation.subset import first_images, results_of
 from norton_det.evaluation.tables import ERRORS, F1
-from norton_det.files import write_json
+from norton_det.files import check_writable, write_json
 from norton_det.models.tasks import kinds_of
 
 
@@ -98,6 +98,9 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate or compare, and print."""
     check_minimum(args, workers=0, print_freq=1, **({} if args.limit is None else {"limit": 1}))
     check_formats(args)
+    if args.output_dir and not args.compare:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        check_writable(args.output_dir)
     for flag in ("compare", "errors", "f1"):
         if getattr(args, flag) and args.backend != "pycocotools":
             raise UsageError(f"--backend {args.backend} does not keep what --{flag} needs; expected pycocotools")
@@ -128,7 +131,6 @@ def _evaluate(args: argparse.Namespace, found: Split) -> None:
     _add_analyses(args, metrics, evaluator, results)
     if args.output_dir:
         folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         if args.checkpoint:
             write_results(folder, results)
         write_json(folder / "metrics.json", metrics)

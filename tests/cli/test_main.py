@@ -86,6 +86,26 @@ def test_an_output_below_a_file_is_refused(words: list[str], tmp_path: Path, ref
     refused(lambda: main(fill(words, {"FILE": file})), 4, f"error: {file}", "; expected a path that can be written")
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is looked at before: none of the other paths exists."""
+    (tmp_path / "file").touch()
+    below = str(tmp_path / "file" / "x")
+    words = ["eval-det", "--checkpoint", "none.pth", "--data-path", "nowhere"]
+    refused(
+        lambda: main([*words, "--output-dir", below]), 4, f"error: {below}", "; expected a path that can be written"
+    )
+
+    def full(*args: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("norton_det.files.tempfile.TemporaryFile", full)
+    for flag in ("--output-dir", "--output"):
+        path = tmp_path if flag == "--output-dir" else tmp_path / "metrics.json"
+        refused(lambda f=flag, p=path: main([*words, f, str(p)]), 4, f"error: {tmp_path}: No space left on device")
+
+
 def test_other_errors_of_the_system_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise InterruptedError(errno.EINTR, "Interrupted")
