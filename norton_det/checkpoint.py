@@ -86,7 +86,7 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     metadata = {SPEC_KEY: spec.to_json(), "format": "pt"}
     metadata |= {DEPLOYMENT_KEY: deployment.to_json()} if deployment else {}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    metadata[SHA256_KEY] = sha256_of(tensors)
+    metadata[SHA256_KEY] = sha256_of(tensors, metadata)
     write_atomically(path, lambda file: save_file(tensors, file, metadata))
 
 

@@ -17,6 +17,7 @@ from norton_det.files import write_text
 from norton_det.pruning import CRITERIA
 from norton_det.spec import Rank, Spec, is_rank
 from norton_det.structure.settings import Methods, Ranks, spec_from_configuration
+from norton_det.yaml_files import read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -136,7 +137,7 @@ def read_config(name: str | Path) -> Config:
         DataError: the file is missing, no YAML, or a field is unknown, missing or wrong; the message names it.
     """
     path = find_config(name)
-    values = _read_mapping(path, "a config")
+    values = read_yaml(path, "a config")
     for key, value in values.items():
         if key not in _FIELDS:
             raise DataError(f"{path}: unknown field {key!r}; expected one of: {', '.join(_FIELDS)}")
@@ -148,7 +149,7 @@ def read_config(name: str | Path) -> Config:
     recipe_file = path
     if isinstance(values.get("recipe"), str):
         recipe_file = path.parent / values["recipe"]
-        values["recipe"] = _read_mapping(recipe_file, "the recipe")
+        values["recipe"] = read_yaml(recipe_file, "the recipe")
     if isinstance(values.get("rank"), Mapping):
         values["rank"] = ranks_by_layer(values["rank"], f"{path}: rank")
     config = Config(**values, recipe_file=recipe_file)
@@ -189,17 +190,3 @@ def write_config(config: Config, path: str | Path) -> None:
     values = {key: getattr(config, key) for key in _FIELDS}
     values = {key: value for key, value in values.items() if key in _REQUIRED or value != getattr(empty, key)}
     write_text(path, yaml.safe_dump(values, sort_keys=False, width=1000))
-
-
-def _read_mapping(path: Path, expected: str) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected {expected}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise DataError(f"{path}: holds a {type(values).__name__}; expected {expected}: fields with values")
-    return values

@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from norton_det.errors import DataError, UsageError
+from norton_det.file_locks import hold, is_held
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,11 +23,16 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 """Suffixes of image files, in lower case and alphabetical order."""
 
 
+_MARK = "norton_det-"
+"""In temporary names, so that no other file is taken for an abandoned one."""
+_swept: set[Path] = set()
+
+
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
     """Write a file under a temporary name in the same folder, then rename it: no reader ever sees half a file.
 
     The content is on the disk before it has its name, and the name is when this returns: a power failure leaves the old
-    file or the new one.
+    file or the new one. What processes that were killed left in the folder is removed (see :func:`remove_abandoned`).
 
     Args:
         path: the file; an existing one is replaced when the new one is complete.
@@ -47,15 +53,32 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: folder {path.parent} does not exist")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(name)
+    if path.parent.resolve() not in _swept:  # once in a process
+        remove_abandoned(path.parent)
+    with _temporary(path, tempfile.mkstemp) as temporary:
+        write(str(temporary))
         temporary.chmod(0o666 & ~_umask())  # mkstemp allows nobody else to read the file
         _put(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove the temporary files and folders that killed processes left in a folder; those in use are locked.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.files import remove_abandoned
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     half = Path(folder, ".x.pt.norton_det-abcdefgh.pt")
+        ...     half.touch()
+        ...     remove_abandoned(folder)
+        ...     half.exists()
+        False
+    """
+    for path in Path(folder).glob(f".*.{_MARK}*"):
+        with suppress(OSError):  # it is another process that removes it, or whose it is
+            if not is_held(path):
+                _remove(path)
+    _swept.add(Path(folder).resolve())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -107,14 +130,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path}: exists already; expected a new or empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    remove_abandoned(path.parent)
+    with _temporary(path, _make_folder) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # mkdtemp allows nobody else to read the folder
         _put(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
 
 
 def read_json(path: str | Path, kind: type, expected: str) -> Any:
@@ -174,6 +194,36 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
         return kind(**values)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
+    """Yield a new temporary file or folder beside ``path``, held until the end of the block, and removed then."""
+    while True:
+        handle, name = make(dir=path.parent, prefix=f".{path.name}.{_MARK}", suffix=path.suffix)
+        temporary = Path(name)
+        if hold(handle) and temporary.exists():
+            break
+        os.close(handle)  # just now, another process took it for an abandoned one
+        _remove(temporary)
+    try:
+        if os.name == "nt":
+            os.close(handle)  # it renames no open file
+        yield temporary
+    finally:
+        _remove(temporary)
+        if os.name != "nt":
+            os.close(handle)
+
+
+def _make_folder(**named: Any) -> tuple[int, str]:
+    name = tempfile.mkdtemp(**named)
+    return os.open(os.devnull if os.name == "nt" else name, os.O_RDONLY), name
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _put(temporary: Path, path: Path) -> None:

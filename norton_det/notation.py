@@ -9,6 +9,8 @@ from norton_det.errors import UsageError
 from norton_det.spec import Rank, is_rank
 
 T = TypeVar("T")
+MOST_VALUES = 10_000
+"""Limit of the values that a text stands for."""
 _TERM = re.compile(r"\[([^\[\]]*)\](?:\*(\d+))?")
 _RANK = re.compile(r"(\d+)(?:x(\d+))?")
 
@@ -19,7 +21,7 @@ def parse_rates(text: str) -> list[float]:
     A term may list several rates: ``"[0.1, 0.2]*2"`` is 0.1, 0.2, 0.1, 0.2.
 
     Raises:
-        UsageError: the text is malformed or a rate lies outside 0 <= rate < 1.
+        UsageError: the text is malformed, stands for more than 10,000 values, or a rate lies outside 0 <= rate < 1.
     """
     return _parse(text, "rates", "0.1", _rate)
 
@@ -47,7 +49,11 @@ def _parse(text: str, what: str, example: str, read: Callable[[str, str], T]) ->
                 f"{where}: expected a term like [{example}] or [{example}]*5 at character {position + 1}, "
                 f"got {text[position : position + 10]!r}"
             )
-        values += [read(number, where) for number in term[1].split(",")] * int(term[2] or 1)
+        numbers = term[1].split(",")
+        times = int((term[2] or "1")[:9])  # more digits are too large in any case
+        if len(values) + len(numbers) * times > MOST_VALUES:
+            raise UsageError(f"{where[:80]}: more than {MOST_VALUES:,} values; expected one for each layer or group")
+        values += [read(number, where) for number in numbers] * times
         position = term.end()
         if position == len(text):
             return values

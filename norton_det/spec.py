@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from norton_det.errors import DataError, UsageError, expect
 from norton_det.version import __version__
 
-VERSION = 2
+VERSION = 3
 """Format version of what is written. It rises whenever a file's content gains meaning; older versions are read.
 
 0 (not written in the file): one decomposition method for all layers. 1: a method for each layer; SHA-256 of the
@@ -133,13 +133,7 @@ class Spec:
         Raises:
             DataError: not JSON, a newer format version, an unknown or missing field, or a wrong value.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"spec is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"spec is a {type(values).__name__}; expected an object")
-        values = _of_this_version(values)
+        values = _of_this_version(_object_in(text))
         names = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
             raise DataError(f"spec has unknown fields {', '.join(unknown)}; expected {', '.join(names)}")
@@ -149,18 +143,34 @@ class Spec:
 
 
 def version_of(text: str) -> int:
-    """Return the format version of a spec's JSON text; 0 where none is written."""
-    return int(json.loads(text).get("version", 0))
+    """Return the format version of a spec's JSON text; 0 where none is written.
+
+    Raises:
+        DataError: the text is no JSON object, or the version no number.
+    """
+    version = _object_in(text).get("version", 0)
+    expect(isinstance(version, int), "spec field version", version, "a whole number")
+    return int(version)
 
 
 def check_version(text: str) -> None:
     """Check that the spec in a JSON text has a format version that this release reads.
 
     Raises:
-        DataError: it is newer; the message says which release is needed.
+        DataError: it is newer; the message says which release is needed. Or the text is no JSON object.
     """
-    values = json.loads(text)
+    values = _object_in(text)
     _check_version(values.get("version", 0), values.get("norton_det", "an unknown release"))
+
+
+def _object_in(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"spec is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"spec is a {type(values).__name__}; expected an object")
+    return values
 
 
 def _check_version(version: object, writer: str) -> None:

@@ -15,7 +15,7 @@ from small_network import small_architecture
 
 import norton_det as nd
 from norton_det.errors import DataError
-from norton_det.models.tensor_files import SPEC_KEY
+from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, read_file, sha256_of
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LAYER = st.one_of(
@@ -96,8 +96,10 @@ def test_changed_headers_are_read_or_refused_in_one_line(tmp_path: Path, written
         place = place[field]
         field = data.draw(st.sampled_from([*place]))
     place[field] = data.draw(JSON)
-    text = json.dumps(values)
-    save_file(load_file(written), tmp_path / "net.safetensors", header | {SPEC_KEY: text})
+    header |= {SPEC_KEY: json.dumps(values)}
+    tensors = load_file(written)
+    header[SHA256_KEY] = sha256_of(tensors, header if data.draw(st.booleans()) else {})  # as version 3, or as older
+    save_file(tensors, tmp_path / "net.safetensors", header)
     try:
         _, spec = nd.load(tmp_path / "net.safetensors")
     except DataError as error:
@@ -105,3 +107,35 @@ def test_changed_headers_are_read_or_refused_in_one_line(tmp_path: Path, written
         assert "\n" not in str(error)  # noqa: PT017
         return
     assert spec.arch == "small"
+
+
+@SETTINGS
+@given(data=st.data(), suffix=st.sampled_from([".safetensors", ".pth"]))
+def test_a_flipped_bit_changes_nothing_or_is_refused(tmp_path: Path, data: st.DataObject, suffix: str) -> None:
+    """Some bits mean nothing, as dates in an archive do."""
+    net = nd.build(nd.Spec("small", 5)).eval()
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": net.state_dict(), "spec": nd.Spec("small", 5).to_json()}, path)
+    else:
+        nd.save(net, nd.Spec("small", 5), path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        again, spec = nd.load(path)
+    except DataError as error:
+        assert "\n" not in str(error)  # noqa: PT017  both ends are right
+        return
+    assert spec == nd.Spec("small", 5)
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"x": torch.ones(3)}, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_file(tmp_path / "x.pth")["x"], torch.ones(3))

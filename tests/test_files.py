@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import start
 
 from norton_det.errors import DataError, UsageError, expect, expect_choice
-from norton_det.files import make_record, new_folder, read_json, write_atomically, write_json, write_text
+from norton_det.files import (
+    make_record,
+    new_folder,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from norton_det.formatting import format_count, parse_count, table
+from norton_det.runtime.run_folder import in_use
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -25,6 +35,65 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+HALF_WRITTEN = """
+import sys, time
+from pathlib import Path
+from norton_det.files import new_folder, write_atomically
+from norton_det.runtime.run_folder import in_use
+
+def wait(name):
+    Path(name).write_text("half")
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(100)
+
+kind, folder = sys.argv[1:]
+if kind == "file":
+    write_atomically(f"{folder}/x", wait)
+elif kind == "folder":
+    with new_folder(f"{folder}/x") as made:
+        wait(made / "y")
+else:
+    with in_use(folder):
+        wait(f"{folder}/log")
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(kind: str, tmp_path: Path) -> None:
+    mine = tmp_path / ".x.own"
+    mine.touch()
+    with start("-c", HALF_WRITTEN, kind, tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
+        (temporary,) = set(tmp_path.iterdir()) - {mine}
+        remove_abandoned(tmp_path)
+        assert temporary.exists(), "it is in use"
+        process.kill()
+    if kind == "file":
+        remove_abandoned(tmp_path)
+    else:
+        with new_folder(tmp_path / "y" / "z"):
+            assert temporary.exists(), "another folder"
+        with new_folder(tmp_path / "z"):
+            pass
+    assert not temporary.exists()
+    assert mine.exists()
+
+
+def test_a_folder_in_use_tells_by_whom_until_that_process_ends(tmp_path: Path) -> None:
+    with start("-c", HALF_WRITTEN, "lock", tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
+        with in_use(tmp_path) as holder:
+            assert holder is not None
+            assert holder.startswith(f"process {process.pid} on ")
+        process.kill()
+    assert (tmp_path / ".lock").exists(), "nobody removed it"
+    with in_use(tmp_path) as holder:
+        assert holder is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

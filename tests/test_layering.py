@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "norton_det"
 # From the ground up. A folder imports from itself and from lower floors: from none beside it and none above.
 FLOORS = [
-    {"errors", "version"},
-    {"files", "formatting", "linalg"},
+    {"errors", "version", "file_locks"},
+    {"files", "formatting", "linalg", "yaml_files"},
     {"registry", "spec", "runtime", "channels", "image_files"},
     {"notation"},
     {"models", "decompositions", "visualization"},

@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from norton_det.files import write_atomically
-from norton_det.runtime.run_folder import ARGUMENTS, BEST, METRICS
+from norton_det.runtime.run_folder import ARGUMENTS, BEST, METRICS, MOST_BYTES
 from norton_det.training import TrainingState
 from norton_det.training.history import best_of, read_lines
+from norton_det.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def set_aside(folder: Path, state: TrainingState, metric: str) -> None:
 def with_beginning(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of ``args.yaml`` of a run that is resumed: how it began, and what it was resumed with."""
     path = folder / ARGUMENTS
-    began = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-    if not isinstance(began, dict):  # the run began without this file
+    if not path.exists():  # the run began without this file
         return dict(facts)
+    began = read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES)
     return {**began, RESUMED: [*began.get(RESUMED, []), dict(facts)]}

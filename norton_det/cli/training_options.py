@@ -6,7 +6,8 @@ command sets its own.
 
 import argparse
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from norton_det.models.tensor_files import read_file
 from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
 from norton_det.runtime.distributed import world_size
-from norton_det.runtime.run_folder import checkpoint_in
+from norton_det.runtime.run_folder import checkpoints_in
 from norton_det.runtime.tensorboard import check_tensorboard
 from norton_det.spec import Spec
 from norton_det.structure.build import build
@@ -174,17 +175,34 @@ class Checkpoint:
     def of(cls, args: argparse.Namespace) -> "Checkpoint | None":
         """Return the checkpoint of a command's arguments, None without ``--resume``.
 
+        Of a folder it is the newest one that is whole; a warning names those that are not.
+
         Raises:
-            DataError: the file is missing or damaged.
+            DataError: the file is missing or damaged, or every one in the folder is.
             UsageError: the learning rate, its schedule or the optimizer is another one than in the file.
         """
         if not args.resume:
             return None
-        args.resume = str(checkpoint_in(args.resume))
-        checkpoint = cls(args.resume)
+        checkpoint = cls._newest(checkpoints_in(args.resume))
+        args.resume = str(checkpoint.path)
         if not args.test_only:
             checkpoint._check_schedule(args)
         return checkpoint
+
+    @classmethod
+    def _newest(cls, paths: Sequence[Path]) -> "Checkpoint":
+        """Return the first checkpoint that can be read."""
+        for path in paths[:-1]:
+            try:
+                return cls(str(path))
+            except DataError as error:
+                logger.warning("%s; skipped, the next older one is %s", error, paths[paths.index(path) + 1].name)
+        try:
+            return cls(str(paths[-1]))
+        except DataError as error:
+            others = checkpoints_in(paths[-1].parent)[1:] if len(paths) == 1 else []
+            hint = f"; --resume {paths[-1].parent} takes the newest one that is whole" if others else ""
+            raise DataError(f"{error}{hint}") from None
 
     def _changed(self, args: argparse.Namespace, names: Collection[str]) -> list[str]:
         return [n for n, value in vars(args).items() if n in names and n in self.args and value != self.args[n]]

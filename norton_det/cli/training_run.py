@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -32,6 +32,7 @@ from norton_det.runtime.run_folder import (
     ARGUMENTS,
     LOG,
     checkpoint_in,
+    in_use,
     new_run_folder,
     refuse_other_run,
     remove_run,
@@ -61,7 +62,8 @@ def open_run(args: argparse.Namespace, model: str) -> Iterator[RunLog]:
         model: in the name of a new folder.
 
     Raises:
-        UsageError: the folder holds another run than that of ``--resume``, without ``--overwrite``.
+        UsageError: the folder holds another run than that of ``--resume``, without ``--overwrite``; or another process
+            is using it.
     """
     log = RunLog()
     logging.getLogger().addHandler(log)
@@ -73,9 +75,12 @@ def open_run(args: argparse.Namespace, model: str) -> Iterator[RunLog]:
             args.output_dir = str(checkpoint_in(args.resume).parent)
         if args.output_dir and not (new or args.overwrite or _is_own(args)):
             refuse_other_run(args.output_dir)
-        if args.output_dir and is_main():
-            logger.info("Output: %s", args.output_dir)
-        yield log
+        with ExitStack() as stack:
+            if args.output_dir and (holder := compute_once(lambda: stack.enter_context(in_use(args.output_dir)))):
+                raise UsageError(f"--output-dir {args.output_dir}: in use by {holder}; expected another folder")
+            if args.output_dir and is_main():
+                logger.info("Output: %s", args.output_dir)
+            yield log
     except BaseException as error:
         usual = isinstance(error, (UsageError, DataError, TerminatedError))
         log.note(f"{type(error).__name__}: {error}", exc_info=None if usual else sys.exc_info())

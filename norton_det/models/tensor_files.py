@@ -51,12 +51,12 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         check_version(header[SPEC_KEY])
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    expected = header.get(SHA256_KEY)
-    if expected is None and version_of(header[SPEC_KEY]) < 1:
+    expected, version = header.get(SHA256_KEY), version_of(header[SPEC_KEY])
+    if expected is None and version < 1:
         return  # written before there was one
-    actual = sha256_of(tensors)
+    actual = sha256_of(tensors, header if version >= 3 else {})
     if actual != expected:
-        raise DataError(f"{path}: damaged: the SHA-256 of its tensors is {actual}; the header says {expected}")
+        raise DataError(f"{path}: damaged: the SHA-256 of its content is {actual}; the header says {expected}")
 
 
 def read_header(path: str | Path) -> Mapping[str, str]:
@@ -79,9 +79,16 @@ def is_safetensors(path: str | Path) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors, in hexadecimal: of their names in order, types, shapes and bytes."""
+def sha256_of(tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    It is that of the texts in the header, which version 3 has, and of the tensors' names in order, types, shapes and
+    bytes.
+    """
     digest = sha256()
+    for key, text in sorted((header or {}).items()):
+        if key in (SPEC_KEY, DEPLOYMENT_KEY):
+            digest.update(f"{key} {len(text)}\n{text}\n".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

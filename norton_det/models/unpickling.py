@@ -78,14 +78,33 @@ def load_plain(path: str | Path) -> Any:
         {'args': {'lr': 0.1}, 'epoch': 3}
     """
     try:
+        _check_records(path)
         with _harmless_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except DataError:
+        raise
     except MemoryError as error:
         raise DataError(f"{path}: damaged, or too large for the memory: {_plain(str(error)) or 'no memory'}") from None
     except Exception as error:  # bytes that are no such file fail anywhere
         raise DataError(f"{path}: {_fault(path, error)}") from None
+
+
+def _check_records(path: str | Path) -> None:
+    """Check the checksums of a file of ``torch.save``, which torch does not read.
+
+    Raises:
+        DataError: one is wrong.
+    """
+    if not is_zipfile(path):
+        return  # of torch before 1.6, without checksums
+    with ZipFile(path) as archive:
+        has_checksums = any(record.CRC for record in archive.infolist())  # torch can be told to write none
+        if has_checksums and (damaged := archive.testzip()):
+            raise DataError(
+                f"{path}: damaged: {damaged.partition('/')[2]} has another checksum than when it was written"
+            )
 
 
 def _fault(path: str | Path, error: Exception) -> str:

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from norton_det.checkpoint import has_spec, read_spec
 from norton_det.cost.complexity import count_complexity
 from norton_det.errors import DataError
 from norton_det.evaluation.coco_results import RESULTS_FILE, Result, read_results
 from norton_det.files import read_json
+from norton_det.runtime.run_folder import MOST_BYTES
+from norton_det.yaml_files import read_yaml
 
 METRICS_FILE, ARGUMENTS_FILE, NETWORK_FILE = "metrics.jsonl", "args.yaml", "last.safetensors"
 Line = Mapping[str, Any]
@@ -109,7 +109,12 @@ def read_run(folder: str | Path) -> Run:
     lines = _read_lines(folder / METRICS_FILE)
     path = folder / ARGUMENTS_FILE
     epochs = [line for line in lines if "iteration" not in line]
-    return Run(folder, _read_yaml(path) if path.exists() else {}, epochs, [x for x in lines if "iteration" in x])
+    return Run(
+        folder,
+        read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES) if path.exists() else {},
+        epochs,
+        [x for x in lines if "iteration" in x],
+    )
 
 
 def read_metrics(folder: Path) -> Mapping[str, Any]:
@@ -137,13 +142,3 @@ def _read_lines(path: Path) -> list[Line]:
             )
         lines.append(line)
     return lines
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}; expected a YAML mapping") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}; expected a YAML mapping")
-    return content

@@ -1,11 +1,21 @@
 """The folder of a training run: its name, what tells it from an empty one, and its files."""
 
+import os
+import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from norton_det.errors import UsageError
+from norton_det.file_locks import locked
+from norton_det.files import remove_abandoned
 
 CHECKPOINT, METRICS, LOG, ARGUMENTS = "checkpoint.pth", "metrics.jsonl", "log.txt", "args.yaml"
+LOCK = ".lock"
+MOST_BYTES = 10_000_000
+"""Limit of ``args.yaml``, which names all classes each time that a training is resumed."""
 LAST, BEST = "last.safetensors", "best.safetensors"
 _REPORT = ("report.html", "curves.png", "precision_recall.png", "confusion_matrix.png", "sizes.png", "errors.png")
 _RESULTS = ("metrics.json", "coco_instances_results.json", *_REPORT, "predictions.jpg", "worst.jpg")
@@ -57,6 +67,29 @@ def refuse_other_run(folder: str | Path) -> None:
             )
 
 
+@contextmanager
+def in_use(folder: str | Path) -> Iterator[str | None]:
+    """Make and use the folder of a run alone within the block; abandoned temporary files in it are removed.
+
+    Yields:
+        None if no other process uses it, else what that process says about itself.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.runtime.run_folder import in_use
+        >>> with tempfile.TemporaryDirectory() as root, in_use(f"{root}/run") as holder:
+        ...     holder is None
+        True
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    with locked(folder / LOCK, f"process {os.getpid()} on {platform.node()} since {since}") as holder:
+        if holder is None:
+            remove_abandoned(folder)
+        yield holder
+
+
 def remove_run(folder: str | Path) -> None:
     """Remove the files that a training writes; others are left."""
     for pattern in _WRITTEN:
@@ -74,5 +107,23 @@ def checkpoint_in(path: str | Path) -> Path:
         ...     checkpoint_in(folder).name, checkpoint_in(f"{folder}/model_3.pth").name
         ('checkpoint.pth', 'model_3.pth')
     """
+    return checkpoints_in(path)[0]
+
+
+def checkpoints_in(path: str | Path) -> list[Path]:
+    """Return the checkpoint that ``--resume`` names, and of a folder the older ones after it, the newest first.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.runtime.run_folder import checkpoints_in
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for epoch in (9, 10):
+        ...         Path(folder, f"model_{epoch}.pth").touch()
+        ...     [path.name for path in checkpoints_in(folder)]
+        ['checkpoint.pth', 'model_10.pth', 'model_9.pth']
+    """
     path = Path(path)
-    return path / CHECKPOINT if path.is_dir() else path
+    if not path.is_dir():
+        return [path]
+    epochs = {int(match[1]): file for file in path.iterdir() if (match := re.fullmatch(r"model_(\d+)\.pth", file.name))}
+    return [path / CHECKPOINT, *(epochs[epoch] for epoch in sorted(epochs, reverse=True))]

@@ -4,8 +4,10 @@ import argparse
 import importlib
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -197,6 +199,33 @@ def test_a_run_is_not_resumed_over_another_one(words: list[str], refused: Refuse
         train(words, "--resume", "b", "--output-dir", "b", "--overwrite", "--epochs", 3) == 0
     )  # its own: nothing lost
     assert [line["epoch"] for line in epochs_in(Path("b"))] == [0, 1, 2]
+
+
+def test_the_newest_whole_checkpoint_is_resumed(
+    words: list[str], refused: Refused, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(words, "--epochs", 3, "--keep", "all", "--output-dir", "run") == 0
+    last, whole = Path("run/checkpoint.pth"), epochs_in(Path("run"))
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 4
+    last.write_bytes(content)  # and model_2.pth with it, which is the same file
+    refused(
+        lambda: train(words, "--epochs", 3, "--resume", last),
+        3,
+        f"error: {last}: damaged: data/",
+        "another checksum than when it was written; --resume run takes the newest one that is whole",
+    )
+    assert train(words, "--epochs", 3, "--resume", "run") == 0
+    skipped = [message for message in caplog.messages if "skipped, the next older one is" in message]
+    assert [message.rpartition(" ")[2] for message in skipped] == ["model_2.pth", "model_1.pth"]
+    assert [line["train_loss"] for line in epochs_in(Path("run"))] == [line["train_loss"] for line in whole]
+
+
+def test_a_folder_that_another_run_uses_is_refused(words: list[str], refused: Refused) -> None:
+    Path("run").mkdir()
+    with patch("norton_det.runtime.run_folder.locked", lambda path, text: nullcontext("process 7 on host")):
+        refused(lambda: train(words, "--output-dir", "run"), 2, "--output-dir run: in use by process 7 on host")
+    assert list(Path("run").iterdir()) == []
 
 
 def test_an_earlier_epoch_is_resumed_without_losing_the_best(

@@ -85,8 +85,8 @@ def test_a_deployed_network_is_neither_trained_nor_compressed(
 def test_a_damaged_deployment(text: str, message: str, tmp_path: Path) -> None:
     spec = nd.Spec("resnet56_cifar", 10)
     tensors = nd.build(spec).state_dict()
-    metadata = {SPEC_KEY: spec.to_json(), DEPLOYMENT_KEY: text, SHA256_KEY: sha256_of(tensors)}
-    save_file(tensors, tmp_path / "net.safetensors", metadata)
+    metadata = {SPEC_KEY: spec.to_json(), DEPLOYMENT_KEY: text}
+    save_file(tensors, tmp_path / "net.safetensors", {**metadata, SHA256_KEY: sha256_of(tensors, metadata)})
     with pytest.raises(DataError, match=re.escape(message)):
         nd.load(tmp_path / "net.safetensors")
 

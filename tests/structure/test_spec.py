@@ -7,7 +7,7 @@ import pytest
 from norton_det.errors import DataError, UsageError
 from norton_det.notation import format_ranks, format_rates, parse_ranks, parse_rates
 from norton_det.registry import Registry
-from norton_det.spec import DecomposedLayer, Spec
+from norton_det.spec import VERSION, DecomposedLayer, Spec
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_spec_survives_json() -> None:
             '{"version": 1, "arch": "a", "num_classes": 2, "ranks": {}}',
             "unknown fields ranks; expected arch, num_classes",
         ),
-        ('{"version": -1, "arch": "a", "num_classes": 2}', "version is -1; expected an integer from 0 to 2"),
+        ('{"version": -1, "arch": "a", "num_classes": 2}', "version is -1; expected an integer from 0 to 3"),
         (
-            '{"version": 3, "norton_det": "0.9", "arch": "a", "num_classes": 2, "shape": 3}',
-            r"format version 3, written by norton_det 0\.9; this norton_det \(.*\) reads versions up to 2: "
+            '{"version": 4, "norton_det": "0.9", "arch": "a", "num_classes": 2, "shape": 3}',
+            r"format version 4, written by norton_det 0\.9; this norton_det \(.*\) reads versions up to 3: "
             r"install norton_det 0\.9 or newer",
         ),
         ('{"arch": "a", "num_classes": 2, "classes": ["a"]}', r"classes is \['a'\]; expected 2 names, or none"),
@@ -148,4 +148,4 @@ def test_specs_of_files_without_a_version_are_read() -> None:
     old = '{"arch": "a", "num_classes": 2, "ranks": {"x": [2, 3], "y": 4}, "decomposition": "tucker2"}'
     spec = Spec.from_json(old)
     assert spec == Spec("a", 2, {"x": DecomposedLayer("tucker2", (2, 3)), "y": DecomposedLayer("tucker2", 4)})
-    assert json.loads(spec.to_json())["version"] == 2
+    assert json.loads(spec.to_json())["version"] == VERSION
