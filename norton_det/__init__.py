@@ -30,6 +30,8 @@ from norton_det.cost.budget import Budget
 from norton_det.cost.complexity import count_complexity
 from norton_det.decompositions import CPConv2d, LowRank, TuckerConv2d
 from norton_det.deployment.deploy import deploy
+from norton_det.export.network import export_network
+from norton_det.export.onnx_network import load_onnx
 from norton_det.inference.load import load_detector
 from norton_det.inference.predict import predict
 from norton_det.models import Architecture, RateEntry, register_architecture
@@ -62,12 +64,14 @@ __all__ = [
     "densenet40_cifar",
     "deploy",
     "derive_plan",
+    "export_network",
     "fasterrcnn_cpresnet50_fpn",
     "fasterrcnn_cpresnet50_fpn_v2",
     "fcos_cpresnet50_fpn",
     "keypointrcnn_cpresnet50_fpn",
     "load",
     "load_detector",
+    "load_onnx",
     "maskrcnn_cpresnet50_fpn",
     "maskrcnn_cpresnet50_fpn_v2",
     "predict",

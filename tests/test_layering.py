@@ -23,7 +23,7 @@ FLOORS = [
     {"models", "decompositions", "visualization"},
     {"pruning", "structure", "deployment", "data"},
     {"calibration", "cost", "evaluation", "checkpoint", "config"},
-    {"search", "builders", "reporting"},
+    {"search", "builders", "reporting", "export"},
     {"compression", "training", "inference", "adapters"},
     {"norton_det"},  # the public names, in __init__.py
     {"cli"},

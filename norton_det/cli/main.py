@@ -31,6 +31,7 @@ COMMANDS = (
     "make-shapes",
     "pareto",
     "benchmark",
+    "export",
     "demo",
 )
 """The sub-commands, in the order of the help."""

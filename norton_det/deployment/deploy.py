@@ -80,7 +80,7 @@ def deploy(
     given = copied(model).eval().requires_grad_(False)
     with torch.no_grad():
         reference = Reference(given, arguments)
-        net, folded, unchanged = _folded(given, arguments, reference)
+        net, folded, unchanged = with_norms_folded(given, arguments, reference)
         calls = calls_of(copied(net), arguments, _is_replaceable)
     choices: dict[str, list[BlockChoice]] = {}
     candidates: dict[str, nn.Module] = {}
@@ -106,7 +106,7 @@ def deploy(
     return torch.compile(deployed) if compile else deployed  # type: ignore[return-value]
 
 
-def _folded(
+def with_norms_folded(
     given: nn.Module, arguments: tuple[Any, ...], reference: Reference
 ) -> tuple[nn.Module, dict[str, str], dict[str, str]]:
     """Return a copy of the network with its norms folded, which ones into what, and why the others are not."""

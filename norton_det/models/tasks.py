@@ -34,7 +34,9 @@ def as_inputs(images: Images, net: nn.Module) -> Images:
         >>> net(as_inputs(torch.rand(1, 3, 8, 8), net)).dtype
         torch.bfloat16
     """
-    like = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
+    like = next((parameter for parameter in net.parameters() if parameter.is_floating_point()), None)
+    if like is None:  # it takes what it is given
+        return images
     return images.to(like) if isinstance(images, Tensor) else [image.to(like) for image in images]
 
 

@@ -1,0 +1,98 @@
+"""Writing of ONNX files."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from norton_det.errors import UsageError
+from norton_det.export.contract import INPUT, Contract
+from norton_det.models.detector_calls import outputs_by_name
+
+OPSET = 17
+"""Version of ONNX's operators: the last one with which quantisers and other runtimes have years of experience."""
+
+
+class Flat(nn.Module):
+    """A network as a function of a batch (N, 3, H, W) that returns a tuple of tensors: what a graph is.
+
+    Args:
+        net: the network.
+        contract: how it is called; a detector is given the only image of the batch.
+    """
+
+    def __init__(self, net: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.net, self.contract = net, contract
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the network."""
+        outputs = outputs_by_name(self.net([images[0]] if self.contract.is_detector else images))
+        return tuple(outputs[name] for name in self.contract.outputs)
+
+
+def import_onnx() -> tuple[Any, Any]:
+    """Return the packages onnx and onnxruntime.
+
+    Raises:
+        UsageError: one is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"ONNX files need {error.name or 'onnx'}: pip install norton-det[export]") from None
+    return onnx, onnxruntime
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Hide what torch's exporters tell their own programmers; whether the result is right is checked afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def write_onnx(net: nn.Module, contract: Contract, example: Tensor, path: str | Path, opset: int = OPSET) -> None:
+    """Write the graph of a network, with the contract in its metadata.
+
+    Args:
+        net: in evaluation mode, as of :func:`norton_det.export.prepare.exportable`.
+        contract: how it is called.
+        example: images (N, 3, H, W).
+        path: the file.
+        opset: version of ONNX's operators.
+
+    Raises:
+        UsageError: a package is not installed, or the exporter fails; the message has its reason.
+    """
+    onnx, _ = import_onnx()
+    named: dict[str, Any] = {
+        "input_names": [INPUT],
+        "output_names": [*contract.names.values()],
+        "dynamic_axes": contract.dynamic_axes,
+    }
+    try:
+        with without_warnings(), torch.no_grad():
+            # The newer exporter fails on the numbers of boxes, which depend on values.
+            torch.onnx.export(Flat(net, contract), (example,), str(path), dynamo=False, opset_version=opset, **named)
+    except Exception as error:  # torch's exporter raises errors of any kind
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise UsageError(f"model cannot be written as ONNX: {type(error).__name__}: {reason}") from error
+    model = onnx.load(str(path))
+    set_metadata(model, contract.to_metadata())
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:
+    """Put texts by key into the metadata of an ONNX model, in place; others stay."""
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    for key, value in {**kept, **metadata}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value

@@ -1,0 +1,82 @@
+"""The network that is exported: equal to the given one, with layers that graphs can hold, norms folded."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.ops import MultiScaleRoIAlign
+
+from norton_det.decompositions import Decomposition
+from norton_det.deployment.deploy import with_norms_folded
+from norton_det.deployment.equality import Reference
+from norton_det.deployment.implementations import expand, implementations_of
+from norton_det.deployment.implementations.linear import ConvolvedLinear
+from norton_det.deployment.implementations.roi_align import GatheredRoIAlign
+from norton_det.deployment.restore import in_memory_format
+from norton_det.runtime.given import unwrapped
+from norton_det.runtime.modes import copied
+
+PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
+    ConvolvedLinear: nn.Linear,
+    GatheredRoIAlign: MultiScaleRoIAlign,
+}
+"""Classes of deployed layers that depend on values or on a memory format, and those with the same parameters."""
+PREFERRED = ("merged", "factored", "dense")
+"""Implementations of decomposed layers; the first one that a layer has is exported, unless told otherwise."""
+
+Choose = Callable[[str, nn.Module], str]
+"""Name and layer -> the implementation in which a decomposed layer is exported."""
+
+
+def preferred(name: str, layer: nn.Module) -> str:
+    """Return the implementation that is exported if nothing else is said."""
+    known = implementations_of(layer)
+    return next(implementation for implementation in PREFERRED if implementation in known)
+
+
+def exportable(
+    model: nn.Module, arguments: tuple[Any, ...], *, fold: bool = True, choose: Choose = preferred
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the network to export, in evaluation mode, and what was replaced for it, in words.
+
+    Args:
+        model: the network; it stays as it is.
+        arguments: an example.
+        fold: fold batch norms into the layers before them.
+        choose: the implementation of each decomposed layer.
+
+    Raises:
+        UsageError: the network does not run on the example.
+    """
+    given = copied(unwrapped(model)).eval().requires_grad_(False).cpu()
+    changes: list[str] = []
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in given.parameters()):
+        changes.append("parameters are float32")
+    net = in_memory_format(given.float(), torch.contiguous_format)
+    _make_plain(net, changes)
+    if fold:
+        with torch.no_grad():
+            net, pairs, _ = with_norms_folded(net, arguments, Reference(net, arguments))
+        changes += [f"{len(pairs)} batch norms are folded"] if pairs else []
+    _expand(net, choose, changes)
+    return net, tuple(changes)
+
+
+def _make_plain(net: nn.Module, changes: list[str]) -> None:
+    for kind, plain in PLAIN.items():
+        layers = [module for module in net.modules() if type(module) is kind]
+        for layer in layers:
+            layer.__class__ = plain
+        if layers:
+            changes.append(f"{len(layers)} {kind.__name__} are {plain.__name__}")
+
+
+def _expand(net: nn.Module, choose: Choose, changes: list[str]) -> None:
+    counts: dict[str, int] = {}
+    for name, layer in [*net.named_modules()]:
+        if isinstance(layer, Decomposition):
+            implementation = choose(name, layer)
+            net.set_submodule(name, expand(layer, implementation))
+            counts[implementation] = counts.get(implementation, 0) + 1
+    changes += [f"{count} decomposed layers are {implementation}" for implementation, count in counts.items()]
