@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from norton_det.builders.load_detector import read_detector
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset, add_division, add_keypoint_sigmas, division_of
 from norton_det.cli.eval_output import add_formats, check_formats, show_comparison, show_metrics
@@ -46,6 +45,7 @@ from norton_det.evaluation.predict import predict
 from norton_det.evaluation.subset import first_images, results_of
 from norton_det.evaluation.tables import ERRORS, F1
 from norton_det.files import check_writable, write_json
+from norton_det.inference.load import open_detector
 from norton_det.models.tasks import kinds_of
 
 
@@ -220,7 +220,7 @@ def _set_sigmas(args: argparse.Namespace, coco: Any, found: Split) -> None:
 
 def _read_detector(args: argparse.Namespace, path: str, data: CocoDataset) -> tuple[nn.Module, Labels]:
     """Return the detector in a file, and its labels with the category ids of the data."""
-    model, spec = read_detector(path, args.device, min_size=args.min_size, max_size=args.max_size)
+    model, spec = open_detector(path, args.device, min_size=args.min_size, max_size=args.max_size)
     data.match(spec, path)
     return model, data.labels
 

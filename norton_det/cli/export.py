@@ -25,6 +25,7 @@ from norton_det.cli.options import check_minimum, check_output, json_object
 from norton_det.errors import DataError, UsageError
 from norton_det.export.formats import FORMATS
 from norton_det.export.images import read_images
+from norton_det.export.implementations import AUTO, NAMES
 from norton_det.export.preprocessing import preprocessing_of
 from norton_det.export.report import to_dict, to_text
 from norton_det.runtime.run_folder import BEST
@@ -46,6 +47,8 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("export").add_argument
     add("--format", default="onnx", choices=[*FORMATS], metavar="NAME", help="of the file")
     add("--keep-norms", action="store_true", help="batch norms are not folded")
+    text = "in which decomposed layers are computed; auto: the fastest of each, measured"
+    add("--implementation", default=AUTO, choices=(AUTO, *NAMES), metavar="NAME", help=text)
     text = "height and width of the example, or one number for both (default: as trained, or the images')"
     add("--image-size", type=int, nargs="+", metavar="S", help=text)
     add("--static", action="store_true", help="sizes and batch are those of the example, for runtimes that need that")
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         image_size=size,
         dynamic=not args.static,
         fold=not args.keep_norms,
+        implementation=args.implementation,
         check_images=images,
         check_threshold=args.check_threshold,
     )

@@ -28,7 +28,6 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from norton_det.builders.load_detector import read_detector
 from norton_det.checkpoint import read_spec
 from norton_det.cli.class_maps import draw_classes
 from norton_det.cli.common import Parser
@@ -41,6 +40,7 @@ from norton_det.data.coco.truth import Truth
 from norton_det.errors import DataError, UsageError
 from norton_det.files import write_json
 from norton_det.formatting import table
+from norton_det.inference.load import open_detector
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
 from norton_det.runtime.device import check_device
@@ -137,7 +137,7 @@ def _draw(source: Images | Video, files: dict[str, str], args: argparse.Namespac
 
 
 def _load(title: str, file: str, args: argparse.Namespace, legend: Legend, truth: Truth | None) -> DrawnDetector:
-    net, spec = read_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
+    net, spec = open_detector(file, args.device, min_size=args.min_size, max_size=args.max_size)
     named = Legend.of_names(spec.classes, spec.keypoints)
     ids = None
     if spec.classes and truth is not None:

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from norton_det.errors import UsageError
 from norton_det.export.contract import Contract
 from norton_det.export.differences import Differences
+from norton_det.export.onnx_graph import without_warnings
 from norton_det.models.detector_calls import heads_with_threshold
 from norton_det.runtime.modes import copied
 
@@ -63,14 +65,29 @@ def compare(run: Run, net: nn.Module, images: Sequence[Tensor], contract: Contra
     differences = Differences(threshold)
     inputs = [*images, *(_scaled(images[0], scale) for scale in SCALES if "height" in contract.dynamic)]
     batches = [[image] for image in inputs]
-    if "batch" in contract.dynamic:
-        batches.append([images[0].flip(i) for i in range(_BATCH)])
+    if "batch" in contract.dynamic:  # a list may have images of different sizes
+        batches.append(inputs[-_BATCH:] if contract.is_detector else [images[0].flip(i) for i in range(_BATCH)])
     with torch.no_grad():
         for batch in batches:
             given: Any = batch if contract.is_detector else torch.stack(batch)
-            differences.add(run(given), net(given))
+            differences.add(_ran(run, given), net(given))
     sizes = {(image.shape[1], image.shape[2]): None for image in inputs}
     return Check(differences, tuple(sizes), tuple({len(batch): None for batch in batches}))
+
+
+def _ran(run: Run, images: Any) -> Any:
+    """Return what a file returns.
+
+    Raises:
+        UsageError: it does not run.
+    """
+    try:
+        with without_warnings():
+            return run(images)
+    except Exception as error:  # each runtime has errors of its own
+        shapes = [tuple(image.shape) for image in images]
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise UsageError(f"the file does not run on images {shapes}: {type(error).__name__}: {reason}") from error
 
 
 def image_without_detection(net: nn.Module, size: tuple[int, int]) -> tuple[Tensor, str] | None:
@@ -93,7 +110,7 @@ def silenced(net: nn.Module) -> nn.Module:
 
 def silent_problem(run: Run, image: Tensor) -> str | None:
     """Return what is wrong with the detections in an image that has none, in words; None: nothing."""
-    (found,) = run([image])
+    (found,) = _ran(run, [image])
     lengths = {name: len(values) for name, values in found.items()}
     return f"an image without any detection gives {lengths}" if any(lengths.values()) else None
 

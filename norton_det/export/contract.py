@@ -41,8 +41,8 @@ class Contract:
     dynamic: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     keypoint_names: tuple[str, ...] = ()
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    spec: Spec | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    spec: Spec | None = field(default=None, repr=False)
     changes: tuple[str, ...] = ()
 
     @property

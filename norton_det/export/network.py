@@ -16,6 +16,7 @@ from norton_det.export.check import Check, compare, image_without_detection, sil
 from norton_det.export.contract import AXES, Contract
 from norton_det.export.formats import FORMATS, Format
 from norton_det.export.images import generated_images
+from norton_det.export.implementations import AUTO
 from norton_det.export.prepare import exportable
 from norton_det.export.preprocessing import example_size, preprocessing_of
 from norton_det.files import write_atomically
@@ -56,6 +57,7 @@ def export_network(
     image_size: tuple[int, int] | None = None,
     dynamic: bool = True,
     fold: bool = True,
+    implementation: str = AUTO,
     check_images: Sequence[Tensor] | None = None,
     check_threshold: float = 0.3,
 ) -> Exported:
@@ -76,6 +78,8 @@ def export_network(
         dynamic: height, width and batch size may differ from the example, where the network and the format allow it. A
             detector takes one image at a time in ONNX.
         fold: fold batch norms into the layers before them.
+        implementation: in which decomposed layers are computed: "factored", "depthwise", "merged", "dense", where a
+            layer has it; or "auto", for each the one that is fastest in the runtime, measured on the example.
         check_images: (3, H, W), as the network takes them: 0 to 1 for detectors, else normalised. None: generated ones.
         check_threshold: detections with a score above it are compared.
 
@@ -114,7 +118,7 @@ def export_network(
     )
     example = _example(_resized(images[0], size), contract)
     arguments = ([*example] if contract.is_detector else example,)
-    prepared, changes = exportable(given, arguments, fold=fold)
+    prepared, changes = exportable(given, arguments, fold=fold, implementation=implementation, runner=kind.runner)
     job = _Job(kind, given, prepared, replace(contract, changes=changes), example)
     checks: list[Check] = []
     write_atomically(path, lambda name: checks.append(job.write(name, images, check_threshold)))

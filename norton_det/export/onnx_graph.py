@@ -1,8 +1,10 @@
 """Writing of ONNX files."""
 
+import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from norton_det.models.detector_calls import outputs_by_name
 
 OPSET = 17
 """Version of ONNX's operators: the last one with which quantisers and other runtimes have years of experience."""
+
+_ERRORS_ONLY = 3  # onnxruntime's level of its log
 
 
 class Flat(nn.Module):
@@ -57,6 +61,23 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def refused_as(title: str) -> Iterator[None]:
+    """Raise whatever an exporter of torch raises as an error of one line, and hide its warnings.
+
+    Raises:
+        UsageError: in place of other errors.
+    """
+    try:
+        with without_warnings(), torch.no_grad():
+            yield
+    except UsageError:
+        raise
+    except Exception as error:  # exporters raise errors of any kind
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise UsageError(f"model cannot be written as {title}: {type(error).__name__}: {reason}") from error
+
+
 def write_onnx(net: nn.Module, contract: Contract, example: Tensor, path: str | Path, opset: int = OPSET) -> None:
     """Write the graph of a network, with the contract in its metadata.
 
@@ -76,17 +97,31 @@ def write_onnx(net: nn.Module, contract: Contract, example: Tensor, path: str | 
         "output_names": [*contract.names.values()],
         "dynamic_axes": contract.dynamic_axes,
     }
-    try:
-        with without_warnings(), torch.no_grad():
-            # The newer exporter fails on the numbers of boxes, which depend on values.
-            torch.onnx.export(Flat(net, contract), (example,), str(path), dynamo=False, opset_version=opset, **named)
-    except Exception as error:  # torch's exporter raises errors of any kind
-        reason = next(iter(str(error).strip().splitlines()), "")
-        raise UsageError(f"model cannot be written as ONNX: {type(error).__name__}: {reason}") from error
+    with refused_as("ONNX"):
+        # The newer exporter fails on the numbers of boxes, which depend on values.
+        torch.onnx.export(Flat(net, contract), (example,), str(path), dynamo=False, opset_version=opset, **named)
     model = onnx.load(str(path))
     set_metadata(model, contract.to_metadata())
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def in_onnxruntime(layer: nn.Module, arguments: tuple[Any, ...]) -> Callable[[], object]:
+    """Return a function that computes a layer in onnxruntime, with as many threads as torch uses."""
+    file: Any = io.BytesIO()
+    with refused_as("ONNX"):
+        torch.onnx.export(layer, arguments, file, dynamo=False, opset_version=OPSET, input_names=[INPUT])
+    session = open_session(file.getvalue())
+    return partial(session.run, None, {INPUT: arguments[0].numpy()})
+
+
+def open_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
+    """Return onnxruntime's session of a file or its content, with as many threads as torch uses."""
+    _, onnxruntime = import_onnx()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(model, options, providers=[*providers])
 
 
 def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:

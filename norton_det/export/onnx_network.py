@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from norton_det.errors import DataError, UsageError
 from norton_det.export.contract import INPUT, Contract
-from norton_det.export.onnx_graph import import_onnx
+from norton_det.export.onnx_graph import import_onnx, open_session
 from norton_det.models.detector_calls import LOGITS
 from norton_det.models.tasks import Images
 from norton_det.spec import Spec
-
-_ERRORS_ONLY = 3  # onnxruntime's level of its log
 
 
 class OnnxNetwork(nn.Module):
@@ -44,6 +42,13 @@ class OnnxNetwork(nn.Module):
     def keypoint_names(self) -> tuple[str, ...]:
         """The names of the keypoints; empty where there are none or they are not known."""
         return self.contract.keypoint_names
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a detector predicts, in COCO's words: "bbox", and "segm" or "keypoints"; empty: no detector."""
+        further = {"masks": "segm", "keypoints": "keypoints"}
+        found = ("bbox", *(kind for output, kind in further.items() if output in self.contract.outputs))
+        return found if self.contract.is_detector else ()
 
     @property
     def spec(self) -> Spec | None:
@@ -121,10 +126,7 @@ def _open(path: str | Path, providers: Sequence[str]) -> Any:
     known = onnxruntime.get_available_providers()
     if unknown := [provider for provider in providers if provider not in known]:
         raise UsageError(f"provider {unknown[0]!r} is not available; expected some of: {', '.join(known)}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers])
+        return open_session(str(path), providers)
     except Exception as error:  # onnxruntime's errors have no common class
         raise DataError(f"{path}: cannot be read as ONNX: {str(error).splitlines()[0]}") from None

@@ -1,6 +1,6 @@
 """The network that is exported: equal to the given one, with layers that graphs can hold, norms folded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from torchvision.ops import MultiScaleRoIAlign
 from norton_det.decompositions import Decomposition
 from norton_det.deployment.deploy import with_norms_folded
 from norton_det.deployment.equality import Reference
-from norton_det.deployment.implementations import expand, implementations_of
+from norton_det.deployment.implementations import expand
 from norton_det.deployment.implementations.linear import ConvolvedLinear
 from norton_det.deployment.implementations.roi_align import GatheredRoIAlign
 from norton_det.deployment.restore import in_memory_format
+from norton_det.export.implementations import AUTO, Choose, Runner, chooser, in_torch
 from norton_det.runtime.given import unwrapped
 from norton_det.runtime.modes import copied
 
@@ -22,21 +23,15 @@ PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
     GatheredRoIAlign: MultiScaleRoIAlign,
 }
 """Classes of deployed layers that depend on values or on a memory format, and those with the same parameters."""
-PREFERRED = ("merged", "factored", "dense")
-"""Implementations of decomposed layers; the first one that a layer has is exported, unless told otherwise."""
-
-Choose = Callable[[str, nn.Module], str]
-"""Name and layer -> the implementation in which a decomposed layer is exported."""
-
-
-def preferred(name: str, layer: nn.Module) -> str:
-    """Return the implementation that is exported if nothing else is said."""
-    known = implementations_of(layer)
-    return next(implementation for implementation in PREFERRED if implementation in known)
 
 
 def exportable(
-    model: nn.Module, arguments: tuple[Any, ...], *, fold: bool = True, choose: Choose = preferred
+    model: nn.Module,
+    arguments: tuple[Any, ...],
+    *,
+    fold: bool = True,
+    implementation: str = AUTO,
+    runner: Runner = in_torch,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the network to export, in evaluation mode, and what was replaced for it, in words.
 
@@ -44,10 +39,11 @@ def exportable(
         model: the network; it stays as it is.
         arguments: an example.
         fold: fold batch norms into the layers before them.
-        choose: the implementation of each decomposed layer.
+        implementation: of the decomposed layers; see :func:`norton_det.export.implementations.chooser`.
+        runner: computes a layer in the runtime.
 
     Raises:
-        UsageError: the network does not run on the example.
+        UsageError: an unknown implementation; the network does not run on the example.
     """
     given = copied(unwrapped(model)).eval().requires_grad_(False).cpu()
     changes: list[str] = []
@@ -59,7 +55,7 @@ def exportable(
         with torch.no_grad():
             net, pairs, _ = with_norms_folded(net, arguments, Reference(net, arguments))
         changes += [f"{len(pairs)} batch norms are folded"] if pairs else []
-    _expand(net, choose, changes)
+    _expand(net, chooser(implementation, net, arguments, runner), changes)
     return net, tuple(changes)
 
 
@@ -79,4 +75,5 @@ def _expand(net: nn.Module, choose: Choose, changes: list[str]) -> None:
             implementation = choose(name, layer)
             net.set_submodule(name, expand(layer, implementation))
             counts[implementation] = counts.get(implementation, 0) + 1
-    changes += [f"{count} decomposed layers are {implementation}" for implementation, count in counts.items()]
+    if counts:
+        changes.append(f"decomposed layers: {', '.join(f'{count} {name}' for name, count in counts.items())}")

@@ -10,11 +10,14 @@ from torchvision.models import detection, get_model, get_model_weights, list_mod
 
 from norton_det.builders.load_detector import read_detector, set_image_size
 from norton_det.errors import DataError, UsageError
+from norton_det.export.formats import FORMATS
+from norton_det.export.onnx_network import OnnxNetwork, load_onnx
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
 from norton_det.models.weights import named_weights
 from norton_det.runtime.device import check_device, default_device
 from norton_det.runtime.run_folder import BEST
+from norton_det.spec import Spec
 
 
 def load_detector(
@@ -32,8 +35,9 @@ def load_detector(
 
     Args:
         name: a file of ``norton_det.save``, deployed or not, or a training checkpoint; or the folder of a training, of
-            which ``best.safetensors`` is taken; or the name of the builder of a detector, torchvision's
-            (``fasterrcnn_resnet50_fpn``) or ours, even where a folder has this name.
+            which ``best.safetensors`` is taken; or an ONNX file of ``norton-det export``, which runs on the CPU; or the
+            name of the builder of a detector, torchvision's (``fasterrcnn_resnet50_fpn``) or ours, even where a folder
+            has this name.
         device: where the detector is put. None: a GPU if there is one, else the CPU.
         weights: with the name of a builder: which of torchvision's weights, downloaded at the first time; None: random
             ones.
@@ -63,6 +67,8 @@ def load_detector(
     known = [*list_models(module=detection), *filter(_is_ours, list_models())]
     net: Any
     file = Path(name)
+    if _is_onnx(file):
+        return _read_onnx(file, min_size, max_size)
     if str(name) in known and not file.is_file():
         net, classes, keypoints = _built(str(name), weights)
     elif file.exists():
@@ -74,6 +80,41 @@ def load_detector(
     net.class_names, net.keypoint_names = classes, keypoints
     detector: nn.Module = net.to(device).eval()
     return detector
+
+
+def open_detector(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    min_size: int | None = None,
+    max_size: int | None = None,
+) -> tuple[nn.Module, Spec]:
+    """Return the detector in a file and its spec, as ``read_detector`` does, also of an ONNX file, run on the CPU.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        UsageError: it holds no detector or no spec, or there is no such device, or the image size of an ONNX file is to
+            be changed.
+    """
+    if not _is_onnx(path):
+        return read_detector(path, device, min_size=min_size, max_size=max_size)
+    net = _read_onnx(path, min_size, max_size)
+    if net.spec is None:
+        raise UsageError(f"{path}: was exported without a spec; expected a file of norton-det export with one")
+    return net, net.spec
+
+
+def _is_onnx(path: str | Path) -> bool:
+    return Path(path).suffix == FORMATS["onnx"].suffix
+
+
+def _read_onnx(path: str | Path, min_size: int | None, max_size: int | None) -> OnnxNetwork:
+    net = load_onnx(path)
+    if not net.contract.is_detector:
+        raise UsageError(f"{path}: returns {net.contract.kind}; expected a detector")
+    if min_size is not None or max_size is not None:
+        raise UsageError(f"{path}: scales images to the size with which it was exported; expected no other size")
+    return net
 
 
 def _best_of(folder: Path) -> Path:

@@ -248,6 +248,8 @@ def task_of(net: nn.Module) -> Task:
 
 def kinds_of(net: nn.Module) -> tuple[str, ...]:
     """Return what an R-CNN of torchvision predicts, in COCO's words: "bbox", and "segm" or "keypoints"."""
+    if kinds := getattr(net, "kinds", ()):  # a graph that was exported says so
+        return tuple(kinds)
     heads: Any = getattr(net, "roi_heads", None)
     optional = (("segm", "mask_predictor"), ("keypoints", "keypoint_predictor"))
     return ("bbox", *(kind for kind, name in optional if getattr(heads, name, None) is not None))
