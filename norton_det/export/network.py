@@ -17,12 +17,10 @@ from norton_det.export.contract import AXES, Contract
 from norton_det.export.formats import FORMATS, Format
 from norton_det.export.images import generated_images
 from norton_det.export.implementations import AUTO
-from norton_det.export.prepare import exportable
+from norton_det.export.prepare import as_evaluated, exportable
 from norton_det.export.preprocessing import example_size, preprocessing_of
 from norton_det.files import write_atomically
 from norton_det.models.detector_calls import kind_of, outputs_by_name, transform_of
-from norton_det.runtime.given import unwrapped
-from norton_det.runtime.modes import copied
 from norton_det.spec import Spec
 
 logger = logging.getLogger(__name__)
@@ -70,13 +68,13 @@ def export_network(
         net: a classifier, a backbone, a detector of torchvision or of this package, or any network with such inputs and
             outputs; it stays as it is. A deployed one is exported with layers that graphs can hold.
         path: the file; its folder must exist.
-        format: "onnx".
+        format: "onnx"; "torch.export", for networks that are no detectors; or "torchscript".
         spec: of the network, for the metadata: what ``norton_det.load`` or ``norton_det.compress`` returned with it.
         class_names: by label, the background of a detector first. None: those of ``spec``, or ``net.class_names``.
         keypoint_names: None: likewise.
         image_size: height and width of the example. None: those of the architecture, or of ``check_images``.
         dynamic: height, width and batch size may differ from the example, where the network and the format allow it. A
-            detector takes one image at a time in ONNX.
+            detector in ONNX takes one image at a time.
         fold: fold batch norms into the layers before them.
         implementation: in which decomposed layers are computed: "factored", "depthwise", "merged", "dense", where a
             layer has it; or "auto", for each the one that is fastest in the runtime, measured on the example.
@@ -92,19 +90,22 @@ def export_network(
 
     Example:
         >>> import tempfile
+        >>> from torch import nn
         >>> import norton_det as nd
-        >>> body = nd.backbone(None, out_indices=(2, 4))
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     done = nd.export_network(body, f"{folder}/body.onnx", image_size=(64, 64))
-        >>> done.contract.outputs, done.contract.dynamic
-        (('0', '1'), ('batch', 'height', 'width'))
+        ...     done = nd.export_network(net, f"{folder}/net.onnx", image_size=(32, 32))
+        >>> done.contract.outputs, done.contract.dynamic, done.contract.changes
+        (('logits',), ('batch', 'height', 'width'), ('1 batch norms are folded',))
+        >>> done.check.differences.figures()["outputs"] < 1e-4
+        True
     """
     expect_choice("format", format, FORMATS)
     kind = FORMATS[format]
     if Path(path).suffix != kind.suffix:
         raise UsageError(f"{path}: expected a name that ends with {kind.suffix}, for the format {format}")
     spec = spec if spec is not None else getattr(net, "spec", None)
-    given = copied(unwrapped(net)).eval().requires_grad_(False).cpu().float()
+    given, types = as_evaluated(net)
     preprocessing = preprocessing_of(given, spec)
     images = _images(given, spec, preprocessing, image_size, check_images)
     size = image_size or _size_of(images[0])
@@ -119,7 +120,7 @@ def export_network(
     example = _example(_resized(images[0], size), contract)
     arguments = ([*example] if contract.is_detector else example,)
     prepared, changes = exportable(given, arguments, fold=fold, implementation=implementation, runner=kind.runner)
-    job = _Job(kind, given, prepared, replace(contract, changes=changes), example)
+    job = _Job(kind, given, prepared, replace(contract, changes=types + changes), example)
     checks: list[Check] = []
     write_atomically(path, lambda name: checks.append(job.write(name, images, check_threshold)))
     return Exported(Path(path), format, job.contract, checks[0])

@@ -108,13 +108,14 @@ def load_onnx(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProv
     Example:
         >>> import tempfile
         >>> import torch
+        >>> from torch import nn
         >>> import norton_det as nd
-        >>> net, spec = nd.compress(None, arch="resnet56_cifar", rank=1, rates="[0.]+[0.8]*29", num_classes=3)
+        >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = nd.export_network(net, f"{folder}/r56.onnx", spec=spec, class_names=["cat", "dog", "owl"])
-        ...     again = nd.load_onnx(f"{folder}/r56.onnx")
-        >>> again(torch.rand(2, 3, 32, 32)).shape, again.class_names
-        (torch.Size([2, 3]), ('cat', 'dog', 'owl'))
+        ...     _ = nd.export_network(net, f"{folder}/net.onnx", class_names=["cat", "dog"], image_size=(32, 32))
+        ...     again = nd.load_onnx(f"{folder}/net.onnx")
+        >>> again(torch.rand(5, 3, 40, 48)).shape, again.class_names
+        (torch.Size([5, 2]), ('cat', 'dog'))
     """
     return OnnxNetwork(path, providers)
 

@@ -25,6 +25,14 @@ PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
 """Classes of deployed layers that depend on values or on a memory format, and those with the same parameters."""
 
 
+def as_evaluated(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a copy of a network as it is run here: in evaluation mode, float32, on the CPU; and what that changes."""
+    net = copied(unwrapped(model)).eval().requires_grad_(False)
+    types = {str(values.dtype).removeprefix("torch.") for values in net.parameters()} - {"float32"}
+    changes = (f"{' and '.join(sorted(types))} parameters are float32",) if types else ()
+    return net.cpu().float(), changes
+
+
 def exportable(
     model: nn.Module,
     arguments: tuple[Any, ...],
@@ -36,7 +44,7 @@ def exportable(
     """Return the network to export, in evaluation mode, and what was replaced for it, in words.
 
     Args:
-        model: the network; it stays as it is.
+        model: of :func:`as_evaluated`; it stays as it is.
         arguments: an example.
         fold: fold batch norms into the layers before them.
         implementation: of the decomposed layers; see :func:`norton_det.export.implementations.chooser`.
@@ -45,11 +53,8 @@ def exportable(
     Raises:
         UsageError: an unknown implementation; the network does not run on the example.
     """
-    given = copied(unwrapped(model)).eval().requires_grad_(False).cpu()
     changes: list[str] = []
-    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in given.parameters()):
-        changes.append("parameters are float32")
-    net = in_memory_format(given.float(), torch.contiguous_format)
+    net = in_memory_format(copied(model), torch.contiguous_format)
     _make_plain(net, changes)
     if fold:
         with torch.no_grad():
