@@ -28,7 +28,7 @@ TOPICS = {
     "compression": ("Compression", ("compression", "training", "cost.budget", "reporting")),
     "files": ("Files and specs", ("checkpoint", "spec", "structure")),
     "detectors": ("Detectors and classifiers", ("builders", "inference", "visualization")),
-    "deployment": ("Deployment and cost", ("deployment", "cost.complexity")),
+    "deployment": ("Deployment, export and cost", ("deployment", "export", "cost.complexity")),
     "layers": ("Decomposed layers", ("decompositions",)),
     "networks": ("Networks of your own", ("channels", "models")),
 }

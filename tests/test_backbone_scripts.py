@@ -1,4 +1,4 @@
-"""The scripts of docs/backbones.md: they are short, they are what the page shows, and they run on generated data."""
+"""The scripts of the documentation: they are short, they are what a page shows, and they run on generated data."""
 
 import re
 import runpy
@@ -11,7 +11,7 @@ from norton_det.structure.settings import spec_from_configuration
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "scripts").glob("*.py"))
-PAGE = (ROOT / "docs" / "backbones.md").read_text()
+PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("backbones.md", "export.md"))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_scripts() -> None:
-    assert {path.stem for path in SCRIPTS} == {"own_training", "retinanet", "segmentation", "timm_features"}
+    assert {path.stem for path in SCRIPTS} == {
+        *("export_classifier", "own_training", "retinanet", "segmentation", "timm_features")
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -40,4 +42,7 @@ def test_a_script_is_shown_and_runs(
     if "loss" in names:
         assert names["loss"].isfinite()
     written = {path.name for path in tmp_path.iterdir()} - {"r50.safetensors", "shapes"}
-    assert written == {name for name in re.findall(r'"(\w+\.\w+)"', text) if name != "r50.safetensors"}
+    named = set(re.findall(r'"(\w+\.(?:onnx|pth|safetensors))"', text))
+    assert written == named - {"r50.safetensors"}
+        name for name in re.findall(r'"(\w+\.(?:onnx|pth|safetensors))"', text) if name != "r50.safetensors"
+    }

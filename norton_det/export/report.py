@@ -47,4 +47,5 @@ _SIZES = 4
 
 def _units(name: str) -> str:
     units = {"outputs": " of the largest value", "boxes": " px", "keypoints": " px"}
+    units |= {"mask pixels": " of all", "keypoint ties": " of all"}
     return f"{units.get(name, '')} (limit {TOLERANCES[name]:g})"
