@@ -44,5 +44,3 @@ def test_a_script_is_shown_and_runs(
     written = {path.name for path in tmp_path.iterdir()} - {"r50.safetensors", "shapes"}
     named = set(re.findall(r'"(\w+\.(?:onnx|pth|safetensors))"', text))
     assert written == named - {"r50.safetensors"}
-        name for name in re.findall(r'"(\w+\.(?:onnx|pth|safetensors))"', text) if name != "r50.safetensors"
-    }

@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     add("--part", default=WHOLE, choices=(WHOLE, BACKBONE, PYRAMID), metavar="NAME", help=text)
     add("--model", choices=BUILDERS, metavar="NAME", help="builder of the network, needed for a state dict of one")
     add("--num-classes", type=int, metavar="N", help="of --model, background included (default: the builder's)")
-    add("--model-kwargs", type=json_object, default={}, metavar="JSON", help="of --model (default: none)")
+    add("--model-kwargs", type=json_object, metavar="JSON", help="of --model")
     add = parser.add_argument_group("export").add_argument
     add("--format", default="onnx", choices=[*FORMATS], metavar="NAME", help="of the file")
     add("--keep-norms", action="store_true", help="batch norms are not folded")
@@ -104,7 +104,7 @@ def _network(args: argparse.Namespace) -> tuple[nn.Module, nd.Spec | None]:
         if not file.is_file():
             raise DataError(f"{file}: no such file; expected a state dict of {args.model}")
         options = {} if args.num_classes is None else {"num_classes": args.num_classes}
-        return get_model(args.model, weights=str(file), **options, **args.model_kwargs).eval(), None
+        return get_model(args.model, weights=str(file), **options, **(args.model_kwargs or {})).eval(), None
     if file.is_file() and not has_spec(file):
         raise DataError(f"{file}: holds no spec; expected a file of norton_det.save, or --model with its builder")
     if args.part != WHOLE:

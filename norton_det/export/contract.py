@@ -7,7 +7,6 @@ from typing import Any
 
 from norton_det.errors import DataError, expect
 from norton_det.models.detector_calls import DETECTION, LOGITS, MAPS
-from norton_det.models.tensor_files import SPEC_KEY
 from norton_det.spec import Spec
 from norton_det.version import __version__
 
@@ -15,7 +14,8 @@ INPUT = "images"
 """Name of the input: (N, 3, H, W), float32."""
 AXES = ("batch", "height", "width")
 """Names of the input's axes that may be dynamic."""
-_PREFIX, _MAP = "norton_det.", "map_"
+_PREFIX, _MAP = "norton-det.", "map_"
+_SPEC = f"{_PREFIX}spec"
 _FORMAT = 1
 
 
@@ -90,7 +90,7 @@ class Contract:
             "release": __version__,
         }
         texts = {_PREFIX + name: json.dumps(value) for name, value in values.items()}
-        return texts if self.spec is None else {**texts, SPEC_KEY: self.spec.to_json()}
+        return texts if self.spec is None else {**texts, _SPEC: self.spec.to_json()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: object) -> "Contract":
@@ -110,7 +110,7 @@ class Contract:
             lists: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
             }
-            spec = Spec.from_json(metadata[SPEC_KEY]) if SPEC_KEY in metadata else None
+            spec = Spec.from_json(metadata[_SPEC]) if _SPEC in metadata else None
             contract = cls(spec=spec, **lists)
             expect(contract.kind in (DETECTION, MAPS, LOGITS), "kind", contract.kind, "detection, maps or logits")
         except DataError as error:

@@ -43,10 +43,10 @@ def test_what_is_written_is_read(
     ("change", "parts"),
     [
         ({}, ("x.onnx: has no metadata of norton_det", "norton-det export")),
-        ({"norton_det.format": "7"}, ("x.onnx: format of the metadata is 7; expected 1", nd.__version__)),
-        ({"norton_det.outputs": "["}, ("x.onnx: metadata cannot be read",)),
-        ({"norton_det.kind": '"poem"'}, ("x.onnx: kind is 'poem'; expected detection, maps or logits",)),
-        ({"norton_det.spec": "{}"}, ("x.onnx: ",)),
+        ({"norton-det.format": "7"}, ("x.onnx: format of the metadata is 7; expected 1", nd.__version__)),
+        ({"norton-det.outputs": "["}, ("x.onnx: metadata cannot be read",)),
+        ({"norton-det.kind": '"poem"'}, ("x.onnx: kind is 'poem'; expected detection, maps or logits",)),
+        ({"norton-det.spec": "{}"}, ("x.onnx: ",)),
     ],
 )
 def test_wrong_metadata_is_refused(change: dict[str, str], parts: tuple[str, ...], refused: Refused) -> None:
@@ -65,4 +65,4 @@ def test_the_axes_of_a_graph() -> None:
     still = replace(maps, dynamic=())
     assert still.shape == (1, 3, 64, 80)
     assert not any(still.dynamic_axes.values())
-    assert json.loads(still.to_metadata()["norton_det.dynamic"]) == []
+    assert json.loads(still.to_metadata()["norton-det.dynamic"]) == []

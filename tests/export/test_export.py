@@ -40,7 +40,7 @@ def metadata_of(path: Path, format: str) -> dict[str, str]:
         return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
     with zipfile.ZipFile(path) as file:
         entries = {name.rpartition("/")[2]: file.read(name).decode() for name in file.namelist() if "/extra/" in name}
-    return {name: text for name, text in entries.items() if name.startswith("norton_det.")}
+    return {name: text for name, text in entries.items() if name.startswith("norton-det.")}
 
 
 SLOW = [pytest.param("torch.export", marks=pytest.mark.slow)]
@@ -58,7 +58,7 @@ def test_a_file_returns_what_the_network_returns(format: str, tmp_path: Path) ->
         with torch.no_grad():
             torch.testing.assert_close(run(images), net(images), **LIMIT)
     metadata = metadata_of(done.path, format)
-    assert json.loads(metadata["norton_det.class_names"]) == ["cat", "dög"]
+    assert json.loads(metadata["norton-det.class_names"]) == ["cat", "dög"]
     assert metadata == done.contract.to_metadata()
 
 

@@ -249,8 +249,8 @@ def test_plain_onnxruntime_runs_the_file(made: tuple[Any, Path]) -> None:
     torch.testing.assert_close(torch.from_numpy(found[0]), expected["boxes"], rtol=1e-3, atol=1e-2)
     assert found[1].tolist() == expected["labels"].tolist()
     metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["norton_det.class_names"])[1] == "circle"
-    assert nd.Spec.from_json(metadata["norton_det.spec"]).arch == "maskrcnn_cpresnet50_fpn"
+    assert json.loads(metadata["norton-det.class_names"])[1] == "circle"
+    assert nd.Spec.from_json(metadata["norton-det.spec"]).arch == "maskrcnn_cpresnet50_fpn"
 
 
 @pytest.mark.slow
