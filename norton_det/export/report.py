@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from norton_det.export.contract import Contract
 from norton_det.export.differences import TOLERANCES
 from norton_det.export.formats import FORMATS
 from norton_det.export.network import Exported
@@ -27,9 +28,9 @@ def to_text(done: Exported) -> str:
     contract, check = done.contract, done.check
     megabytes = done.path.stat().st_size / 1e6
     name = f": {contract.spec.arch}" if contract.spec else ""
-    shape = f"({', '.join(map(str, contract.shape))})"
+    shape = _shape(contract)
     lines = [f"{done.path}{name}, {FORMATS[done.format].title}, {megabytes:.1f} MB"]
-    lines.append(f"images {shape} -> {', '.join(contract.outputs)}")
+    lines.append(f"{shape} -> {', '.join(contract.outputs)}")
     lines += [f"for the export: {', '.join(contract.changes)}"] if contract.changes else []
     found = check.differences
     sizes = ", ".join(f"{height}x{width}" for height, width in check.sizes[:_SIZES])
@@ -43,6 +44,13 @@ def to_text(done: Exported) -> str:
 
 
 _SIZES = 4
+
+
+def _shape(contract: Contract) -> str:
+    batch, *image = contract.shape
+    if contract.is_detector and batch == "batch":
+        return f"a list of images ({', '.join(map(str, image))})"
+    return f"images ({', '.join(map(str, contract.shape))})"
 
 
 def _units(name: str) -> str:
