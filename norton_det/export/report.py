@@ -55,5 +55,5 @@ def _shape(contract: Contract) -> str:
 
 def _units(name: str) -> str:
     units = {"outputs": " of the largest value", "boxes": " px", "keypoints": " px"}
-    units |= {"mask pixels": " of all", "keypoint ties": " of all"}
+    units |= dict.fromkeys(("mask pixels", "mask pixels off the edge", "keypoint ties"), " of all")
     return f"{units.get(name, '')} (limit {TOLERANCES[name]:g})"

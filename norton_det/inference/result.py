@@ -58,7 +58,7 @@ class Result:
     ) -> "Result":
         """Return the result of the detections of :func:`norton_det.evaluation.predict.detect` or ``detect_each``."""
         masks = detections.get("masks")
-        prediction = detections if masks is None else {**detections, "masks": masks[:, None]}
+        prediction = detections if masks is None or masks.ndim == 4 else {**detections, "masks": masks[:, None]}
         rows = to_results(0, prediction, size)
         has_masks = masks is not None or "mask_crops" in detections
         return cls(

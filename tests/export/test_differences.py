@@ -107,6 +107,19 @@ def test_each_output_is_compared(name: str, by: float) -> None:
     assert "differ by" in str(compared(got, found).problem())
 
 
+def test_a_mask_that_is_moved_by_a_pixel_is_at_the_edge() -> None:
+    found = detections(40)
+    moved = found["masks"].clone()
+    moved[0] = moved[0].roll(1, 1)
+    figures = compared({**found, "masks": moved}, found).figures()
+    assert figures["mask pixels"] == pytest.approx(20 / 4000)
+    assert figures["mask pixels off the edge"] == 0
+    moved[0] = found["masks"][0].roll(3, 1)
+    off = compared({**found, "masks": moved}, found).figures()["mask pixels off the edge"]
+    assert off == pytest.approx(2 * 2 * 10 / 4000)
+    assert "mask pixels off the edge" in str(compared({**found, "masks": moved}, found).problem())
+
+
 def test_keypoints_at_an_equal_score_are_ties_as_long_as_they_are_few() -> None:
     found = detections(40)
     few = changed(found, "keypoints", 5.0, (0, 0))

@@ -198,7 +198,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     spec = replace(spec, classes=("__background__", "circle", "square", "triangle"))
     nd.save(net, spec, folder / "net.safetensors")
     make_shapes(folder / "shapes", train=1, val=3, size=64)
-    command = ["export", folder / "net.safetensors", "--output", folder / "net.onnx", "--json"]
+    command = ["export", folder / "net.safetensors", "--output", folder / "net.onnx", "--implementation", "factored"]
     images = ["--check-images", folder / "shapes" / "val2017", "--check-count", 2]
     assert main([str(word) for word in (*command, *images)]) == 0
     return net, folder
@@ -233,7 +233,7 @@ def test_evaluations_are_the_same(made: tuple[Any, Path], capsys: pytest.Capture
 @pytest.mark.slow
 def test_drawings_are_made(made: tuple[Any, Path], tmp_path: Path) -> None:
     _, folder = made
-    words = ["--checkpoint", folder / "net.onnx", "--images", folder / "shapes" / "val2017", "--output", tmp_path / "o"]
+    words = ["--checkpoint", folder / "net.onnx", "--input", folder / "shapes" / "val2017", "--output", tmp_path / "o"]
     assert tool("visualize").main(list(map(str, words))) == 0
     assert len(list((tmp_path / "o").glob("*.png"))) == 3
 
