@@ -1,7 +1,7 @@
 """The fit of one layer after another while two networks run in step, and what is carried from layer to layer."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from norton_det.calibration.linear_map import (
 )
 from norton_det.calibration.lockstep import LayerCall
 from norton_det.calibration.moments import Moments
-from norton_det.calibration.schedule import Round
 from norton_det.channels.narrow import ChannelMap, columns_of, narrow
 from norton_det.channels.plan import ChannelPlan, Layer
 from norton_det.decompositions import Decomposition
@@ -32,7 +31,7 @@ _NEGLIGIBLE = 1e-2  # of a norm's largest gain: a channel that counts less does 
 
 
 class Fit:
-    """The state of a calibration: the networks, and what is carried from layer to layer."""
+    """The state of a calibration: the networks, the layer that is fitted, and what is carried from layer to layer."""
 
     def __init__(
         self,
@@ -44,95 +43,104 @@ class Fit:
         images: int,
     ) -> None:
         self.net, self.reference, self.plan, self.kept, self.seed = net, reference, plan, kept, seed
-        self.images = images
-        self.generator = torch.Generator().manual_seed(seed)
+        self.number = images
         self.norms = own_norms(reference, plan)
         self.sums = {group for group in plan.widths if len(plan.writers(group)) > 1} - plan.separate
-        self.missing: dict[str, Tensor] = {}  # by group of a residual sum: dense minus ours, of what is added before
-        self.round: Round = {}  # how often the layers run that are fitted in this pass
-        self.left: Round = {}  # how often they are yet to run
-        self.moments: dict[str, Moments] = {}  # of their calls so far
         self.report: dict[str, dict[str, float]] = {}
-        self.fitted: Callable[[], Any] = lambda: None  # is called after each layer
         self.maps = _maps(reference, plan)
         modules = {layer.name: reference.get_submodule(layer.name) for layer in plan.layers}
         norms = [name for name, module in modules.items() if _is_norm(module) and name not in self.norms.values()]
         self.layers = [name for name, module in modules.items() if _is_fitted(module) or name in norms]
         self.by_name = {layer.name: layer for layer in plan.layers}
 
-    def begin(self, round_: Round) -> None:
-        """Begin a pass in which the layers of a round are fitted."""
-        self.round, self.left, self.missing = round_, dict(round_), {}
+    def begin(self, name: str, calls: int) -> None:
+        """Begin a pass in which a layer is fitted that runs so many times."""
+        self.name, self.calls = name, calls
+        if _is_norm(self.net.get_submodule(name)):
+            self.shift: Any = 0.0
+        else:
+            self.moments = Moments(self._narrowed(self.by_name[name]), self.seed, calls)
 
-    def layer(self, name: str, x: Tensor, dense: LayerCall | None) -> None:
-        """Take in a call of the layer ``name`` before it is computed from ``x``; fit it before the first, or after all.
+    def begin_images(self, images: range) -> None:
+        """Go on with some of the images."""
+        self.images, self.seen = images, 0
+        self.missing: dict[str, Tensor] = {}  # by group of a residual sum: dense minus ours, of what is added before
 
-        A layer that runs once is fitted before it is computed. Of others, what they compute in this pass is not used.
-        """
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether the layer that is fitted has run as often on these images as it does."""
+        return self.seen == self.calls
+
+    def before(self, name: str, x: Tensor, dense: LayerCall | None) -> None:
+        """Take in a call of the layer ``name`` before it is computed from ``x``."""
         if dense is None or dense.name != name:
             other = "nothing" if dense is None else repr(dense.name)
             raise UsageError(f"layer {name!r} runs where the dense network runs {other}: it cannot be calibrated")
         layer = self.by_name[name]
-        module: Any = self.net.get_submodule(name)
-        inputs = columns_of(layer, self.plan.widths, self.kept)
+        self.x, self.dense = x, dense
+        self.dense_x = _select(dense.inputs, 1, columns_of(layer, self.plan.widths, self.kept))
+        if name == self.name:
+            self._take_in(layer, x, dense)
+            self.seen += 1
+        if "".join(layer.reads) in self.sums and not _is_norm(self.net.get_submodule(name)):
+            self._note("".join(layer.reads), self.dense_x - x)
+
+    def _take_in(self, layer: Layer, x: Tensor, dense: LayerCall) -> None:
+        """Add a call to what is known of the layer that is fitted."""
         for what, tensor in (("inputs", x), ("outputs in the dense network", dense.output)):
             if not tensor.isfinite().all():
                 raise DataError(f"its {what} are not finite; expected images and weights that keep them finite")
-        check_inputs(name, self.reference.get_submodule(name), x)
-        dense_x = _select(dense.inputs, 1, inputs)
-        norm: Any = self.net.get_submodule(self.norms[name]) if name in self.norms else None
-        if name in self.left:
-            if _is_norm(module):
-                module.running_mean.add_((_mean(x) - _mean(dense_x)) / self.round[name])
-            else:
-                self._take_in(layer, module, norm, x, dense.output)
-            self._count_down(name)
+        check_inputs(layer.name, self.reference.get_submodule(layer.name), x)
+        if _is_norm(self.net.get_submodule(layer.name)):
+            share = len(self.images) / self.number / self.calls
+            self.shift = self.shift + share * (_mean(x) - _mean(self.dense_x))
+        else:
+            target = self._and_missing(layer, _select(dense.output, 1, self.kept.get(layer.writes or "")))
+            self.moments.add(x, target, self.images, self.seen)
+
+    def end(self) -> None:
+        """Fit the layer, once it was seen on all images."""
+        module: Any = self.net.get_submodule(self.name)
         if _is_norm(module):
-            return
-        if (group := "".join(layer.reads)) in self.sums:
-            self.missing[group] = dense_x - x
-        self._begin_sums(layer, norm, x, dense)
+            module.running_mean.add_(self.shift)
+        else:
+            self._refit(module)
 
-    def _count_down(self, name: str) -> None:
-        self.left[name] -= 1
-        if not self.left[name]:
-            del self.left[name]
-            self.fitted()
-
-    def _take_in(self, layer: Layer, module: Any, norm: Any, x: Tensor, dense_y: Tensor) -> None:
-        """Add a call to the moments of a layer; after the last one, fit it."""
-        name = layer.name
-        if name not in self.moments:
-            self.moments[name] = Moments(self._narrowed(layer), self.generator, self.images, self.round[name])
-        target = _select(dense_y, 1, self.kept.get(layer.writes or ""))
-        self.moments[name].add(x, self._and_missing(layer, norm, target))
-        if self.left[name] == 1:
-            self._refit(name, module, norm, self.moments.pop(name))
-
-    def _and_missing(self, layer: Layer, norm: Any, target: Tensor) -> Tensor:
+    def _and_missing(self, layer: Layer, target: Tensor) -> Tensor:
         """Return the target of a layer with what the sum lacks already: it makes up for that, for it is added next."""
         if layer.writes not in self.missing:
             return target
-        lacking = _resized(self.missing[layer.writes], target)
+        lacking, norm = _resized(self.missing[layer.writes], target), self._norm_of(layer)
         return target + (lacking if norm is None else lacking / _gain(norm).view(-1, 1, 1))
 
-    def _begin_sums(self, layer: Layer, norm: Any, x: Tensor, dense: LayerCall) -> None:
+    def after(self, name: str, output: Tensor) -> None:
         """Note what sums lack that no layer has read yet: of a shortcut that maps channels, and of a first addend."""
-
-        def both(name: str, group: str, inputs: Tensor, dense_inputs: Tensor) -> Tensor:
-            ours, its = (model.get_submodule(name) for model in (self.net, self.reference))
-            lacking: Tensor = _select(its(dense_inputs), 1, self.kept.get(group)) - ours(inputs)
-            return lacking
-
+        layer = self.by_name[name]
+        if self.has_seen_all or _is_norm(self.net.get_submodule(name)):
+            return
         for shortcut, group in self.maps.get(layer.reads, ()):
-            self.missing[group] = both(shortcut, group, x, dense.inputs)
+            self._note(group, self._lacking(shortcut, group, self.x, self.dense.inputs))
         if layer.writes in self.sums and layer.writes not in self.missing:
-            module: Any = self.net.get_submodule(layer.name)
-            output = module.forward(x)  # not a call, which would come back to here
-            if norm is None:
-                self.missing[layer.writes] = _select(dense.output, 1, self.kept.get(layer.writes)) - output
+            if name in self.norms:
+                lacking = self._lacking(self.norms[name], layer.writes, output, self.dense.output)
             else:
-                self.missing[layer.writes] = both(self.norms[layer.name], layer.writes, output, dense.output)
+                lacking = _select(self.dense.output, 1, self.kept.get(layer.writes)) - output
+            self._note(layer.writes, lacking)
+
+    def _lacking(self, name: str, group: str, inputs: Tensor, dense_inputs: Tensor) -> Tensor:
+        ours, its = (model.get_submodule(name) for model in (self.net, self.reference))
+        lacking: Tensor = _select(its(dense_inputs), 1, self.kept.get(group)) - ours(inputs)
+        return lacking
+
+    def _note(self, group: str, lacking: Tensor) -> None:
+        """Note what a sum lacks; what is not a number is of outputs that nothing reads any more."""
+        if lacking.isnan().any():
+            self.missing.pop(group, None)
+        else:
+            self.missing[group] = lacking
+
+    def _norm_of(self, layer: Layer) -> Any:
+        return self.net.get_submodule(self.norms[layer.name]) if layer.name in self.norms else None
 
     def _narrowed(self, layer: Layer) -> nn.Module:
         """Return the dense layer with the channels that are kept."""
@@ -140,7 +148,8 @@ class Fit:
         narrow(module, columns_of(layer, self.plan.widths, self.kept), self.kept.get(layer.writes or ""))
         return module
 
-    def _refit(self, name: str, module: Any, norm: Any, moments: Moments) -> None:
+    def _refit(self, module: Any) -> None:
+        moments, norm = self.moments, self._norm_of(self.by_name[self.name])
         regression = moments.regression(matrix_of(moments.layer), self._solve(module))
         plain = regression.error(matrix_of(module))
         if isinstance(module, Decomposition):
@@ -157,7 +166,7 @@ class Fit:
             norm.running_mean.sub_(by_channel(module, shift).to(norm.running_mean))
         variance = regression.power.sum().clamp(min=1e-300)
         errors = {"plain": plain, "fitted": regression.error(weights)}
-        self.report[name] = {key: (error.sum() / variance).item() for key, error in errors.items()}
+        self.report[self.name] = {key: (error.sum() / variance).item() for key, error in errors.items()}
 
     def _solve(self, module: nn.Module) -> Solve:
         """Return the fit by which the ridge of a layer is chosen: what the layer can become, in fewer steps."""

@@ -80,24 +80,30 @@ def unfold(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def unfold_at(layer: nn.Module, x: Tensor, positions: Tensor, width: int) -> Tensor:
-    """Return the inputs of the outputs at some positions, int64 (L,): those of :func:`unfold`, and no others.
+    """Return the inputs of the outputs at some positions: (N, D, L) of those of :func:`unfold`.
 
     Args:
         layer: the layer.
         x: its inputs.
-        positions: numbers of the outputs, row by row.
+        positions: for each of the N rows numbers of the outputs, row by row, int64 (N, L).
         width: number of outputs in a row.
     """
     if not isinstance(layer, nn.Conv2d):
-        return unfold(layer, x)[:, :, positions]
+        return at_positions(unfold(layer, x), positions)
     rows, columns = (
-        (numbers * stride)[:, None] + dilation * torch.arange(size, device=positions.device)
+        (numbers * stride)[:, :, None] + dilation * torch.arange(size, device=positions.device)
         for numbers, stride, dilation, size in zip(
             (positions // width, positions % width), layer.stride, layer.dilation, layer.kernel_size, strict=True
         )
     )
-    patches = _padded(layer, x)[:, :, rows[:, :, None], columns[:, None, :]]  # (N, I, L, Kh, Kw)
-    return patches.movedim(2, 4).flatten(1, 3)
+    each = torch.arange(len(x), device=positions.device)[:, None, None, None]
+    patches = _padded(layer, x).movedim(1, 3)[each, rows[:, :, :, None], columns[:, :, None, :]]  # (N, L, Kh, Kw, I)
+    return patches.movedim((4, 1), (1, 4)).flatten(1, 3)
+
+
+def at_positions(values: Tensor, positions: Tensor) -> Tensor:
+    """Return some positions of each row, int64 (N, L), of values (N, D, P)."""
+    return values.gather(2, positions[:, None].expand(-1, values.shape[1], -1))
 
 
 def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Two networks in lockstep: one runs in a thread and waits at each of its layers until the other has come as far."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class LayerCall(NamedTuple):
     output: Tensor
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     """Ends a forward pass early."""
 
 
@@ -46,7 +47,7 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             results.put(LayerCall(name, args[0], output))
             if not go_on.get():
-                raise _StoppedError
+                raise StoppedError
 
         return hook
 
@@ -55,8 +56,8 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
             with torch.no_grad():
                 run(net)
             results.put(None)
-        except _StoppedError:
-            pass
+        except StoppedError:
+            results.put(None)
         except Exception as error:
             results.put(error)
 
@@ -80,20 +81,28 @@ def observed(net: nn.Module, names: Sequence[str], run: Run) -> Iterator[Iterato
             thread.join()
 
 
-def visit(net: nn.Module, before: Mapping[str, Callable[[Tensor], bool | None]], run: Run) -> None:
-    """Run a network and call ``before[name]`` with the input of each of these layers, which may change the layer.
+def visit(
+    net: nn.Module,
+    before: Callable[[str, Tensor], bool],
+    after: Callable[[str, Tensor], None],
+    names: Sequence[str],
+    run: Run,
+) -> None:
+    """Run a network; call ``before`` with each layer and its input, and ``after`` with the layer and its output.
 
-    Where one of them returns True, what comes after it is not computed.
+    Where ``before`` returns True, what comes after it is not computed.
     """
 
-    def call(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if before[name](args[0]):
-                raise _StoppedError
+    def hook_before(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if before(name, args[0]):
+            raise StoppedError
 
-        return hook
+    def hook_after(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        after(name, output)
 
-    with ExitStack() as hooks, suppress(_StoppedError), torch.no_grad():
-        for name in before:
-            hooks.enter_context(net.get_submodule(name).register_forward_pre_hook(call(name)))
+    with ExitStack() as hooks, suppress(StoppedError), torch.no_grad():
+        for name in names:
+            module = net.get_submodule(name)
+            hooks.enter_context(module.register_forward_pre_hook(partial(hook_before, name)))
+            hooks.enter_context(module.register_forward_hook(partial(hook_after, name)))
         run(net)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.calibration.linear_map import unfold_at, unfolded_outputs
+from norton_det.calibration.linear_map import at_positions, unfold_at, unfolded_outputs
 from norton_det.linalg.least_squares import LeastSquares, Regression, SampleRegression, Solve, best_ridge, solution_of
 
 POSITIONS = 64
@@ -19,38 +19,65 @@ _CHUNK = 32  # rows unfolded at a time
 class Moments:
     """Second moments of inputs x (D) and outputs y (O) over samples, for every other image and for those between.
 
-    All calls of a layer are added to the same moments. One chunk of rows is unfolded at a time; the largest tensors
-    that stay are two of shape (D, D) in float64: 340 MB for 3x3 filters on 512 channels. As long as there are fewer
-    samples than inputs, and above :data:`MANY` inputs, the samples themselves stay.
+    All calls of a layer, for some images after others, are added to the same moments: but for rounding these do not
+    depend on how many images come at a time. One chunk of rows is unfolded at a time; the largest tensors that stay
+    are two of shape (D, D) in float64: 340 MB for 3x3 filters on 512 channels. As long as there are fewer samples than
+    inputs, and above :data:`MANY` inputs, the samples themselves stay.
 
     Args:
         layer: layer whose geometry says what the inputs of one output are.
-        generator: draws the spatial positions that are used.
-        images: from how many images the rows of each call come, equally many from each; None: each is an image.
+        seed: of the spatial positions that are used, which are drawn for each row.
         calls: number of calls, which share the positions of an image.
     """
 
-    def __init__(self, layer: nn.Module, generator: torch.Generator, images: int | None = None, calls: int = 1) -> None:
-        self.layer, self.generator, self.images, self.calls = layer, generator, images, calls
-        self.halves: list[Any] = []  # of _Samples or _Rows
+    def __init__(self, layer: nn.Module, seed: int, calls: int = 1) -> None:
+        self.layer, self.calls = layer, calls
+        self._generators = [torch.Generator().manual_seed(seed + call) for call in range(calls)]
+        self._sums: list[_Samples] = []  # of both halves
+        self._rows: list[list[_Rows]] = [[], []]  # of both, that are not in the sums yet
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add rows of any dtype: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer."""
-        images = self.images or len(x)
-        half_of = torch.arange(len(x)) * images // max(len(x), 1) % 2
-        positions = min(POSITIONS, max(1, POSITIONS * images // max(self.calls * len(x), 1)))
+    def add(self, x: Tensor, y: Tensor, images: range | None = None, call: int = 0) -> None:
+        """Add rows of any dtype: x (N, I, H, W) and y (N, O, H', W'), or (N, I) and (N, O) for a linear layer.
+
+        Args:
+            x: inputs.
+            y: outputs that are wanted.
+            images: numbers of the images that the rows come from, equally many from each; None: each is an image.
+            call: which of the calls it is.
+        """
+        images = range(len(x)) if images is None else images
+        half_of = (images.start + torch.arange(len(x)) * len(images) // max(len(x), 1)) % 2
+        count = min(POSITIONS, max(1, POSITIONS * len(images) // max(self.calls * len(x), 1)))
         for inputs, outputs, half in zip(x.split(_CHUNK), y.split(_CHUNK), half_of.split(_CHUNK), strict=True):
             targets = unfolded_outputs(self.layer, outputs)
-            drawn = torch.randperm(targets.shape[2], generator=self.generator)[:positions].to(x.device)
+            drawn = self._drawn(targets, count, call)
             inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-            patches, targets = unfold_at(self.layer, inputs, drawn, y.shape[-1]), targets[:, :, drawn]
-            self._add([_Rows.of(patches[half == h], targets[half == h]) for h in (0, 1)])
+            patches, targets = unfold_at(self.layer, inputs, drawn, y.shape[-1]), at_positions(targets, drawn)
+            for rows, h in zip(self._rows, (0, 1), strict=True):
+                rows.append(_Rows.of(patches[half == h], targets[half == h]))
+            self._sum(patches.shape[1])
 
-    def _add(self, new: list["_Rows"]) -> None:
-        self.halves = [a.plus(b) for a, b in zip(self.halves, new, strict=True)] if self.halves else new
-        first, second = self.halves
-        if isinstance(first, _Rows) and len(first.x) + len(second.x) > first.x.shape[1] <= MANY:
-            self.halves = [half.summed() for half in self.halves]
+    def _drawn(self, targets: Tensor, count: int, call: int) -> Tensor:
+        """Return positions of each row, (N, L)."""
+        total, generator = targets.shape[2], self._generators[call]
+        drawn = [torch.randperm(total, generator=generator)[:count] for _ in range(len(targets))]
+        return torch.stack(drawn).to(targets.device)
+
+    def _sum(self, inputs: int) -> None:
+        """Add the rows to the sums where there are more of them than inputs."""
+        if inputs <= MANY and sum(len(rows.x) for half in self._rows for rows in half) > inputs:
+            self._sums, self._rows = [half.summed() for half in self._halves()], [[], []]
+
+    def _halves(self) -> list[Any]:
+        """Return both halves, as sums or as the samples themselves."""
+        rows = [
+            _Rows(torch.cat([part.x for part in half]), torch.cat([part.y for part in half]))
+            for half in self._rows
+            if half
+        ]
+        if not self._sums:
+            return rows
+        return [half.plus(part) for half, part in zip(self._sums, rows, strict=True)] if rows else self._sums
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of x (D,) and y (O,), float64 on the CPU."""
@@ -58,7 +85,8 @@ class Moments:
         return total.means()
 
     def _total(self) -> Any:
-        return self.halves[0].plus(self.halves[1])
+        first, second = self._halves()
+        return first.plus(second)
 
     def regression(self, prior: Tensor, solve: Solve | None = solution_of) -> LeastSquares:
         """Return the problem of y from x, each about its mean: a shift of the output is free.
@@ -72,7 +100,7 @@ class Moments:
         total: LeastSquares = self._total().regression(prior)
         if solve is None:
             return total
-        fit, check = (half.regression(prior) for half in self.halves)
+        fit, check = (half.regression(prior) for half in self._halves())
         return total.with_ridge(best_ridge(fit, check, solve))
 
 

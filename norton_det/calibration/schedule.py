@@ -1,4 +1,4 @@
-"""Layers that run several times: in which order layers can be fitted, and in how many passes."""
+"""In which order layers can be fitted, where some run several times."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -10,28 +10,27 @@ from torch import Tensor, nn
 
 from norton_det.errors import UsageError
 
-Round = dict[str, int]
-"""The layers that are fitted in one pass, and how often each runs in it."""
-
 
 @torch.no_grad()
-def schedule(net: nn.Module, names: Iterable[str], run: Callable[[nn.Module], Any]) -> list[Round]:
-    """Divide layers into rounds, one pass of the images each.
+def schedule(net: nn.Module, names: Iterable[str], run: Callable[[nn.Module], Any]) -> dict[str, int]:
+    """Return layers in an order in which they can be fitted, and how often each runs in one pass.
 
-    A layer that runs several times is fitted to all its calls at once, so that what follows on one of them is computed
-    with the fitted layer in the next pass only: the round of a layer is the number of such layers on the way to it.
-    What follows on a layer is found by running the network with outputs of the layer that are not numbers.
+    A layer that runs several times is fitted to all its calls at once: the layers that follow on any of them come
+    later. They are found by running the network with outputs of the layer that are not numbers. Others come in the
+    order of their last calls.
 
     Args:
         net: the network, in evaluation mode.
-        names: of the layers. Those that do not run are in no round.
+        names: of the layers. Those that do not run are left out.
         run: runs the network, on one image.
 
     Raises:
         UsageError: inputs of a layer follow on its own outputs.
     """
-    counts, broken = _calls(net, names, run)
+    order, broken = _calls(net, names, run)
+    counts = {name: order.count(name) for name in order}
     shared = [name for name, number in counts.items() if number > 1]
+    last = {name: i for i, name in enumerate(order)}
     following = {name: _calls(net, counts, run, spoiled=name)[1] - broken for name in shared}
     for name in shared:
         if name in following[name]:
@@ -40,25 +39,21 @@ def schedule(net: nn.Module, names: Iterable[str], run: Callable[[nn.Module], An
                 "cannot be calibrated"
             )
 
-    def round_of(name: str) -> int:
-        return max((round_of(other) + 1 for other in shared if name in following[other]), default=0)
+    def shared_before(name: str) -> int:
+        return max((shared_before(other) + 1 for other in shared if name in following[other]), default=0)
 
-    rounds: list[Round] = []
-    for name, number in counts.items():
-        rounds += [{} for _ in range(round_of(name) + 1 - len(rounds))]
-        rounds[round_of(name)][name] = number
-    return rounds
+    return {name: counts[name] for name in sorted(counts, key=lambda name: (shared_before(name), last[name]))}
 
 
 def _calls(
     net: nn.Module, names: Iterable[str], run: Callable[[nn.Module], Any], spoiled: str | None = None
-) -> tuple[Round, set[str]]:
-    """Return how often layers run, in the order of their first call, and those with an input that is not a number."""
-    counts: Round = {}
+) -> tuple[list[str], set[str]]:
+    """Return the layers as they run, and those with an input that is not a number."""
+    order: list[str] = []
     broken: set[str] = set()
 
     def count(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        counts[name] = counts.get(name, 0) + 1
+        order.append(name)
         if args[0].isnan().any():
             broken.add(name)
         return torch.full_like(output, float("nan")) if name == spoiled else None
@@ -67,4 +62,4 @@ def _calls(
         for name in names:
             hooks.enter_context(net.get_submodule(name).register_forward_hook(partial(count, name)))
         run(net)
-    return counts, broken
+    return order, broken

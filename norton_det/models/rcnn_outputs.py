@@ -40,10 +40,17 @@ def is_standard(rcnn: Any) -> bool:
 
 def pyramid_of(rcnn: Any, images: Tensor | Sequence[Tensor]) -> Pyramid:
     """Run the backbone of an R-CNN on images (3, H, W), 0 to 1."""
-    return _pyramid(rcnn, rcnn.transform(list(images))[0])
+    return pyramid_of_batch(rcnn, batch_of(rcnn, images))
 
 
-def _pyramid(rcnn: Any, batch: ImageList) -> Pyramid:
+def batch_of(rcnn: Any, images: Tensor | Sequence[Tensor]) -> ImageList:
+    """Return images (3, H, W), 0 to 1, as an R-CNN transforms them."""
+    batch: ImageList = rcnn.transform(list(images))[0]
+    return batch
+
+
+def pyramid_of_batch(rcnn: Any, batch: ImageList) -> Pyramid:
+    """Run the backbone of an R-CNN on images that are transformed already."""
     maps = rcnn.backbone(batch.tensors)
     return Pyramid({"0": maps} if isinstance(maps, Tensor) else maps, batch)  # a backbone may have one level
 
@@ -91,7 +98,7 @@ def outputs_before_choice(rcnn: Any, images: list[Tensor], size: int | None = No
     """
     batch, _ = rcnn.transform(images)
     outputs: dict[str, Any] = {"transform": batch.tensors}
-    pyramid = _pyramid(rcnn, batch if size is None else _scaled(batch, size))
+    pyramid = pyramid_of_batch(rcnn, batch if size is None else _scaled(batch, size))
     maps = list(pyramid.maps.values())
     outputs["backbone"] = maps
     outputs["rpn"] = rcnn.rpn.head(maps)

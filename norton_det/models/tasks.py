@@ -11,10 +11,12 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from norton_det.models.rcnn_counted import HeadsOfOneDetection, RCNNAtFixedProposals
 from norton_det.models.rcnn_outputs import (
+    batch_of,
     head_outputs,
     is_standard,
     outputs_before_choice,
     pyramid_of,
+    pyramid_of_batch,
     rpn_outputs,
 )
 from norton_det.models.rcnn_regions import Regions, regions_of
@@ -207,7 +209,13 @@ class Detection(Task):
 
     def parts(self, images: Images, regions: Regions | None = None) -> list[Part]:
         """Return the backbone, and with regions the RPN's head and the other heads."""
-        backbone: Part = lambda net, _: pyramid_of(net, as_inputs(images, net))  # noqa: E731
+        batches: dict[nn.Module, Any] = {}  # a part may run many times
+
+        def backbone(net: Any, _: Any) -> Any:
+            if net not in batches:
+                batches[net] = batch_of(net, as_inputs(images, net))
+            return pyramid_of_batch(net, batches[net])
+
         return [backbone] if regions is None else [backbone, rpn_outputs, *self._heads(regions)]
 
     def _heads(self, regions: Regions) -> list[Part]:

@@ -62,7 +62,10 @@ def probes_of(
     Returns:
         layer -> what is tried of it; layers of which nothing is tried, or that do not run, are left out.
     """
-    net, shared = network.module, _Shared(network, options, kept, torch.Generator().manual_seed(seed), seed)
+    net, shared = (
+        network.module,
+        _Shared(network, options, kept, len(outputs), torch.Generator().manual_seed(seed), seed),
+    )
     read = {group for groups in kept.values() for group in groups}
     layers = {
         layer.name: layer
@@ -70,19 +73,17 @@ def probes_of(
         if is_measured(net.get_submodule(layer.name)) and (layer.name in options or not read.isdisjoint(layer.reads))
     }
     with observed(net, list(layers), outputs.run(slice(1))) as passing:
-        left = Counter(call.name for call in passing)
+        calls = Counter(call.name for call in passing)
+    fits = {name: _fit_of(shared, layers[name], number) for name, number in calls.items()}
+    for part in tqdm([*outputs.parts()], desc="measure", unit="batch", disable=None, leave=False):
+        images = range(len(outputs))[part]
+        with observed(net, list(layers), outputs.run(part)) as passing:
+            for call in passing:
+                check_inputs(call.name, net.get_submodule(call.name), call.inputs)
+                fits[call.name].add(call, images)
     probes: dict[str, list[Probe]] = {}
-    begun: dict[str, _Fit] = {}
-    total = left.total()
-    with observed(net, list(layers), outputs.run(slice(None))) as passing:
-        for call in tqdm(passing, total=total, desc="measure", unit="layer", disable=None, leave=False):
-            if call.name not in begun:
-                begun[call.name] = _fit_of(shared, layers[call.name], left[call.name])
-            check_inputs(call.name, net.get_submodule(call.name), call.inputs)
-            begun[call.name].add(call)
-            left[call.name] -= 1
-            if not left[call.name]:  # what was seen stays in memory no longer than this
-                probes[call.name] = [probe for probe in begun.pop(call.name).probes() if probe.choices]
+    for name in tqdm([*fits], desc="fit", unit="layer", disable=None, leave=False):
+        probes[name] = [probe for probe in fits.pop(name).probes() if probe.choices]
     return {name: tried for name, tried in probes.items() if tried}
 
 
@@ -93,6 +94,7 @@ class _Shared:
     network: Network
     options: Options
     kept: KeptAtLevel
+    images: int
     generator: torch.Generator
     seed: int
 
@@ -117,8 +119,8 @@ class _Fit(ABC):
         self.inputs = sum(shared.network.plan.widths[group] for group in layer.reads)
 
     @abstractmethod
-    def add(self, call: LayerCall) -> None:
-        """Add the inputs and outputs of a call."""
+    def add(self, call: LayerCall, images: range) -> None:
+        """Add the inputs and outputs of a call for some of the images."""
 
     @abstractmethod
     def probes(self) -> list[Probe]:
@@ -155,11 +157,16 @@ class _Fit(ABC):
 
 
 class _ShortcutFit(_Fit):
-    def add(self, call: LayerCall) -> None:
-        self.mean = call.output.mean((0, 2, 3))
+    def __init__(self, shared: _Shared, layer: Layer, module: Any) -> None:
+        super().__init__(shared, layer, module)
+        self.sum, self.images = torch.zeros(()), 0
+
+    def add(self, call: LayerCall, images: range) -> None:
+        self.sum = self.sum.to(call.output) + len(images) * call.output.mean((0, 2, 3))
+        self.images += len(images)
 
     def probes(self) -> list[Probe]:
-        probe, index = OutputProbe(self.mean), self.module.index.cpu()
+        probe, index = OutputProbe(self.sum / self.images), self.module.index.cpu()
         for choice, groups in self.narrowed():
             inputs = columns_of(self.layer, self.shared.network.plan.widths, groups)
             assert inputs is not None
@@ -172,11 +179,12 @@ class _ChannelFit(_Fit):
 
     def __init__(self, shared: _Shared, layer: Layer, module: Any, calls: int) -> None:
         super().__init__(shared, layer, module)
-        self.samples, self.moments = _SAMPLES // calls, ChannelMoments(layer.spatial)
+        self.samples, self.moments = _SAMPLES // calls, ChannelMoments(layer.spatial)  # samples of all images
         self.pointwise = layer.spatial == 1 and matrix_of(module).shape[1] == self.inputs
 
-    def add(self, call: LayerCall) -> None:
-        x, y = (_drawn(part, self.samples, self.shared.generator) for part in (call.inputs, call.output))
+    def add(self, call: LayerCall, images: range) -> None:
+        samples = self.samples * len(images) // self.shared.images
+        x, y = (_drawn(part, samples, self.shared.generator) for part in (call.inputs, call.output))
         self.moments.add(x, y if self.projected and not self.pointwise else y[:0])
 
     def probes(self) -> list[Probe]:
@@ -211,10 +219,10 @@ class _ExactFit(_Fit):
 
     def __init__(self, shared: _Shared, layer: Layer, module: Any, calls: int) -> None:
         super().__init__(shared, layer, module)
-        self.moments = Moments(module, shared.generator)
+        self.moments = Moments(module, shared.seed)
 
-    def add(self, call: LayerCall) -> None:
-        self.moments.add(call.inputs, call.output)
+    def add(self, call: LayerCall, images: range) -> None:
+        self.moments.add(call.inputs, call.output, images)
 
     def probes(self) -> list[Probe]:
         weight = matrix_of(self.module)

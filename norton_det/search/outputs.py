@@ -1,10 +1,14 @@
 """The outputs of a dense network that count, on the images on which choices are compared."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from norton_det.calibration.lockstep import Run
 from norton_det.models.tasks import Images, as_inputs
 from norton_det.structure.network import Network
+
+_PIXELS = 8 * 224 * 224  # at a time
 
 
 class Outputs:
@@ -25,6 +29,12 @@ class Outputs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def parts(self) -> Iterator[slice]:
+        """Yield a few of the images after others."""
+        count = max(1, _PIXELS // max(image[0].numel() for image in self.images))
+        for start in range(0, len(self), count):
+            yield slice(start, start + count)
 
     def of(self, net: nn.Module, part: slice, images: Images | None = None) -> list[list[Tensor]]:
         """Return the outputs for some of the images, by kind: the features, or the RPN's and the heads'.

@@ -11,7 +11,7 @@ is squared.
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -29,8 +29,6 @@ from norton_det.search.outputs import Outputs
 from norton_det.search.probes import Probe, RateChoice
 from norton_det.spec import DecomposedLayer
 from norton_det.structure.network import Network
-
-_PIXELS = 32 * 224 * 224  # in a backward pass
 
 Probes = Mapping[str, Sequence[Probe]]
 
@@ -58,7 +56,7 @@ def measure(
 ) -> Sensitivity:
     """Measure a dense network, in single precision whatever its dtype.
 
-    Memory is that of one forward pass of all images, and of all the weights that are tried.
+    Memory is that of a forward and a backward pass of a few images, and of all the weights that are tried.
 
     Args:
         network: it stays as it is.
@@ -96,7 +94,8 @@ def changes_of(net: nn.Module, probes: Probes, outputs: Outputs, seed: int) -> d
     """Return for each layer the change of the outputs with each choice of its probes, (K,)."""
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
-    for part, images in _chunks(outputs.images):
+    for part in tqdm([*outputs.parts()], desc="gradients", unit="batch", disable=None, leave=False):
+        images = _asked(outputs.images[part])
         with torch.enable_grad(), _Products(net, probes, len(images)) as products:
             kinds = outputs.of(net, part, images)
             total = torch.zeros(())
@@ -153,10 +152,7 @@ class _Products:
         return nn.functional.pad(torch.stack(features) @ deltas.mT, (0, 0, 0, self._images - len(features)))
 
 
-def _chunks(images: Images) -> Iterator[tuple[slice, Images]]:
-    """Yield parts of the images, as tensors whose gradient is asked for: there is one by every layer's output."""
-    count = max(1, _PIXELS // max(image[0].numel() for image in images))
-    for start in tqdm(range(0, len(images), count), desc="gradients", unit="batch", disable=None, leave=False):
-        part = slice(start, start + count)
-        asked = [image.detach().requires_grad_() for image in images[part]]
-        yield part, torch.stack(asked) if isinstance(images, Tensor) else asked
+def _asked(images: Images) -> Images:
+    """Return images as tensors whose gradient is asked for: there is one by every layer's output."""
+    asked = [image.detach().requires_grad_() for image in images]
+    return torch.stack(asked) if isinstance(images, Tensor) else asked

@@ -106,7 +106,7 @@ def test_moments_are_those_of_the_convolution(options: dict) -> None:
     x = torch.randn(40, 4, 7, 8, dtype=torch.float64)
     with torch.no_grad():
         y = conv(x)
-    moments = Moments(conv, torch.Generator())
+    moments = Moments(conv, 0)
     moments.add(x, y)
     prior = conv.weight.detach().flatten(1)
     problem = moments.regression(prior)
@@ -222,13 +222,20 @@ def test_own_norms() -> None:
 def test_networks_in_lockstep() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.Linear(4, 5))
     x = torch.randn(1, 2)
-    visited = []
+    visited: list[Any] = []
     with observed(copy.deepcopy(net), ["0", "2"], lambda n: n(x)) as layers:
-        acts = {"0": lambda inputs: visited.append(inputs.shape[1]), "2": lambda _: visited.append(next(layers))}
-        visit(net, acts, lambda n: n(x))
-        assert visited[0] == 2
-        assert visited[1].name == "0"
-        assert torch.equal(visited[1].output, net[0](x))
+
+        def before(name: str, inputs: Tensor) -> bool:
+            visited.append((name, inputs.shape[1], next(layers)))
+            return name == "2"
+
+        visit(net, before, lambda *call: visited.append(call), ["0", "2"], lambda n: n(x))
+    first, (name, output), second = visited
+    assert first[:2] == (name, 2) == ("0", 2)
+    assert second[:2] == ("2", 3)
+    assert torch.equal(output, net[0](x))
+    assert torch.equal(first[2].output, output)
+    assert torch.equal(second[2].inputs, output.relu())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net)
 
 

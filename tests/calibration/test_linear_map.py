@@ -31,8 +31,9 @@ def test_a_layer_is_its_matrix_on_its_unfolded_inputs(layer: nn.Module, x: Tenso
     shift = torch.zeros(len(matrix_of(layer)), 1) if layer.bias is None else None
     y = unfolded_outputs(layer, layer(x)) - unfolded_outputs(layer, layer(torch.zeros_like(x)))
     torch.testing.assert_close(matrix_of(layer) @ unfold(layer, x), y)
-    some = torch.randperm(y.shape[2])[:7]
-    assert torch.equal(unfold_at(layer, x, some, layer(x).shape[-1]), unfold(layer, x)[:, :, some])
+    some = torch.stack([torch.randperm(y.shape[2])[:7] for _ in x])
+    expected = torch.stack([row[:, of_row] for row, of_row in zip(unfold(layer, x), some, strict=True)])
+    assert torch.equal(unfold_at(layer, x, some, layer(x).shape[-1]), expected)
     if shift is None:
         at_zero = unfolded_outputs(layer, layer(torch.zeros_like(x)))[0, :, 0]
         torch.testing.assert_close(by_channel(layer, at_zero), layer.bias)

@@ -59,7 +59,7 @@ def test_a_half_detector_is_calibrated(dtype: torch.dtype) -> None:
 def test_second_moments_are_positive_far_from_the_mean(count: int, mean: float) -> None:
     layer = nn.Linear(20, 5)
     x = mean + torch.randn(count, 20)
-    moments = Moments(layer, torch.Generator())
+    moments = Moments(layer, 0)
     with torch.no_grad():
         moments.add(x, layer(x))
     problem = moments.regression(layer.weight.detach().double())
@@ -161,8 +161,8 @@ def test_the_first_block_of_a_stage_makes_up_for_its_shortcut(arch: str, monkeyp
 
     layer = "conv1" if arch == ARCH else "layer1.0.conv2"
     errors = []  # with what the first block makes up, and without
-    for begin in (Fit._begin_sums, lambda *_: None):
-        monkeypatch.setattr(Fit, "_begin_sums", begin)
+    for after in (Fit.after, lambda *_: None):
+        monkeypatch.setattr(Fit, "after", after)
         net, _ = nd.decompose(dense, spec, {layer: 1}, calibration=x)
         errors.append(relative(*sums(net), *sums(dense)))
     assert errors[0] < 0.98 * errors[1]

@@ -88,7 +88,7 @@ def test_laterals_make_up_for_what_the_pyramid_lacks(images: list[Tensor], monke
     errors = []
     for sums in (True, False):
         if not sums:
-            monkeypatch.setattr(Fit, "_and_missing", lambda self, layer, norm, target: target)
+            monkeypatch.setattr(Fit, "_and_missing", lambda self, layer, target: target)
         _, after = nd.prune(dense, spec, "[0.]*3+[0.5]*40", criterion="norm", calibration=images)
         errors.append(step(after)["output_error"]["fitted"])
     assert errors[0] < errors[1]

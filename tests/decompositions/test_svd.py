@@ -182,7 +182,7 @@ def test_outputs_of_a_refitted_layer_are_no_farther(case: tuple[nn.Conv2d | nn.L
     x = torch.randn(shape, dtype=torch.float64).cumsum(1)  # channels are correlated
     with torch.no_grad():
         target = layer(x)
-        moments = Moments(layer, torch.Generator())
+        moments = Moments(layer, 0)
         moments.add(x, target)
         problem = moments.regression(layer.weight.flatten(1))
         block = LowRank.from_layer(layer, rank)
