@@ -1,7 +1,7 @@
 """Which outputs are kept between two passes, found by running a network on one image."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.calibration.kept import Cut, Outputs, returning
-from norton_det.calibration.lockstep import Run
+from norton_det.calibration.lockstep import Run, StoppedError
 
 KEPT = 2**28
 """Limit of the numbers that are kept of each network for all images: 1 GB in single precision."""
@@ -49,17 +49,21 @@ def cuts_of(net: nn.Module, layers: Sequence[str], run: Run, images: int) -> Cut
     """
     inside = {name: set[str]() for name in _independent(net, layers, run)} | _inside(layers)
     outputs = _outputs(net, inside, run)
-    cuts, done, unneeded = [Cut()], set[str](), set[str]()
+    cuts, done = [Cut()], set[str]()
+    readers: dict[str, str | None] = {}
     for layer in layers:
         done.add(layer)
         ended = [name for name in outputs if inside[name] <= done]
         outermost = [name for name in ended if not any(name.startswith(f"{other}.") for other in ended)]
-        left = [name for name in layers if name not in done]
         given = {name: outputs[name] for name in outermost}
-        unneeded |= {name for name in outermost if name not in unneeded and not _is_needed(net, name, given, left, run)}
-        kept = tuple(name for name in outermost if name not in unneeded)
+        larger = any(layer != name and layer in inside[name] for name in outermost)  # what was read within it is not
+        for name in outermost:
+            before = readers.get(name, layer)
+            if before is not None and (larger or before in done):  # otherwise it is read as before, or never again
+                readers[name] = _reader(net, name, given, [name for name in layers if name not in done], run)
+        kept = tuple(name for name in outermost if readers[name] is not None)
+        passed = tuple(name for name in outermost if readers[name] is None)
         size = images * sum(output.numel() for name in kept for output in outputs[name])
-        passed = tuple(name for name in outermost if name in unneeded)
         cuts.append(Cut(kept, passed) if size <= KEPT else cuts[-1])
     calls = {name: len(calls) for name, calls in outputs.items()}
     return Cuts(cuts, calls, max(output.numel() for calls in outputs.values() for output in calls))
@@ -102,19 +106,23 @@ def _outputs(net: nn.Module, names: Iterable[str], run: Run) -> Outputs:
     return outputs
 
 
-def _is_needed(net: nn.Module, name: str, given: Outputs, left: Sequence[str], run: Run) -> bool:
-    """Tell whether inputs of layers that are left, or what the network returns, follow directly on an output."""
+def _reader(net: nn.Module, name: str, given: Outputs, left: Sequence[str], run: Run) -> str | None:
+    """Return the first layer of those left that follows directly on an output; "" if only what is returned does."""
     spoiled = [output.to("meta") for output in given[name]]
-    broken = [False]
+    found: list[str] = []
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        broken[0] |= _has_nan(args[0])
+    def before(layer: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if _has_nan(args[0]):
+            found.append(layer)
+            raise StoppedError
 
-    with returning(net, {**given, name: spoiled}), ExitStack() as hooks:
+    with returning(net, {**given, name: spoiled}), ExitStack() as hooks, suppress(StoppedError):
         for layer in left:
-            hooks.enter_context(net.get_submodule(layer).register_forward_pre_hook(before))
+            hooks.enter_context(net.get_submodule(layer).register_forward_pre_hook(partial(before, layer)))
         result = run(net)
-    return broken[0] or any(_has_nan(tensor) for tensor in _tensors(result))
+    if found:
+        return found[0]
+    return "" if any(_has_nan(tensor) for tensor in _tensors(result)) else None
 
 
 def _tensors(result: Any) -> Iterator[Tensor]:

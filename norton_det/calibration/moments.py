@@ -60,8 +60,10 @@ class Moments:
     def _drawn(self, targets: Tensor, count: int, call: int) -> Tensor:
         """Return positions of each row, (N, L)."""
         total, generator = targets.shape[2], self._generators[call]
-        drawn = [torch.randperm(total, generator=generator)[:count] for _ in range(len(targets))]
-        return torch.stack(drawn).to(targets.device)
+        drawn = torch.empty(len(targets), min(count, total), dtype=torch.int64)
+        for row in drawn:
+            row.copy_(torch.randperm(total, generator=generator)[:count])
+        return drawn.to(targets.device)
 
     def _sum(self, inputs: int) -> None:
         """Add the rows to the sums where there are more of them than inputs."""

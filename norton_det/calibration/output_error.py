@@ -1,5 +1,6 @@
 """How far the outputs of a compressed network are from those of the dense one."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, isfinite, sqrt
 from typing import Any
@@ -15,6 +16,7 @@ from norton_det.runtime.modes import evaluating
 from norton_det.structure.network import Network
 
 _COMPARED = 16  # images on which networks are compared
+_CHUNK = 4  # of them at a time
 
 
 @torch.no_grad()
@@ -41,35 +43,44 @@ def output_errors(
         DataError: they are infinite for all modules.
     """
     task, plan = reference.architecture.task, reference.plan
-    regions = regions and regions.of(slice(_COMPARED))
     channels = next(
         (columns_of(layer, plan.widths, kept) for layer in plan.layers if layer.name == task.features), None
     )
+    groups = task.feature_groups(reference.module)
 
-    def outputs(net: nn.Module) -> dict[str, list[Tensor]]:
+    def outputs(net: nn.Module, part: slice) -> dict[str, list[Tensor]]:
         with evaluating(net):
-            by_name = task.outputs_of(net, as_inputs(images[:_COMPARED], net), regions)
+            by_name = task.outputs_of(net, as_inputs(images[part], net), regions and regions.of(part))
             return {name: [values.cpu().double() for values in tensors] for name, tensors in by_name.items()}
 
-    dense = outputs(reference.module)
-    if channels is not None:
-        dense["features"] = [values[:, channels] for values in dense["features"]]
-    for i, group in enumerate(task.feature_groups(reference.module)):
-        if group in kept:
-            dense["features"][i] = dense["features"][i][:, kept[group]]
-    errors = []
-    for module in modules:
-        ours = outputs(module)
-        errors.append({name: _distance(ours[name], tensors) for name, tensors in dense.items()})
+    modules = list(modules)
+    squares: list[dict[str, float]] = [defaultdict(float) for _ in (reference, *modules)]  # the first of the outputs
+    for start in range(0, min(_COMPARED, len(images)), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        dense = outputs(reference.module, part)
+        if channels is not None:
+            dense["features"] = [values[:, channels] for values in dense["features"]]
+        for i, group in enumerate(groups):
+            if group in kept:
+                dense["features"][i] = dense["features"][i][:, kept[group]]
+        for name, tensors in dense.items():
+            squares[0][name] += _square(tensors)
+        for module, of_module in zip(modules, squares[1:], strict=True):
+            for name, tensors in outputs(module, part).items():
+                of_module[name] += _square([a - b for a, b in zip(tensors, dense[name], strict=True)])
+    norms = {name: sqrt(square) or 1.0 for name, square in squares[0].items()}
+    errors = [{name: _relative(square, norms[name]) for name, square in of_module.items()} for of_module in squares[1:]]
     if not isfinite(min(max(of_module.values()) for of_module in errors)):
         raise DataError("outputs on the calibration images are not finite, with calibration and without")
     return errors
 
 
-def _distance(ours: Sequence[Tensor], dense: Sequence[Tensor]) -> float:
-    norm = sqrt(sum(values.square().sum().item() for values in dense)) or 1.0
-    squares = ((a - b).square().sum().item() for a, b in zip(ours, dense, strict=True))
-    error = sqrt(sum(squares)) / norm
+def _square(tensors: Sequence[Tensor]) -> float:
+    return sum(values.square().sum().item() for values in tensors)
+
+
+def _relative(square: float, norm: float) -> float:
+    error = sqrt(square) / norm
     return error if isfinite(error) else inf
 
 
