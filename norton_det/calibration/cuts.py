@@ -72,7 +72,8 @@ def cuts_of(net: nn.Module, layers: Sequence[str], run: Run, images: int) -> Cut
 def _independent(net: nn.Module, layers: Sequence[str], run: Run) -> list[str]:
     """Return the modules that have no layer inside, and whose output does not follow on one."""
     around = {".".join(name.split(".")[:i]) for name in layers for i in range(name.count(".") + 2)}
-    beside = [name for name, _ in net.named_modules() if name not in around]
+    within = tuple(f"{name}." for name in layers)
+    beside = [name for name, _ in net.named_modules() if name not in around and not name.startswith(within)]
     with ExitStack() as hooks:
         for name in layers:
             spoil = lambda module, args, output: torch.full_like(output, float("nan"))  # noqa: E731
