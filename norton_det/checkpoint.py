@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_structure
+from norton_det.deployment.precision import LOWER
 from norton_det.deployment.record import DEPLOYED, Deployment, deployment_of
 from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError
@@ -107,7 +108,7 @@ def _folded(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | No
         net = build(spec)
     fold_structure(net, deployment.folded if deployment else {})
     load_state(net, state, source, keep_precision=True)
-    return net.eval()
+    return net.float().eval() if deployment and deployment.dtype else net.eval()  # what lowers it starts from float32
 
 
 def _state_of_deployed(net: nn.Module, deployment: Deployment) -> dict[str, Tensor]:
@@ -191,7 +192,7 @@ def load(
     except UsageError as error:
         raise DataError(f"{path}: spec cannot be built: {error}") from None
     if redeploy is not None:
-        fast: Any = deploy(net, redeploy)
+        fast: Any = deploy(net, redeploy, dtype=LOWER[deployment.dtype] if deployment and deployment.dtype else None)
         if deployment is not None:
             record = fast.deployment
             fast.deployment = replace(record, folded={**deployment.folded, **record.folded})

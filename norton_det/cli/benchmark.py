@@ -25,6 +25,7 @@ import norton_det as nd
 from norton_det.cli.common import Parser
 from norton_det.cli.options import add_device, check_minimum
 from norton_det.cost.fixed_work import DETECTIONS, PARTS, fix_work
+from norton_det.deployment.precision import LOWER
 from norton_det.deployment.record import deployment_of
 from norton_det.errors import UsageError
 from norton_det.formatting import format_count, table
@@ -46,7 +47,7 @@ class Row:
     """The times of one network.
 
     Attributes:
-        network: "dense" or "file", and whether it is deployed.
+        network: "dense" or "file", whether it is deployed, and the lower precision in which it computes.
         milliseconds: median of a batch.
         spread: largest time less the smallest, over the median.
         images_per_second: at the median.
@@ -62,6 +63,7 @@ class Row:
     speedup: float
     macs: int | None
     params: int | None
+    error: float | None = None
 
 
 def add_arguments(parser: Parser) -> None:
@@ -73,6 +75,7 @@ def add_arguments(parser: Parser) -> None:
     add("--batch-size", default=1, type=int, metavar="N", help="images in a batch")
     add("--repeats", default=10, type=int, metavar="N", help="timed runs of each network")
     add("--seed", default=0, type=int, metavar="K", help="of the images and of the dense network's weights")
+    add("--dtype", choices=list(LOWER), metavar="T", help="time both deployed in lower precision as well")
     add("--parts", action="store_true", help="time the parts of a detector as well, in further runs")
     add_device(group)
     add = parser.add_argument_group("output").add_argument
@@ -99,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
             _fix(one, size, proposals)
     elif args.parts:
         raise UsageError(f"--parts with {args.file}, a {spec.arch}: expected a detector")
-    networks |= _deployed(networks, images)
+    networks |= _deployed(networks, images, args.dtype)
     rows = _time(networks, images, {DENSE: dense, FILE: spec}, size, args)
     parts = _time_parts(networks, images, args.repeats) if args.parts else {}
     conditions = {
@@ -132,10 +135,14 @@ def _fix(net: Any, size: int, proposals: int) -> None:
     fix_work(net, proposals)
 
 
-def _deployed(networks: dict[str, nn.Module], images: Images) -> dict[str, nn.Module]:
-    """Return the networks deployed, but for those that are deployed already."""
+def _deployed(networks: dict[str, nn.Module], images: Images, dtype: str | None) -> dict[str, nn.Module]:
+    """Return the networks deployed, and also in a lower precision; those that are deployed already are left out."""
     plain = {name: net for name, net in networks.items() if deployment_of(net) is None}
-    return {f"{name}{DEPLOYED}": nd.deploy(net, images) for name, net in plain.items()}
+    deployed = {f"{name}{DEPLOYED}": nd.deploy(net, images) for name, net in plain.items()}
+    if dtype is not None:
+        lower = {name: nd.deploy(net, images, dtype=LOWER[dtype]) for name, net in plain.items()}
+        deployed |= {f"{name}{DEPLOYED}, {dtype}": net for name, net in lower.items()}
+    return deployed
 
 
 def _time_parts(networks: dict[str, nn.Module], images: Images, repeats: int) -> dict[str, dict[str, float]]:
@@ -183,9 +190,16 @@ def _time(
             median(dense / time for dense, time in zip(seconds[DENSE], times, strict=True)),
             costs[name].macs if name in costs else None,
             costs[name].params if name in costs else None,
+            _error(networks[name]),
         )
         for name, times in seconds.items()
     ]
+
+
+def _error(net: nn.Module) -> float | None:
+    """Return the error of the outputs on the example of a network in lower precision."""
+    deployment = deployment_of(net)
+    return None if deployment is None or deployment.dtype is None else deployment.difference
 
 
 def _forward(net: nn.Module, images: Images) -> Callable[[], None]:
@@ -208,7 +222,12 @@ def _text(conditions: dict[str, Any], rows: list[Row]) -> str:
     if conditions["file_is_deployed"]:
         lines.append("the file is that of a deployed network and is timed as it was deployed")
     header = ("network", "ms", "spread", "images per second", "dense / this", "MACs per image", "parameters")
-    return "\n".join([*lines, "", table(header, [_cells(row) for row in rows])])
+    errors = [
+        f"{row.network}: outputs differ by {row.error:.1e} of the largest value from float32"
+        for row in rows
+        if row.error is not None
+    ]
+    return "\n".join([*lines, "", table(header, [_cells(row) for row in rows]), *([""] if errors else []), *errors])
 
 
 def _cells(row: Row) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from norton_det.deployment.precision import LOWER
 from norton_det.errors import DataError, UsageError
 from norton_det.formatting import table
 
@@ -44,10 +45,12 @@ class Deployment:
         unchanged: what stays as it was -> the reason: batch norms that cannot be folded, layers whose replacement would
             change the outputs.
         milliseconds: median time of the whole network on the example, by name: "given" is the original network in
-            evaluation mode, the others are the deployed one in each memory format.
+            evaluation mode, the others are the deployed one in each memory format; with lower precision, "float32" is
+            the same in float32.
         difference: largest difference of the outputs on the example, relative to the largest value; None if it was not
-            compared, as by earlier releases.
+            compared, as by earlier releases. With lower precision it is the error of that.
         state: the tensors of the network with its norms folded and its layers not yet replaced, as in a file.
+        dtype: lower precision in which it computes: "bfloat16" or "float16". None: that of its parameters.
     """
 
     blocks: tuple[BlockChoice, ...]
@@ -57,6 +60,7 @@ class Deployment:
     unchanged: Mapping[str, str] = field(default_factory=dict)
     difference: float | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    dtype: str | None = None
 
     def __str__(self) -> str:
         """Return a table: milliseconds of each layer's implementations, the choice, its fraction of the whole time."""
@@ -69,6 +73,7 @@ class Deployment:
             rows.append((block.name, *times, block.implementation, f"{fraction:.1%}"))
         lines = [f"{name}: {value:.2f} ms" for name, value in self.milliseconds.items()]
         lines += ["", f"{len(self.folded)} batch norms folded"]
+        lines += [] if self.dtype is None else [f"computes in {self.dtype}, takes and returns float32"]
         lines += (
             [] if self.difference is None else [f"outputs differ by {self.difference:.1e}, relative to the largest"]
         )
@@ -96,6 +101,8 @@ class Deployment:
             raise DataError(
                 f"deployment has memory_format {record.memory_format!r}; expected one of: {', '.join(MEMORY_FORMATS)}"
             )
+        if record.dtype not in (None, *LOWER):
+            raise DataError(f"deployment has dtype {record.dtype!r}; expected one of: {', '.join(LOWER)}")
         return record
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from norton_det.deployment.implementations import expand, has_implementations
+from norton_det.deployment.precision import LOWER, lowered
 from norton_det.deployment.record import DEPLOYED, MEMORY_FORMATS, BlockChoice, Deployment
 from norton_det.errors import UsageError
 from norton_det.runtime.modes import copied
@@ -20,15 +21,18 @@ def restore(net: nn.Module, deployment: Deployment) -> nn.Module:
     """Return the deployed network, without measuring.
 
     Args:
-        net: the network with its norms folded and its layers as they were.
+        net: the network with its norms folded and its layers as they were, in float32 if its precision was lowered.
         deployment: what was done to it.
 
     Raises:
         UsageError: a layer or implementation that does not exist.
     """
-    deployed = with_implementations(net.eval().requires_grad_(False), deployment.blocks)
-    record = replace(deployment, state=net.state_dict())
-    return with_record(in_memory_format(deployed, MEMORY_FORMATS[deployment.memory_format]), record)
+    net = net.eval().requires_grad_(False)
+    deployed = with_implementations(net, deployment.blocks)
+    deployed = in_memory_format(deployed, MEMORY_FORMATS[deployment.memory_format])
+    if deployment.dtype is not None:
+        net, deployed = (lowered(one, LOWER[deployment.dtype]) for one in (net, deployed))
+    return with_record(deployed, replace(deployment, state=net.state_dict()))
 
 
 def in_memory_format(net: nn.Module, memory_format: torch.memory_format) -> nn.Module:

@@ -39,7 +39,8 @@ def as_inputs(images: Images, net: nn.Module) -> Images:
     like = next((parameter for parameter in net.parameters() if parameter.is_floating_point()), None)
     if like is None:  # it takes what it is given
         return images
-    return images.to(like) if isinstance(images, Tensor) else [image.to(like) for image in images]
+    kind = (like.device, getattr(net, "input_dtype", like.dtype))  # one that is deployed in lower precision says it
+    return images.to(*kind) if isinstance(images, Tensor) else [image.to(*kind) for image in images]
 
 
 _HEAD_OF = {"segm": "mask", "keypoints": "keypoint"}  # by what it predicts, in COCO's words

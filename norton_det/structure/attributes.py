@@ -30,7 +30,7 @@ _WITHOUT_EFFECT: dict[type, tuple[str, ...]] = {
     AnchorGenerator: ("cell_anchors",),  # follow from sizes and aspect ratios
     FeatureMaps: ("spec", "frozen"),  # its history; what is trained
     # Of a deployed network; of torchvision's detectors; of Module.compile.
-    nn.Module: ("deployment", "train", "_has_warned", "_compiled_call_impl"),
+    nn.Module: ("deployment", "train", "input_dtype", "_has_warned", "_compiled_call_impl"),
 }
 _WITH_EQUALITY = (bool, int, float, str, tuple, Mapping, FunctionType, Enum, type, torch.dtype, torch.device)
 MISSING: Any = object()
