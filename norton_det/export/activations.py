@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from norton_det.export.contract import INPUT
+from norton_det.export.onnx_graph import import_onnx, open_session
 from norton_det.registry import Registry
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -112,9 +113,8 @@ def histograms(tensors: Callable[[], Iterable[Mapping[str, Array]]]) -> dict[str
     for values in tensors():
         for name, array in values.items():
             histogram = found[name]
-            limits = {"min": histogram.low, "max": histogram.high}
             if histogram.low < histogram.high:
-                counts = torch.histc(torch.from_numpy(array), _BINS, **limits).double().numpy()
+                counts = torch.histc(torch.from_numpy(array), _BINS, histogram.low, histogram.high).double().numpy()
                 histogram.counts = counts if histogram.counts is None else histogram.counts + counts
     return found
 
@@ -128,24 +128,17 @@ class Recorder:
     """
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
-        import onnx
-        import onnxruntime
-
+        onnx, _ = import_onnx()
         with_outputs = onnx.ModelProto()
         with_outputs.CopyFrom(model)
         del with_outputs.graph.output[:]
         for name in names:
             with_outputs.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         self._names = [*names]
-        text = with_outputs.SerializeToString()
-        self._session = onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(with_outputs.SerializeToString())
 
-    def run(self, images: Sequence[Tensor]) -> Iterator[dict[str, Array]]:
-        """Yield the tensors by name, for each image (3, H, W)."""
-        for image in images:
-            found = self._session.run(self._names, {INPUT: image[None].numpy()})
+    def run(self, inputs: Iterable[Tensor]) -> Iterator[dict[str, Array]]:
+        """Yield the tensors by name, for each input of the graph, such as images (N, 3, H, W)."""
+        for one in inputs:
+            found = self._session.run(self._names, {INPUT: one.numpy()})
             yield dict(zip(self._names, found, strict=True))

@@ -1,5 +1,6 @@
 """Images on which an exported file is checked: from a folder, or generated."""
 
+import random
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,16 @@ GENERATED = 3
 _SMALLEST = 32
 
 
-def read_images(folder: str | Path, count: int, preprocessing: Mapping[str, Any]) -> list[Tensor]:
+def read_images(
+    folder: str | Path, count: int, preprocessing: Mapping[str, Any], *, drawn: bool = False
+) -> list[Tensor]:
     """Return the first images of a folder, by name, (3, H, W) each, prepared for a network.
 
     Args:
         folder: with image files in it.
         count: number of images, at most.
         preprocessing: of the network.
+        drawn: take images at random, always the same ones, in place of the first.
 
     Raises:
         DataError: the folder is missing or has no image.
@@ -34,11 +38,18 @@ def read_images(folder: str | Path, count: int, preprocessing: Mapping[str, Any]
         raise UsageError(f"number of images is {count}; expected at least 1")
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder; expected one with images")
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = image_paths(folder)
     if not paths:
         raise DataError(f"{folder}: no image; expected files ending with {', '.join(IMAGE_SUFFIXES)}")
+    if drawn:
+        random.Random(0).shuffle(paths)
     stored = (TF.pil_to_tensor(read_image(path, AnnotatedSizes(None)).rgb) for path in paths[:count])
     return [prepared(pixels, preprocessing) for pixels in stored]
+
+
+def image_paths(folder: str | Path) -> list[Path]:
+    """Return the image files in a folder, by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def generated_images(size: tuple[int, int], preprocessing: Mapping[str, Any]) -> list[Tensor]:

@@ -1,14 +1,14 @@
 """``norton_det.export_int8``: a network as an ONNX file that computes in eight bits.
 
 Post-training and static: the ranges of the tensors come from calibration images, weights have a scale for each output
-channel, and biases are corrected by the mean change of each layer's outputs. What decides on boxes stays in float32, and
-so do layers whose own outputs change too much. The graph is rewritten by onnxruntime's quantiser.
+channel, and biases are corrected by the mean change of each layer's outputs. What decides on boxes stays in float32,
+and so do layers whose own outputs change too much. The graph is rewritten by onnxruntime's quantiser.
 """
 
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from norton_det.errors import UsageError, expect_choice
 from norton_det.export.activations import RANGES, Recorder, histograms
-from norton_det.export.contract import Contract
-from norton_det.export.network import Exported, export_network
-from norton_det.export.onnx_graph import import_onnx, set_metadata
+from norton_det.export.contract import INPUT, Contract
+from norton_det.export.network import Exported, export_network, resized
+from norton_det.export.onnx_graph import import_onnx, layer_as_onnx, open_session, set_metadata
 from norton_det.export.onnx_network import OnnxNetwork
 from norton_det.export.quantized_layers import (
     LAYERS,
@@ -40,9 +39,10 @@ from norton_det.runtime.given import unwrapped
 from norton_det.runtime.timing import time_alternating
 
 logger = logging.getLogger(__name__)
-LAYER_ERROR = 0.2
+LAYER_ERROR = 0.1
 _HELD_OUT = 4  # one image in so many
 _REPEATS = 5
+_JUDGED = 16  # images on which each layer is run by itself
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def export_int8(
         options: of :func:`norton_det.export_network`, for the file in float32.
 
     Raises:
-        UsageError: an unknown ``ranges``, fewer than four images, or as of :func:`norton_det.export_network`; or nothing
-            was quantised, in the file or by onnxruntime.
+        UsageError: an unknown ``ranges``, fewer than four images, or as of :func:`norton_det.export_network`; or
+            nothing was quantised, in the file or by onnxruntime.
 
     Example:
         >>> import tempfile
@@ -124,22 +124,23 @@ def export_int8(
     scopes = [f"/net/{name.replace('.', '/')}/" if name else "/" for name in parts_without_boxes(unwrapped(net))]
     with tempfile.TemporaryDirectory() as folder:
         exact = f"{folder}/float32.onnx"
-        done = export_network(net, exact, **{"check_images": held_out[:2], **options})
+        done = export_network(net, exact, **{"check_images": held_out[:2], "runner": in_int8, **options})
+        if "height" not in done.contract.dynamic:
+            size = done.contract.size
+            held_out, calibration = ([resized(one, size) for one in part] for part in (held_out, calibration))
         job = _Job(exact, done.contract, scopes, calibration, ranges, max_layer_error, correct)
         found: list[Quantized] = []
 
         def write(name: str) -> None:
             kept, corrected = job.write(name)
-            size = {"float32": Path(exact).stat().st_size, "int8": Path(name).stat().st_size}
+            sizes = {"float32": Path(exact).stat().st_size, "int8": Path(name).stat().st_size}
             both = {"float32": OnnxNetwork(exact), "int8": OnnxNetwork(name)}
             layers, operators = _quantized_layers(name), _operators(name)
             time = _time(both, held_out[0], is_detector=done.contract.is_detector)
-            error = output_error(*both.values(), held_out)
+            error = output_error(both["float32"], both["int8"], held_out)
             exported = Exported(Path(path), done.format, done.contract, done.check)
             found.append(
-                Quantized(
-                    exported, layers, kept, operators, corrected, ranges, len(calibration), error, time, size
-                )
+                Quantized(exported, layers, kept, operators, corrected, ranges, len(calibration), error, time, sizes)
             )
 
         write_atomically(path, write)
@@ -163,30 +164,50 @@ class _Job:
     def write(self, path: str) -> tuple[dict[str, float], int]:
         """Write the quantised file, and return the layers that stay in float32 and the number of corrected biases."""
         onnx, _ = import_onnx()
-        model = onnx.shape_inference.infer_shapes(with_own_weights(onnx.load(self.exact)))
+        model = with_own_weights(onnx.load(self.exact))
         layers = Layers(model, self.scopes)
         if not layers.nodes:
             raise UsageError(f"model has none of {', '.join(LAYERS)} with constant weights; expected some to quantise")
         recorder = Recorder(model, layers.tensors)
-        found = histograms(lambda: recorder.run(self.calibration))
-        limits = {name: RANGES[self.ranges](histogram) for name, histogram in found.items()}
-        errors = layer_errors(layers, recorder.run(self.calibration), limits)
+        inputs = [image[None] for image in self.calibration]
+        limits = _limits(recorder, inputs, self.ranges)
+        errors = layer_errors(layers, recorder.run(inputs[:_JUDGED]), limits)
         kept = {name: error.relative for name, error in errors.items() if error.relative > self.max_layer_error}
         if len(kept) == len(layers.nodes):
-            raise UsageError(
-                f"no layer is quantised: the outputs of each change by more than {self.max_layer_error:g}, the least by "
-                f"{min(kept.values()):.2g}"
-            )
+            least = f"{self.max_layer_error:g}, the least by {min(kept.values()):.2g}"
+            raise UsageError(f"no layer is quantised: the outputs of each change by more than {least}")
         quantized: dict[str, LayerError] = {name: error for name, error in errors.items() if name not in kept}
         corrected = correct_biases(model, layers, quantized) if self.correct else 0
-        result = _rewritten(model, limits, [*quantized, *layers.others])
+        result = rewritten(model, limits, [*quantized, *layers.others])
         set_metadata(result, self.contract.to_metadata())
         onnx.save(result, path)
         return kept, corrected
 
 
-def _rewritten(model: Any, limits: Mapping[str, tuple[float, float]], nodes: Sequence[str]) -> Any:
-    """Return the graph with eight bits in these nodes, by onnxruntime's quantiser."""
+def in_int8(layer: nn.Module, arguments: tuple[Any, ...]) -> Callable[[], object]:
+    """Return a function that computes a layer in onnxruntime, in eight bits."""
+    onnx, _ = import_onnx()
+    model = with_own_weights(onnx.load_from_string(layer_as_onnx(layer, arguments)))
+    layers = Layers(model, [""])
+    recorder = Recorder(model, layers.tensors)
+    result = rewritten(model, _limits(recorder, arguments[:1], "minmax"), [*layers.nodes, *layers.others])
+    session = open_session(result.SerializeToString())
+    return partial(session.run, None, {INPUT: arguments[0].numpy()})
+
+
+def _limits(recorder: Recorder, inputs: Sequence[Tensor], ranges: str) -> dict[str, tuple[float, float]]:
+    found = histograms(lambda: recorder.run(inputs))
+    return {name: RANGES[ranges](histogram) for name, histogram in found.items()}
+
+
+def rewritten(model: Any, limits: Mapping[str, tuple[float, float]], nodes: Sequence[str]) -> Any:
+    """Return the graph with eight bits in these nodes, by onnxruntime's quantiser.
+
+    Args:
+        model: of onnx, with the types of its tensors.
+        limits: the range of each tensor that the nodes read or write.
+        nodes: their names.
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer

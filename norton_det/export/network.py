@@ -16,7 +16,7 @@ from norton_det.export.check import Check, compare, image_without_detection, sil
 from norton_det.export.contract import AXES, Contract
 from norton_det.export.formats import FORMATS, Format
 from norton_det.export.images import generated_images
-from norton_det.export.implementations import AUTO
+from norton_det.export.implementations import AUTO, Runner
 from norton_det.export.prepare import as_evaluated, exportable
 from norton_det.export.preprocessing import example_size, preprocessing_of
 from norton_det.files import write_atomically
@@ -56,6 +56,7 @@ def export_network(
     dynamic: bool = True,
     fold: bool = True,
     implementation: str = AUTO,
+    runner: Runner | None = None,
     check_images: Sequence[Tensor] | None = None,
     check_threshold: float = 0.3,
 ) -> Exported:
@@ -78,6 +79,8 @@ def export_network(
         fold: fold batch norms into the layers before them.
         implementation: in which decomposed layers are computed: "factored", "depthwise", "merged", "dense", where a
             layer has it; or "auto", for each the one that is fastest in the runtime, measured on the example.
+        runner: what measures it, a function of a layer and its arguments that returns what is timed. None: the runtime
+            of the format, in float32.
         check_images: (3, H, W), as the network takes them: 0 to 1 for detectors, else normalised. None: generated ones.
         check_threshold: detections with a score above it are compared.
 
@@ -109,17 +112,18 @@ def export_network(
     preprocessing = preprocessing_of(given, spec)
     images = _images(given, spec, preprocessing, image_size, check_images)
     size = image_size or _size_of(images[0])
-    images = images if dynamic else [_resized(image, size) for image in images]
+    images = images if dynamic else [resized(image, size) for image in images]
     contract = replace(
-        _contract(given, _resized(images[0], size), kind, dynamic=dynamic),
+        _contract(given, resized(images[0], size), kind, dynamic=dynamic),
         class_names=_names(net, spec, "class_names", class_names),
         keypoint_names=_names(net, spec, "keypoint_names", keypoint_names),
         preprocessing=preprocessing,
         spec=spec,
     )
-    example = _example(_resized(images[0], size), contract)
+    example = _example(resized(images[0], size), contract)
     arguments = ([*example] if contract.is_detector else example,)
-    prepared, changes = exportable(given, arguments, fold=fold, implementation=implementation, runner=kind.runner)
+    runner = runner or kind.runner
+    prepared, changes = exportable(given, arguments, fold=fold, implementation=implementation, runner=runner)
     job = _Job(kind, given, prepared, replace(contract, changes=types + changes), example)
     checks: list[Check] = []
     write_atomically(path, lambda name: checks.append(job.write(name, images, check_threshold)))
@@ -226,7 +230,8 @@ def _size_of(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return an image (3, H, W) scaled to a height and a width."""
     if _size_of(image) == size:
         return image
     return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]

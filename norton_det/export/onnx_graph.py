@@ -108,11 +108,17 @@ def write_onnx(net: nn.Module, contract: Contract, example: Tensor, path: str | 
 
 def in_onnxruntime(layer: nn.Module, arguments: tuple[Any, ...]) -> Callable[[], object]:
     """Return a function that computes a layer in onnxruntime, with as many threads as torch uses."""
+    session = open_session(layer_as_onnx(layer, arguments))
+    return partial(session.run, None, {INPUT: arguments[0].numpy()})
+
+
+def layer_as_onnx(layer: nn.Module, arguments: tuple[Any, ...]) -> bytes:
+    """Return the content of an ONNX file of one layer, without metadata."""
     file: Any = io.BytesIO()
     with refused_as("ONNX"):
         torch.onnx.export(layer, arguments, file, dynamo=False, opset_version=OPSET, input_names=[INPUT])
-    session = open_session(file.getvalue())
-    return partial(session.run, None, {INPUT: arguments[0].numpy()})
+    content: bytes = file.getvalue()
+    return content
 
 
 def open_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:

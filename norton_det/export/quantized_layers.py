@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from norton_det.export.activations import Array, quantized
+from norton_det.export.onnx_graph import import_onnx
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """Operators with weights."""
@@ -54,16 +55,13 @@ class Layers:
     """
 
     def __init__(self, model: Any, scopes: Sequence[str]) -> None:
-        from onnx import TensorProto, numpy_helper
-
+        onnx, _ = import_onnx()
         self.weights = {one.name: one for one in model.graph.initializer}
-        self._array = numpy_helper.to_array
+        self._array = onnx.numpy_helper.to_array
         inside = [node for node in model.graph.node if node.name.startswith(tuple(scopes))]
-        self.nodes = {
-            node.name: node for node in inside if node.op_type in LAYERS and node.input[1] in self.weights
-        }
+        self.nodes = {node.name: node for node in inside if node.op_type in LAYERS and node.input[1] in self.weights}
         typed = [*model.graph.value_info, *model.graph.input, *model.graph.output]
-        self._floats = {one.name for one in typed if one.type.tensor_type.elem_type == TensorProto.FLOAT}
+        self._floats = {one.name for one in typed if one.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
         around = [node for node in inside if node.op_type in AROUND and self._floats.issuperset(_values(node))]
         self.others = [node.name for node in around]
         values = [name for node in (*self.nodes.values(), *around) for name in _values(node)]
@@ -86,7 +84,7 @@ class Layers:
 
 
 def with_own_weights(model: Any) -> Any:
-    """Give each reader of equal weights its own, in place, and return the graph.
+    """Give each reader of equal weights its own, and return the graph with the types of its tensors.
 
     torch's exporter keeps equal weights, such as biases of zeros, once and copies them by nodes that a quantiser takes
     for values: the layers behind them would stay in float32.
@@ -97,7 +95,7 @@ def with_own_weights(model: Any) -> Any:
             model.graph.initializer.add().CopyFrom(weights[node.input[0]])
             model.graph.initializer[-1].name = node.output[0]
             model.graph.node.remove(node)
-    return model
+    return import_onnx()[0].shape_inference.infer_shapes(model)
 
 
 def rounded_weight(weight: Tensor) -> Tensor:
@@ -144,8 +142,7 @@ def correct_biases(model: Any, layers: Layers, errors: Mapping[str, LayerError])
     Returns:
         How many biases were corrected.
     """
-    from onnx import numpy_helper
-
+    helper = import_onnx()[0].numpy_helper
     sums: dict[str, tuple[Tensor, int]] = {}
     for name, error in errors.items():
         node = layers.nodes[name]
@@ -155,8 +152,8 @@ def correct_biases(model: Any, layers: Layers, errors: Mapping[str, LayerError])
     for initializer in model.graph.initializer:
         if initializer.name in sums:
             shift, count = sums[initializer.name]
-            corrected = numpy_helper.to_array(initializer) - (shift / count).numpy()
-            initializer.CopyFrom(numpy_helper.from_array(corrected, initializer.name))
+            corrected = helper.to_array(initializer) - (shift / count).numpy()
+            initializer.CopyFrom(helper.from_array(corrected, initializer.name))
     return len(sums)
 
 

@@ -66,7 +66,9 @@ def _of_detections(pairs: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Tens
         squared += float((got["scores"][best] - scores)[matched].square().sum())
         total += float(scores[matched].square().sum())
     relative = (squared / total) ** 0.5 if total else 0.0
-    return OutputError(len(pairs), relative, len(ious) / count if count else None, sum(ious) / len(ious) if ious else None)
+    return OutputError(
+        len(pairs), relative, len(ious) / count if count else None, sum(ious) / len(ious) if ious else None
+    )
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
