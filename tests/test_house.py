@@ -1,5 +1,6 @@
 """Files and functions are short; and what many tests rely on is checked itself."""
 
+import ast
 import statistics
 import sys
 from collections.abc import Callable
@@ -86,3 +87,48 @@ def test_names_of_places_are_filled_in() -> None:
 def test_files_of_tests_have_names_of_their_own() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("*.py")]
     assert sorted(names) == sorted(set(names))  # pytest imports them by name alone
+
+
+RUNS_CODE = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler", "os.system"}
+RUNS_CODE |= {
+    "yaml.load",
+    "yaml.safe_load",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "yaml.load_all",
+}
+UNSAFE_IMPORTS = {"marshal", "shelve", "dill", "cloudpickle", "joblib"}
+NARROWS = ("isinstance(", "not isinstance(", "callable(")
+
+
+def unsafe(source: str) -> list[str]:
+    """Return what in a module could run what a file says, and the assertions that do more than tell mypy a type."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        text = ast.unparse(node) if isinstance(node, (ast.Call, ast.Assert, ast.Import, ast.ImportFrom)) else ""
+        if isinstance(node, ast.Call):
+            name, named = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+            bad = name in RUNS_CODE or (name == "torch.load" and named.get("weights_only") != "True")
+            bad |= named.get("shell", "False") != "False" or named.get("allow_pickle", "False") != "False"
+        elif isinstance(node, ast.Assert):
+            test = ast.unparse(node.test)
+            bad = not (test.startswith(NARROWS) or test.endswith((" is not None", " is None")))
+        else:
+            bad = bool(text) and bool(UNSAFE_IMPORTS & set(text.replace(",", " ").replace(".", " ").split()))
+        found += [text] * bad
+    return found
+
+
+def test_nothing_runs_what_a_file_says_and_no_assertion_checks_input() -> None:
+    paths = list((ROOT / "norton_det").rglob("*.py"))
+    found = {f"{path.relative_to(ROOT)}: {text}" for path in paths for text in unsafe(path.read_text())}
+    assert found == set()
+    wrong = [
+        "eval(x)",
+        "torch.load(x)",
+        "torch.load(x, weights_only=False)",
+        "np.load(x, allow_pickle=True)",
+        "assert x",
+    ]
+    wrong += ["import marshal", "run(x, shell=True)", "yaml.load(x)", "from dill import load", "assert 0 < len(x)"]
+    assert [text for text in wrong if not unsafe(text)] == []
