@@ -32,7 +32,7 @@ from norton_det.models.rcnn_regions import Regions
 from norton_det.models.tasks import Images, Part, task_of
 from norton_det.runtime.modes import evaluating, undone_on_failure
 
-_NUMBERS = 2**24
+_NUMBERS = 2**23
 """Of the largest output of a module, for the images that are processed at a time."""
 
 

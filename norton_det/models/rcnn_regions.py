@@ -14,7 +14,7 @@ PROPOSALS = 64
 OBJECTS = 16
 """Limit of the objects of an image for which masks and keypoints are predicted."""
 _PROPOSALS, _OBJECTS = 2048, 1024  # limits for all images together, which bound memory and time
-_CHUNK = 8  # images at a time
+_CHUNK = 4  # images at a time
 
 
 class Regions(NamedTuple):

@@ -3,8 +3,11 @@
 import ctypes
 import platform
 
-_KEEP_ALL = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0)}
-"""Parameters of ``mallopt`` (glibc's malloc.h), with the values that return no memory to the system."""
+_KEEP_ALL = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
+"""Parameters of ``mallopt`` (glibc's malloc.h), with the values that return no memory to the system.
+
+All threads share what is free: a thread with memory of its own would keep what it frees from the others.
+"""
 
 
 def keep_freed_memory() -> bool:
