@@ -76,7 +76,7 @@ def _add_calibration(parser: Parser) -> None:
         "--calibration-images",
         type=int,
         metavar="N",
-        help="number of them, all in memory (default: 1024; for a detector 64)",
+        help="number of them (default: 1024; for a detector 64)",
     )
     add(
         "--reconstruct",

@@ -55,7 +55,7 @@ class Task(ABC):
             on the architecture.
         compared_size: side of the images on which two networks are compared; None: ``image_size`` of the architecture.
         features: name of the submodule whose outputs are the features; "" is the whole network.
-        calibration_images: how many images commands calibrate on, if not told; both networks hold them in memory.
+        calibration_images: how many images commands calibrate on, if not told.
         kinds: what a detector predicts, in COCO's words: "bbox", and "segm" or "keypoints".
     """
 
