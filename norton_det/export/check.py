@@ -17,7 +17,7 @@ from norton_det.runtime.modes import copied
 
 Run = Callable[[Any], Any]
 """Images, as the network takes them -> outputs, as the network returns them."""
-SCALES = ((0.75, 1.0), (1.25, 0.85))
+SCALES = ((0.75, 1.0), (1.25, 1.25))
 """Of height and width, for the first image at other sizes."""
 _BATCH = 3
 _GREYS = (0.5, 0.0, 1.0)

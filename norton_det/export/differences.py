@@ -21,7 +21,7 @@ TOLERANCES = {
     "keypoint ties": 0.05,
 }
 """What is accepted: of tensors relative to the largest value; boxes and keypoints in pixels; of all pixels of masks the
-fraction that is different (a box that is rounded to another pixel moves its mask), and that which is more than a pixel
+fraction that is different (a box rounded to another pixel moves its mask), and that which is more than one pixel
 off; of all keypoints the fraction that lies elsewhere at an equal score."""
 _EQUAL_SCORE = 1e-3
 

@@ -15,6 +15,7 @@ from norton_det.deployment.implementations.linear import ConvolvedLinear
 from norton_det.deployment.implementations.roi_align import GatheredRoIAlign
 from norton_det.deployment.restore import in_memory_format
 from norton_det.export.implementations import AUTO, Choose, Runner, chooser, in_torch
+from norton_det.models.exact_resize import resize_exactly
 from norton_det.runtime.given import unwrapped
 from norton_det.runtime.modes import copied
 
@@ -56,6 +57,8 @@ def exportable(
     changes: list[str] = []
     net = in_memory_format(copied(model), torch.contiguous_format)
     _make_plain(net, changes)
+    if resize_exactly(net):
+        changes.append("sizes of scaled images are computed in double precision")
     if fold:
         with torch.no_grad():
             net, pairs, _ = with_norms_folded(net, arguments, Reference(net, arguments))
