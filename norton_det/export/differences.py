@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from norton_det.runtime.outputs import TOLERANCE, relative_difference
+from norton_det.runtime.outputs import relative_difference
 
 MASK_THRESHOLD = 0.5
 TOLERANCES = {
-    "outputs": TOLERANCE,
+    "outputs": 1e-3,
     "boxes": 0.5,
     "scores": 1e-3,
     "mask pixels": 5e-2,

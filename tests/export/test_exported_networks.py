@@ -150,7 +150,7 @@ def test_deployed_detectors(format: str, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("format", NO_DETECTORS)
 def test_deployed_classifiers(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(LINEAR._items, "linear")
-    net, spec = nd.compress(None, arch="vgg16_bn_cifar", rank=1, rates="[0.8]*12", num_classes=3)
+    net, spec = nd.compress(None, arch="vgg16_bn_cifar", rank=1, rates="[0.8]*13", num_classes=3)
     fast = nd.deploy(with_statistics(net), torch.rand(1, 3, 32, 32), repeats=1)
     run = read(export(fast, spec, tmp_path, format))
     images = torch.rand(2, 3, 32, 32)
