@@ -4,7 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -71,6 +71,8 @@ def refuse_other_run(folder: str | Path) -> None:
 def in_use(folder: str | Path) -> Iterator[str | None]:
     """Make and use the folder of a run alone within the block; abandoned temporary files in it are removed.
 
+    If nothing is written into it, a folder that was made is removed at the end.
+
     Yields:
         None if no other process uses it, else what that process says about itself.
 
@@ -82,12 +84,18 @@ def in_use(folder: str | Path) -> Iterator[str | None]:
         True
     """
     folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     since = datetime.now().astimezone().isoformat(timespec="seconds")
-    with locked(folder / LOCK, f"process {os.getpid()} on {platform.node()} since {since}") as holder:
-        if holder is None:
-            remove_abandoned(folder)
-        yield holder
+    try:
+        with locked(folder / LOCK, f"process {os.getpid()} on {platform.node()} since {since}") as holder:
+            if holder is None:
+                remove_abandoned(folder)
+            yield holder
+    finally:
+        with suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()
 
 
 def remove_run(folder: str | Path) -> None:

@@ -114,7 +114,7 @@ EVAL = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--checkpoint"]
         ("train_cls", [*TRAIN, "--model", "resnet50", "--weights", "NET"], 2, "is a resnet56_cifar; --model is resnet"),
         ("train_cls", [*TRAIN, "--model", "resnet56_cifar", "--weights", "OUT"], 3, "out: no such file"),
         ("train_cls", [*TRAIN, "--weights", "TEN"], 2, "has 10 classes; "),
-        ("train_cls", [*TRAIN, "--weights", "NET", "--data-path", "OUT"], 3, "out: no such folder"),
+        ("train_cls", [*TRAIN, "--weights", "NET", "--data-path", "NONE"], 3, "none.pth: no such folder"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--dataset", "mnist"], 2, "--dataset: 'mnist' is unknown"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--opt", "lion"], 2, "--opt: 'lion' is unknown"),
         ("train_cls", [*TRAIN, "--weights", "NET", "--lr-scheduler", "x"], 2, "--lr-scheduler: 'x' is unknown"),
