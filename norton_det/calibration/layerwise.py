@@ -30,6 +30,7 @@ from norton_det.decompositions import in_implementation
 from norton_det.errors import DataError, UsageError
 from norton_det.models.rcnn_regions import Regions
 from norton_det.models.tasks import Images, Part, task_of
+from norton_det.runtime.malloc import give_back_freed_memory
 from norton_det.runtime.modes import evaluating, undone_on_failure
 
 _NUMBERS = 2**23
@@ -96,6 +97,7 @@ def calibrate(
         for step in steps:
             for i, name in enumerate(step.layers):
                 _fit_layer(fit, step, i, name, chunks)
+                give_back_freed_memory()  # what is free lies between what is kept, where little fits
                 bar.update()
             if step.number == 0 and len(steps) > 1:
                 for chunk in chunks:

@@ -21,6 +21,7 @@ from norton_det.decompositions import DECOMPOSITIONS, Decomposition
 from norton_det.decompositions.input_metric import ChannelMetric
 from norton_det.linalg.least_squares import LeastSquares, Regression
 from norton_det.models.tasks import Detection
+from norton_det.runtime.malloc import give_back_freed_memory
 from norton_det.search.channel_moments import ChannelMoments
 from norton_det.search.options import KeptAtLevel, Options
 from norton_det.search.outputs import Outputs
@@ -76,6 +77,7 @@ def probes_of(
         calls = Counter(call.name for call in passing)
     fits = {name: _fit_of(shared, layers[name], number) for name, number in calls.items()}
     for part in tqdm([*outputs.parts()], desc="measure", unit="batch", disable=None, leave=False):
+        give_back_freed_memory()
         images = range(len(outputs))[part]
         with observed(net, list(layers), outputs.run(part)) as passing:
             for call in passing:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from norton_det.calibration.linear_map import unfolded_outputs
 from norton_det.errors import UsageError
 from norton_det.models.tasks import Images
+from norton_det.runtime.malloc import give_back_freed_memory
 from norton_det.search.candidates import probes_of
 from norton_det.search.options import kept_at_levels, options_of
 from norton_det.search.outputs import Outputs
@@ -95,6 +96,7 @@ def changes_of(net: nn.Module, probes: Probes, outputs: Outputs, seed: int) -> d
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     for part in tqdm([*outputs.parts()], desc="gradients", unit="batch", disable=None, leave=False):
+        give_back_freed_memory()
         images = _asked(outputs.images[part])
         with torch.enable_grad(), _Products(net, probes, len(images)) as products:
             kinds = outputs.of(net, part, images)
