@@ -46,12 +46,26 @@ def lowered(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     return net
 
 
+def raised(net: nn.Module) -> nn.Module:
+    """Undo :func:`lowered`, in place, and return ``net``: it computes in float32, with the values that it has."""
+    for part in lowered_parts(net).values():
+        own = {key for hooks in _hooks(part) for key, hook in hooks.items() if hook in (_enter, _leave)}
+        for hooks in (*_hooks(part), part._forward_pre_hooks_with_kwargs):
+            for key in own & hooks.keys():
+                del hooks[key]
+    return net.float()
+
+
 def rounded(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a copy of ``net`` in float32 whose parts have only values that ``dtype`` can hold."""
     net = copied(net)
     for part in lowered_parts(net).values():
         part.to(dtype)
     return net.float()
+
+
+def _hooks(part: nn.Module) -> tuple[Any, Any]:
+    return part._forward_pre_hooks, part._forward_hooks
 
 
 def _enter(part: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from norton_det.deployment.equality import Reference
 from norton_det.deployment.implementations import expand
 from norton_det.deployment.implementations.linear import ConvolvedLinear
 from norton_det.deployment.implementations.roi_align import GatheredRoIAlign
+from norton_det.deployment.precision import raised
 from norton_det.deployment.restore import in_memory_format
 from norton_det.export.implementations import AUTO, Choose, Runner, chooser, in_torch
 from norton_det.models.exact_resize import resize_exactly
@@ -31,7 +32,7 @@ def as_evaluated(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     net = copied(unwrapped(model)).eval().requires_grad_(False)
     types = {str(values.dtype).removeprefix("torch.") for values in net.parameters()} - {"float32"}
     changes = (f"{' and '.join(sorted(types))} parameters are float32",) if types else ()
-    return net.cpu().float(), changes
+    return raised(net.cpu()), changes
 
 
 def exportable(

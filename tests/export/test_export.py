@@ -231,3 +231,13 @@ def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(run(images), net.float()(images), **LIMIT)
     assert "bfloat16 parameters are float32" in done.contract.changes
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", *SLOW])
+def test_what_is_deployed_in_bfloat16_is_exported_in_float32(format: str, tmp_path: Path) -> None:
+    images = torch.rand(2, 3, 32, 40)
+    fast = nd.deploy(small(), images, repeats=1, dtype=torch.bfloat16)
+    done, run = exported(fast, tmp_path, format)
+    assert "bfloat16 parameters are float32" in done.contract.changes
+    with torch.no_grad():
+        torch.testing.assert_close(run(images), fast(images), rtol=0.02, atol=0.02)
