@@ -166,10 +166,18 @@ def test_boxes_are_not_quantised(arch: str, tmp_path: Path) -> None:
     inside = ("/net/backbone/", "/net/rpn/head/", "/net/roi_heads/box_head/", "/net/roi_heads/box_predictor/")
     inside += ("/net/roi_heads/mask_head/", "/net/roi_heads/mask_predictor/")
     made = {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
-        sources = [made[name] for name in node.input if name in made]
-        if any(one.op_type == "DequantizeLinear" for one in sources) and node.name.startswith("/net/rpn/"):
-            assert node.name.startswith(inside) or node.op_type in ("Reshape", "Shape", "QuantizeLinear", "Transpose")
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantizers) > 60
+    for node in quantizers:
+        source = made.get(node.input[0])
+        if source is None or not source.name.startswith(inside):  # images and pooled maps, for the layers alone
+            values = [name for reader in readers[node.output[0]] for name in reader.output]
+            behind = [one.name for name in values for one in readers[name] if one.op_type != "Shape"]
+            assert [name for name in behind if not name.startswith(inside)] == [], source
     assert done.layers > 60
     assert done.operators["QLinearConv"] > 60
     assert done.error.same is not None
