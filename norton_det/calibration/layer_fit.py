@@ -129,8 +129,7 @@ class Fit:
 
     def _lacking(self, name: str, group: str, inputs: Tensor, dense_inputs: Tensor) -> Tensor:
         ours, its = (model.get_submodule(name) for model in (self.net, self.reference))
-        lacking: Tensor = _select(its(dense_inputs), 1, self.kept.get(group)) - ours(inputs)
-        return lacking
+        return _select(_computed(its, dense_inputs), 1, self.kept.get(group)) - _computed(ours, inputs)
 
     def _note(self, group: str, lacking: Tensor) -> None:
         """Note what a sum lacks; what is not a number is of outputs that nothing reads any more."""
@@ -199,6 +198,12 @@ def _maps(net: nn.Module, plan: ChannelPlan) -> dict[tuple[str, ...], list[tuple
         if layer.writes is not None and isinstance(net.get_submodule(layer.name), ChannelMap):
             maps.setdefault(layer.reads, []).append((layer.name, layer.writes))
     return maps
+
+
+def _computed(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a module makes of an input, also while it returns what it returned before."""
+    output: Tensor = type(module).forward(module, x)
+    return output
 
 
 def _is_norm(module: nn.Module) -> bool:
