@@ -86,6 +86,7 @@ def probes_of(
     probes: dict[str, list[Probe]] = {}
     for name in tqdm([*fits], desc="fit", unit="layer", disable=None, leave=False):
         probes[name] = [probe for probe in fits.pop(name).probes() if probe.choices]
+        give_back_freed_memory()  # what is free lies between the weights that are tried
     return {name: tried for name, tried in probes.items() if tried}
 
 
