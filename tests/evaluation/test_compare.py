@@ -308,7 +308,7 @@ def test_classes_are_matched_by_name(
         spec = nd.Spec("fasterrcnn_cpresnet50_fpn", 4, classes=orders[path])
         return Oracle(data, orders[path], parts[path]), spec
 
-    monkeypatch.setattr("norton_det.cli.eval_det.read_detector", load)
+    monkeypatch.setattr("norton_det.cli.eval_det.open_detector", load)
     words = ["--data-path", str(shapes), "--device", "cpu", "-j", "0", "--json", "--compare", *orders]
     assert tool("eval_det").main(words) == 0
     comparison = json.loads(capsys.readouterr().out)
