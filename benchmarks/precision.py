@@ -141,7 +141,7 @@ def _in_child(what: str, folder: str, repeats: int) -> Any:
 
 def _child(what: str, folder: str, repeats: int) -> Any:
     task, name, *chosen = what.split()
-    images = torch.load(f"{folder}/image.pth")
+    images = torch.load(f"{folder}/image.pth", weights_only=True)
     runtime = RUNTIMES[name]
     if task == "memory":
         network, precision = chosen
@@ -168,7 +168,7 @@ def _timed(
     rows = []
     for (network, precision), run in runs.items():
         times = seconds[f"{network} {precision}"]
-        exact = torch.load(f"{folder}/{network}.outputs.pth")
+        exact = torch.load(f"{folder}/{network}.outputs.pth", weights_only=True)
         outputs = torch.as_tensor(run()).float()
         file = RUNTIMES[runtime].file(f"{folder}/{network}", precision)
         rows.append(
