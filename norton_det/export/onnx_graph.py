@@ -127,6 +127,8 @@ def open_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionPr
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = torch.get_num_threads()
+    # Its threads would wait actively after a run, and take the processor from whatever runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=[*providers])
 
 
