@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 COSTS = ("config", "rank", "rates", "parameters", "published", "MACs", "published convention", "published", "deviation")
 COSTS_OF_OURS = ("config", "parameters", "MACs", "published convention", "MACs for each object")
 MEASURED = ("network", "data set", "row", "top-1, %", "to dense", "MACs", "parameters", "epochs", "minutes", "note")
+_REAL_DATA = Path(__file__).with_name("results_real_data.md")
 _OURS = """## Costs of the rows that are ours
 
 The rows of these files were not published. They compress the whole detector: FPN, RPN and heads as well."""
@@ -57,12 +58,7 @@ the commands make or name. MACs are counted at 800x800 with 1000 proposals. Minu
 
 {detectors}
 
-### Real data
-
-The three R-CNNs on blood cells, cell nuclei and glue tubes:
-[backbone compressed, calibrated, trained](own_data.md#what-is-trainable) by both rules of what is trainable, and
-[whole detectors](whole_detectors.md), calibrated and trained. The commands, minutes and intervals are there.
-"""
+{real}"""
 
 
 @command
@@ -87,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
         measured=table(MEASURED, [_measured_row(row, rows) for row in rows], "markdown"),
         commands="\n\n".join(f"{row.network}, {row.label}:\n\n```sh\n{row.command}\n```" for row in rows),
         detectors="\n\n".join(map(_report, reports)),
+        real=_REAL_DATA.read_text(encoding="utf-8"),
     )
     write_text(args.output, page)
     print(f"written: {args.output}")
