@@ -11,8 +11,21 @@ class DataError(ValueError):
     """A file is wrong: missing, truncated, of another format, or not consistent with another one. Exit code: 3."""
 
 
-class TerminatedError(Exception):
-    """SIGTERM was received. The work is saved, and the message says how to resume it. Exit code: 143."""
+class TerminatedError(BaseException):
+    """A signal was received. The message says where work was saved. Exit code: 143, 130 or 75.
+
+    It is no Exception, as KeyboardInterrupt is none: what goes on after errors must not go on after this.
+
+    Attributes:
+        signal: number of the signal: SIGTERM, SIGINT or SIGUSR1.
+    """
+
+    def __init__(self, message: str, signal: int = 15) -> None:
+        super().__init__(message, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def expect(condition: bool, where: str, value: object, expected: str) -> None:

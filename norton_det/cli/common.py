@@ -4,16 +4,22 @@ import argparse
 import errno
 import functools
 import gc
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from norton_det.errors import DataError, TerminatedError, UsageError
+from norton_det.runtime.distributed import LostProcessError
 from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
+from norton_det.runtime.signals import end_at_signals
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_UNWRITTEN = 0, 1, 2, 3, 4
-EXIT_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
+EXIT_TERMINATED, EXIT_INTERRUPTED = 143, 130  # what a shell reports of a process that SIGTERM or SIGINT ended
+EXIT_AGAIN = 75  # after SIGUSR1: that of a temporary failure, for schedulers that start the job again
+_EXIT_OF = {"SIGTERM": EXIT_TERMINATED, "SIGINT": EXIT_INTERRUPTED, "SIGUSR1": EXIT_AGAIN}
 
 _UNWRITTEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -75,8 +81,9 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     """Make a ``main`` that returns the exit code; wrong arguments and wrong data are reported in one line.
 
     The process keeps the memory that it frees (see :func:`keep_freed_memory`). Without arguments they are those of the
-    process: in it, warnings of other packages are hidden, and what was imported is left out of garbage collection, for
-    which walking through torch's million objects takes longer than many a command.
+    process: in it, warnings of other packages are hidden, signals end it with what was begun cleaned up, and what was
+    imported is left out of garbage collection, for which walking through torch's million objects takes longer than many
+    a command.
     Other errors are raised as they are (exit code 1 and a traceback when run as a script).
     """
 
@@ -88,7 +95,8 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             hide_warnings()
             gc.freeze()
         try:
-            run(sys.argv[1:] if argv is None else argv)
+            with end_at_signals() if argv is None else nullcontext():
+                run(sys.argv[1:] if argv is None else argv)
         except (UsageError, DataError) as error:
             # One that comes from a data-loading process carries its traceback; the last line is its message.
             kind = f"{type(error).__module__}.{type(error).__name__}: "
@@ -100,9 +108,12 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             path = "output" if error.filename is None else error.filename
             print(f"error: {path}: {error.strerror}; expected a path that can be written", file=sys.stderr)
             return EXIT_UNWRITTEN
+        except LostProcessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_FAILED
         except TerminatedError as error:
             print(f"terminated: {error}", file=sys.stderr)
-            return EXIT_TERMINATED
+            return _EXIT_OF[signal.Signals(error.signal).name]
         return EXIT_DONE
 
     return main

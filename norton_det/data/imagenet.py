@@ -143,6 +143,10 @@ class _Transformed:
         path, label = self.samples[index]
         return self.transform(read_rgb(path)), label
 
+    def name_of(self, index: int) -> str:
+        """Return the file of an image."""
+        return self.samples[index][0]
+
 
 def read_imagenet(root: str | Path, split: str, *, preset: Preset, workers: int = 0) -> FolderImages:
     """Return a split of ImageNet from class folders in ``train/`` and in ``val/`` or ``test/``.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from norton_det.runtime.distributed import broadcast_buffers, sum_over_processes
 from norton_det.runtime.progress import ProgressLog
+from norton_det.runtime.signals import end_if_stopped, stopping
 
 Batch = tuple[Tensor, Tensor]
 
@@ -70,10 +71,13 @@ def evaluate(
     model.eval()
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     for images, labels in ProgressLog("Test:", print_freq).follow(batches):
+        if stopping():
+            break
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=amp):
             logits = model(images)
         correct = logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)
         count = correct.new_tensor(len(labels), dtype=torch.int64)
         counts += torch.stack([count, correct[:, 0].sum(), correct.sum()])
+    end_if_stopped()
     return Accuracy(*(int(count) for count in sum_over_processes(counts)))

@@ -19,6 +19,7 @@ from norton_det.evaluation.coco_results import (
 )
 from norton_det.runtime.distributed import gather
 from norton_det.runtime.progress import ProgressLog
+from norton_det.runtime.signals import end_if_stopped, stopping
 
 DetectionBatches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def predict(
         if nothing_yet:
             heads.score_thresh = 0.0
         for batch in ProgressLog("Test:", print_freq).follow(batches):
+            if stopping():
+                break
             rows = _detections(model, batch, device, labels)
             if nothing_yet and any(row["score"] > threshold for row in rows):
                 nothing_yet, heads.score_thresh, below = False, threshold, []
@@ -69,6 +72,7 @@ def predict(
     finally:
         if threshold > 0:
             heads.score_thresh = threshold
+    end_if_stopped()
     parts = gather((results, below))
     results = [row for part in parts for row in part[0]]
     if not results and threshold > 0:

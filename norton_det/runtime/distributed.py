@@ -1,21 +1,42 @@
 """Training and evaluation in several processes, each of which works on its part of every batch.
 
 ``torchrun`` starts the processes. In a single process every function of this module is the identity. Exceptions are not
-caught: they end the process, and ``torchrun`` ends the others.
+caught, but for those of :func:`compute_once`, which every process raises: they end the process, and ``torchrun`` ends
+the others; without it they end where they next need the one that has ended.
 """
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from norton_det.errors import DataError, TerminatedError, UsageError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 T = TypeVar("T")
+
+_store: "Store | None" = None
+"""What the processes have met by; it is open to notes as long as they run."""
+_SENT = (UsageError, DataError, OSError, TerminatedError)
+"""Exceptions of one process that the others raise as they are."""
+_POLL = 1.0  # seconds between looks for a note
+
+
+class LostProcessError(RuntimeError):
+    """Another process has ended, with which this one was to exchange data. Exit code: 1."""
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 @contextmanager
@@ -34,12 +55,23 @@ def processes(device: str, dist_url: str = "env://") -> Iterator[torch.device]:
         local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(local)
     size, number = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    global _store
+    _store, number, size = next(rendezvous(dist_url, number, size))
     backend = "nccl" if local.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=dist_url, world_size=size, rank=number)
+    dist.init_process_group(backend, store=PrefixStore("norton_det", _store), world_size=size, rank=number)
     if number > 0:
         logging.getLogger("norton_det").setLevel(logging.WARNING)  # one process logs the progress
-    yield local
+    try:
+        yield local
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise LostProcessError("another process of the training has ended; its own message says why") from error
     dist.destroy_process_group()  # not after an exception: it would wait for the other processes
+    _store = None
 
 
 def rank() -> int:
@@ -75,16 +107,59 @@ def gather(value: T) -> list[T]:
 
 
 def compute_once(compute: Callable[[], T]) -> T:
-    """Call a function in the first process alone and return its result in every process."""
-    values = [compute() if is_main() else None]
-    if _joined():
-        dist.broadcast_object_list(values, 0)
-    return values[0]  # type: ignore[return-value]
+    """Call a function in the first process alone; return its result, or raise its exception, in every process.
+
+    Example:
+        >>> from norton_det.runtime.distributed import compute_once
+        >>> compute_once(lambda: 1 + 1)
+        2
+    """
+    if not _joined():
+        return compute()
+    outcome: list[tuple[T | None, BaseException | None]] = [(None, None)]
+    if is_main():
+        try:
+            outcome = [(compute(), None)]
+        except BaseException as error:
+            outcome = [(None, error if isinstance(error, _SENT) else RuntimeError(f"{type(error).__name__}: {error}"))]
+            dist.broadcast_object_list(outcome, 0)
+            raise
+    dist.broadcast_object_list(outcome, 0)
+    value, raised = outcome[0]
+    if raised is not None:
+        raise raised
+    return value  # type: ignore[return-value]
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Return whether ``flag`` is set in any process."""
-    return bool(sum_over_processes(torch.tensor(int(flag), device=device)).item())
+class Note:
+    """A note that a process leaves for the others, who need not be at the same place to read it.
+
+    Args:
+        name: what it says.
+
+    Example:
+        >>> from norton_det.runtime.distributed import Note
+        >>> note = Note("stopping")
+        >>> note.write()
+        >>> note.is_written()
+        True
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.written, self.looked = name, False, 0.0
+
+    def write(self) -> None:
+        """Leave the note."""
+        if not self.written and _store is not None:
+            _store.set(self.name, "1")
+        self.written = True
+
+    def is_written(self) -> bool:
+        """Return whether some process left it; it is looked for once in a second."""
+        now = time.monotonic()
+        if not self.written and _store is not None and now - self.looked > _POLL:
+            self.written, self.looked = bool(_store.check([self.name])), now
+        return self.written
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:

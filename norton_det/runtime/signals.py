@@ -1,16 +1,136 @@
-"""Signals of the system: an orderly end after SIGTERM."""
+"""Signals that end a run in order: SIGTERM, SIGINT (Ctrl-C), and SIGUSR1, which schedulers send before a job's end."""
 
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from norton_det.errors import TerminatedError
+from norton_det.runtime.distributed import Note, gather
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+"""The signals that there are on this system."""
+_SAME = 1.0  # seconds within which a second SIGINT is the same Ctrl-C, from the terminal and from torchrun
+_OTHERS = "stopping"
+"""What a process notes for the others when it got a signal."""
 
 
 @contextmanager
-def catch_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGTERM was received; within the block the signal has no other effect."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+def end_at_signals() -> Iterator[None]:
+    """Raise TerminatedError within the block where a signal comes, so that what was begun is cleaned up.
+
+    Example:
+        >>> import os, signal
+        >>> from norton_det.errors import TerminatedError
+        >>> from norton_det.runtime.signals import end_at_signals
+        >>> with end_at_signals():
+        ...     try:
+        ...         os.kill(os.getpid(), signal.SIGTERM)
+        ...     except TerminatedError as error:
+        ...         print(error, error.signal)
+        SIGTERM received 15
+    """
+    with _handled(_end):
+        yield
+
+
+class Stop:
+    """Whether a signal was received within the block of :func:`catch_signals`."""
+
+    def __init__(self) -> None:
+        self.signal = 0  # its number
+        self.since = 0.0
+        self.note = Note(_OTHERS)
+
+    def __call__(self) -> bool:
+        """Return whether this process received a signal."""
+        return bool(self.signal)
+
+    def anywhere(self) -> bool:
+        """Return whether some process received a signal; those that did not learn it within a second or two."""
+        if self.signal:
+            self.note.write()
+        return bool(self.signal) or self.note.is_written()
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Keep the signal; a second Ctrl-C ends at once."""
+        now = time.monotonic()
+        if self.signal == number == signal.SIGINT and now - self.since > _SAME:
+            _end(number, frame)
+        self.signal, self.since = number, now
+
+
+_current: Stop | None = None
+
+
+@contextmanager
+def catch_signals() -> Iterator[Stop]:
+    """Keep the signals that come within the block, which have no other effect, but for a second Ctrl-C.
+
+    Yields:
+        A function that returns whether one came. What a run does in the block is stopped by :func:`stopping` and
+        :func:`end_if_stopped`.
+
+    Example:
+        >>> import os, signal
+        >>> from norton_det.runtime.signals import catch_signals
+        >>> with catch_signals() as stop:
+        ...     os.kill(os.getpid(), signal.SIGTERM)
+        ...     stop()
+        True
+    """
+    global _current
+    outer, stop = _current, Stop()
     try:
-        yield lambda: bool(received)
+        with _handled(stop.receive):
+            _current = stop
+            yield stop
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        _current = outer
+
+
+@contextmanager
+def end_at_once() -> Iterator[None]:
+    """Let signals end work within :func:`catch_signals` that nothing is lost with; elsewhere they do so anyway."""
+    if _current is None:
+        yield
+        return
+    with _handled(_end):
+        if _current():
+            _end(_current.signal, None)
+        yield
+
+
+def stopping() -> bool:
+    """Return whether a loop is to end: a signal was received, by this process or by another of the training."""
+    return _current is not None and _current.anywhere()
+
+
+def end_if_stopped() -> None:
+    """Raise TerminatedError in every process if a signal was received in one of them; all must call this."""
+    if _current is not None and (number := max(gather(_current.signal))):
+        _end(number, None)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise TerminatedError(f"{signal.Signals(number).name} received", number)
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Handle the signals by a function within the block; those that are ignored (``nohup``, ``&``) still are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread alone
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: action for number, action in before.items() if action is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, signal.SIG_DFL if action is None else action)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from norton_det.data.coco.labels import Labels
 from norton_det.evaluation.coco import CocoEvaluator, Metrics, format_metrics
-from norton_det.evaluation.coco_results import write_results
+from norton_det.evaluation.coco_results import Result, write_results
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
-from norton_det.runtime.distributed import broadcast_buffers, compute_once, is_main
+from norton_det.runtime.distributed import broadcast_buffers, compute_once
+from norton_det.runtime.signals import end_at_once
 from norton_det.training.loop import SizedBatches
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,12 @@ class Detection:
         """
         broadcast_buffers(network)
         results = predict(network, self.evaluation(), self.device, labels=self.labels, print_freq=self.print_freq)
-        metrics = compute_once(lambda: self.evaluator.evaluate(results))
-        if self.folder is not None and is_main():
+        return compute_once(lambda: self._metrics(results))
+
+    def _metrics(self, results: list[Result]) -> Metrics:
+        with end_at_once():
+            metrics = self.evaluator.evaluate(results)
+        if self.folder is not None:
             write_results(self.folder, results)
             write_json(self.folder / METRICS_FILE, metrics)
         return metrics

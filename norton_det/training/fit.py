@@ -12,15 +12,18 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from norton_det.checkpoint import save
 from norton_det.errors import TerminatedError
-from norton_det.runtime.distributed import any_process, data_parallel, is_main
+from norton_det.runtime.distributed import compute_once, data_parallel, is_main
 from norton_det.runtime.progress import clock
 from norton_det.runtime.run_folder import BEST, CHECKPOINT, LAST, name_of_epoch
-from norton_det.runtime.signals import catch_sigterm
+from norton_det.runtime.signals import Stop, catch_signals, end_if_stopped
 from norton_det.training.history import MetricsFile, best_of, is_over, kept_epochs, summary
 from norton_det.training.loop import Task, TrainOptions, train_one_epoch
 from norton_det.training.state import TrainingState
@@ -60,36 +63,54 @@ def fit(
         on_line: called with each new line of ``metrics.jsonl``.
 
     Raises:
-        TerminatedError: SIGTERM was received. The checkpoint contains everything up to the last update.
+        TerminatedError: a signal was received, by any process. It is raised in all of them, after the update that goes
+            on, or within an evaluation. The checkpoint contains everything up to the last update.
         NonFiniteLossError: the loss is infinite or NaN.
     """
     begin = time.monotonic()
     model, folder = data_parallel(state.model, task.device), Path(folder)
     add = _line_writer(folder, state, on_line)
     schedule = _Schedule(epochs, eval_every)
-    with catch_sigterm() as terminated:
-        while not is_over(state.history, task.best, epoch=state.epoch, epochs=epochs, patience=patience):
-            start = time.monotonic()
-            batches = task.training(state.epoch + 1, state.step)
-            later = schedule.later(state, state.step + len(batches))
-            complete = train_one_epoch(model, state, batches, task, options, terminated, on_line=add, later=later)
-            if is_main():
-                state.save(folder, args, numbered=False)
-            if any_process(terminated(), task.device):
-                position = f"epoch {state.epoch + 1}, batch {state.step}"
-                raise TerminatedError(f"stopped at {position}; resume with --resume {folder / CHECKPOINT}")
-            if complete:
-                seconds = time.monotonic() - start
-                _finish_epoch(state, options, schedule.evaluate(state, task), seconds)
-                line = state.history[-1]
-                best = summary(state.history, task.best)
-                logger.info("Epoch: [%d] train_loss: %.4f  %s", line["epoch"], line["train_loss"], best)
-                if is_main():
-                    _write(state, task.best, folder, args, keep)
-                    add(line)
+    try:
+        with catch_signals() as stop:
+            while not is_over(state.history, task.best, epoch=state.epoch, epochs=epochs, patience=patience):
+                _train_epoch(model, state, task, options, schedule, stop, add, partial(state.save, folder, args))
+                compute_once(partial(_write, state, task.best, folder, args, keep))
+                add(state.history[-1])
+    except TerminatedError as error:
+        position = f"epoch {state.epoch + 1}, batch {state.step}"
+        text = f"stopped at {position}; resume with --resume {folder / CHECKPOINT}"
+        raise TerminatedError(text, error.signal) from None
     if state.epoch + 1 < epochs:
         logger.info("Stopped: no better %s in %d evaluations", task.best, patience)
     logger.info("Training time %s: %s", clock(time.monotonic() - begin), summary(state.history, task.best))
+
+
+def _train_epoch(
+    model: nn.Module,
+    state: TrainingState,
+    task: Task,
+    options: TrainOptions,
+    schedule: "_Schedule",
+    stop: Stop,
+    on_line: OnLine,
+    save: Callable[..., None],
+) -> None:
+    """Train and evaluate for the rest of an epoch.
+
+    Raises:
+        TerminatedError: a signal was received. The checkpoint was written after the last update.
+    """
+    start = time.monotonic()
+    batches = task.training(state.epoch + 1, state.step)
+    later = schedule.later(state, state.step + len(batches))
+    train_one_epoch(model, state, batches, task, options, stop, on_line=on_line, later=later)
+    compute_once(partial(save, numbered=False))
+    end_if_stopped()
+    seconds = time.monotonic() - start
+    _finish_epoch(state, options, schedule.evaluate(state, task), seconds)
+    best = summary(state.history, task.best)
+    logger.info("Epoch: [%d] train_loss: %.4f  %s", state.epoch, state.history[-1]["train_loss"], best)
 
 
 class _Schedule:

@@ -8,7 +8,7 @@ import time
 import torch
 
 from norton_det.data.loader import load
-from norton_det.runtime.signals import catch_sigterm
+from norton_det.runtime.signals import catch_signals
 
 
 class Slow:
@@ -23,7 +23,7 @@ def batches(count: int) -> object:
 
 
 if __name__ == "__main__":
-    with catch_sigterm() as came:
+    with catch_signals() as came:
         reading = batches(40)
         items = [next(reading)]
         os.killpg(0, signal.SIGTERM)

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from gloo_process import train
 
 import norton_det as nd
 from norton_det.cli.common import EXIT_TERMINATED
+from norton_det.errors import TerminatedError
+from norton_det.evaluation.accuracy import evaluate
 from norton_det.models.state_dicts import read_state_dict
-from norton_det.runtime.signals import catch_sigterm
+from norton_det.runtime.signals import SIGNALS, catch_signals, end_if_stopped
 
 
 def recipe(classes: Path, net: Path, out: Path) -> list[str]:
@@ -132,11 +135,40 @@ def test_two_processes_write_one_set_of_files(pair: Path, small_net: Path) -> No
     assert nd.load(run / "last.safetensors")[1] == replace(nd.load(small_net)[1], classes=("black", "grey", "white"))
 
 
-def test_sigterm_is_caught_within_the_block_alone() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with catch_sigterm() as came:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_are_kept_within_the_block_alone(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with catch_signals() as came:
         assert not came()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(0)  # Python runs the handler between two instructions
         assert came()
-    assert signal.getsignal(signal.SIGTERM) == before
+        with pytest.raises(TerminatedError, match=f"{number.name} received") as raised:
+            end_if_stopped()
+        assert raised.value.signal == number
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_the_same_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    with catch_signals() as came:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert came()
+        monkeypatch.setattr("norton_det.runtime.signals._SAME", 0)
+        with pytest.raises(TerminatedError):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_evaluation_ends_at_a_signal() -> None:
+    seen = []
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in range(9):
+            seen.append(number)
+            yield torch.ones(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64)
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with catch_signals(), pytest.raises(TerminatedError):
+        evaluate(torch.nn.Flatten(), batches(), torch.device("cpu"))
+    assert seen == [0, 1, 2, 3, 4]

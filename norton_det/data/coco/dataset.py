@@ -185,6 +185,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             image, target = self.transform(image, target)
         return image, target
 
+    def name_of(self, index: int) -> str:
+        """Return the file of an image."""
+        return str(self.folder / self.coco.imgs[self.ids[index]]["file_name"])
+
     def _check(self) -> None:
         """Refuse annotations that cannot be read, and before a training also those that would spoil it."""
         reads = {"area": False, "segmentation": self.masks, "keypoints": self.keypoints}
