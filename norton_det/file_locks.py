@@ -52,9 +52,8 @@ def locked(path: Path, text: str) -> Iterator[str | None]:
                 return
             if not _is_still(path, handle):
                 continue  # its last holder removed it after it was opened here
-            os.truncate(handle, 0)
-            os.write(handle, text.encode())
             try:
+                _write(handle, text, path)
                 yield None
             finally:
                 path.unlink(missing_ok=True)
@@ -73,6 +72,14 @@ def _lock(handle: int, function: str) -> bool:
     except OSError as error:
         return error.errno not in _TAKEN  # a file system without locks
     return True
+
+
+def _write(handle: int, text: str, path: Path) -> None:
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _is_still(path: Path, handle: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from norton_det.errors import DataError, UsageError
 from norton_det.file_locks import hold, is_held
+from norton_det.storage import MARK, naming, raise_full
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,8 +24,6 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 """Suffixes of image files, in lower case and alphabetical order."""
 
 
-_MARK = "norton_det-"
-"""In temporary names, so that no other file is taken for an abandoned one."""
 _swept: set[Path] = set()
 
 
@@ -40,6 +39,7 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
 
     Raises:
         UsageError: the folder does not exist.
+        OSError: the storage is full or fails, whatever ``write`` raised then; its file name is ``path``.
 
     Example:
         >>> import tempfile
@@ -55,8 +55,12 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
         raise UsageError(f"{path}: folder {path.parent} does not exist")
     if path.parent.resolve() not in _swept:  # once in a process
         remove_abandoned(path.parent)
-    with _temporary(path, tempfile.mkstemp) as temporary:
-        write(str(temporary))
+    with naming(path), _temporary(path, tempfile.mkstemp) as temporary:
+        try:
+            write(str(temporary))
+        except Exception:
+            raise_full(temporary)
+            raise
         temporary.chmod(0o666 & ~_umask())  # mkstemp allows nobody else to read the file
         _put(temporary, path)
 
@@ -74,7 +78,7 @@ def remove_abandoned(folder: str | Path) -> None:
         ...     half.exists()
         False
     """
-    for path in Path(folder).glob(f".*.{_MARK}*"):
+    for path in Path(folder).glob(f".*.{MARK}*"):
         with suppress(OSError):  # it is another process that removes it, or whose it is
             if not is_held(path):
                 _remove(path)
@@ -131,7 +135,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise UsageError(f"{path}: exists already; expected a new or empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent)
-    with _temporary(path, _make_folder) as temporary:
+    with naming(path), _temporary(path, _make_folder) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # mkdtemp allows nobody else to read the folder
         _put(temporary, path)
@@ -200,7 +204,7 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
 def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
     """Yield a new temporary file or folder beside ``path``, held until the end of the block, and removed then."""
     while True:
-        handle, name = make(dir=path.parent, prefix=f".{path.name}.{_MARK}", suffix=path.suffix)
+        handle, name = make(dir=path.parent, prefix=f".{path.name}.{MARK}", suffix=path.suffix)
         temporary = Path(name)
         if hold(handle) and temporary.exists():
             break

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "norton_det"
 # From the ground up. A folder imports from itself and from lower floors: from none beside it and none above.
 FLOORS = [
-    {"errors", "version", "file_locks"},
+    {"errors", "version", "file_locks", "storage"},
     {"files", "formatting", "linalg", "yaml_files"},
     {"registry", "spec", "runtime", "channels", "image_files"},
     {"notation"},

@@ -23,7 +23,7 @@ _EXIT_OF = {"SIGTERM": EXIT_TERMINATED, "SIGINT": EXIT_INTERRUPTED, "SIGUSR1": E
 
 _UNWRITTEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ESTALE),
 }
 """Of the system's errors, those of a path that cannot be written."""
 _NOTHING = (None, "", argparse.SUPPRESS)

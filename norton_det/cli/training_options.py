@@ -21,7 +21,7 @@ from norton_det.models.tensor_files import read_file
 from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
 from norton_det.runtime.distributed import world_size
-from norton_det.runtime.run_folder import checkpoints_in
+from norton_det.runtime.run_folder import checkpoints_in, is_before_checkpoints
 from norton_det.runtime.tensorboard import check_tensorboard
 from norton_det.spec import Spec
 from norton_det.structure.build import build
@@ -175,13 +175,17 @@ class Checkpoint:
     def of(cls, args: argparse.Namespace) -> "Checkpoint | None":
         """Return the checkpoint of a command's arguments, None without ``--resume``.
 
-        Of a folder it is the newest one that is whole; a warning names those that are not.
+        Of a folder it is the newest one that is whole; a warning names those that are not. If the run ended before its
+        first checkpoint, there is none: it begins at its start.
 
         Raises:
             DataError: the file is missing or damaged, or every one in the folder is.
             UsageError: the learning rate, its schedule or the optimizer is another one than in the file.
         """
         if not args.resume:
+            return None
+        if not args.test_only and is_before_checkpoints(args.resume):
+            logger.info("%s: ended before its first checkpoint; the training begins at its start", args.resume)
             return None
         checkpoint = cls._newest(checkpoints_in(args.resume))
         args.resume = str(checkpoint.path)

@@ -39,6 +39,7 @@ from norton_det.runtime.run_folder import (
 )
 from norton_det.runtime.tensorboard import tensorboard_log
 from norton_det.spec import UNUSED, Spec
+from norton_det.storage import check_space, naming
 from norton_det.training import Task, TrainingState, TrainOptions
 from norton_det.training.fit import fit
 from norton_det.training.history import is_over, summary
@@ -133,8 +134,7 @@ def train(
             epochs, results = state.epoch + 1, summary(state.history, task.best)
             logger.info("%s: is finished after %d epochs: %s", checkpoint.path, epochs, results)
             return
-    if is_main():
-        _begin(args, state, task, checkpoint, log, data)
+    compute_once(lambda: _begin(args, state, task, checkpoint, log, data))
     fit(
         state,
         task,
@@ -183,7 +183,9 @@ def _begin(
         copy_beginning(Path(checkpoint.path).parent, folder)
     if checkpoint is not None:
         set_aside(folder, state, task.best)
-    log.open(folder / LOG)
+    check_space(folder, sum(value.nbytes for value in state.model.state_dict().values()), "a checkpoint")
+    with naming(folder / LOG):
+        log.open(folder / LOG)
     facts = _facts(args, state.spec, task.device, data)
     lines = _header(args, state, facts)
     width = max(map(len, lines))

@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -56,22 +57,26 @@ class RunLog(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         self._held: list[logging.LogRecord] = []
         self._file: TextIO | None = None
+        self.closed = False
 
     def open(self, path: Path) -> None:
         """Append to a file, beginning with what was kept."""
         self._file = path.open("a", encoding="utf-8")
-        for record in self._held:
+        held, self._held = self._held, []
+        for record in held:
             self.emit(record)
-        self._held.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or keep it."""
         if self._file is None:
-            self._held.append(record)
+            self._held += [] if self.closed else [record]
             return
         try:
             self._file.write(f"{self.format(record)}\n")
             self._file.flush()
+        except OSError as error:  # the run goes on as long as its checkpoints can be written
+            sys.stderr.write(f"{self._file.name}: {error.strerror}; the log goes on without this file\n")
+            self.close()
         except Exception:
             self.handleError(record)
 
@@ -81,6 +86,8 @@ class RunLog(logging.Handler):
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        file, self._file, self.closed = self._file, None, True
+        if file is not None:
+            with suppress(OSError):  # what could not be written
+                file.close()
         super().close()

@@ -98,9 +98,25 @@ def in_use(folder: str | Path) -> Iterator[str | None]:
                 path.rmdir()
 
 
+def is_before_checkpoints(path: str | Path) -> bool:
+    """Return whether a folder is that of a run which ended before its first checkpoint; an empty one is.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.runtime.run_folder import is_before_checkpoints
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     is_before_checkpoints(folder)
+        True
+    """
+    path = Path(path)
+    if not path.is_dir() or any(file.exists() for file in checkpoints_in(path)):
+        return False
+    return any((path / name).exists() for name in (LOCK, LOG, ARGUMENTS, METRICS)) or not any(path.iterdir())
+
+
 def remove_run(folder: str | Path) -> None:
-    """Remove the files that a training writes; others are left."""
-    for pattern in _WRITTEN:
+    """Remove the files that a training writes, the newest checkpoint last; others are left."""
+    for pattern in reversed(_WRITTEN):
         for path in Path(folder).glob(pattern):
             path.unlink()
 

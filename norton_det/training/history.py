@@ -7,6 +7,7 @@ from typing import Any
 
 from norton_det.files import write_text
 from norton_det.runtime.run_folder import METRICS
+from norton_det.storage import naming
 from norton_det.training.state import TrainingState
 
 Line = Mapping[str, Any]
@@ -90,7 +91,7 @@ class MetricsFile:
 
     def add(self, line: Line) -> None:
         """Append a line."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_text(line))
 
 

@@ -1,0 +1,70 @@
+"""Storage that is full or fails: errors with the name of the file, and checks before long work."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MARK = "norton_det-"
+"""In temporary names, so that no other file is taken for an abandoned one."""
+_PROBE = 2**20
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError of the block that names no file, or a temporary one, the name of the file that is written.
+
+    Example:
+        >>> from norton_det.storage import naming
+        >>> with naming("metrics.jsonl"):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        OSError: [Errno 28] No space left on device: 'metrics.jsonl'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and MARK not in os.fsdecode(error.filename)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def check_space(folder: str | Path, size: int, what: str) -> None:
+    """Check that a file has room in a folder, which costs less before long work than after it.
+
+    Args:
+        folder: where it is to be written.
+        size: its bytes, at least.
+        what: it is, for the message.
+
+    Raises:
+        OSError: there is no room; its file name is that of the folder.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.storage import check_space
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     check_space(folder, 1, "a checkpoint")
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        text = f"{os.strerror(errno.ENOSPC)} ({what} has at least {size:,} bytes, {free:,} are free)"
+        raise OSError(errno.ENOSPC, text, str(folder))
+
+
+def raise_full(path: Path) -> None:
+    """Raise the system's own error if nothing can be added to a file; torch and safetensors raise others for it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from norton_det.storage import raise_full
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     raise_full(Path(folder, "half"))
+    """
+    with path.open("ab") as file:
+        file.write(bytes(_PROBE))
+        file.flush()
+        os.fsync(file.fileno())
