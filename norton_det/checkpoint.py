@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from norton_det.decompositions.conv import pair
 from norton_det.deployment.deploy import deploy
 from norton_det.deployment.fold_batch_norm import fold_structure
 from norton_det.deployment.precision import LOWER
 from norton_det.deployment.record import DEPLOYED, Deployment, deployment_of
 from norton_det.deployment.restore import restore
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, one_line
 from norton_det.files import write_atomically
 from norton_det.models import ARCHITECTURES
+from norton_det.models.state_dicts import check_tensors
 from norton_det.models.tensor_files import (
     DEPLOYMENT_KEY,
     SHA256_KEY,
@@ -28,10 +30,9 @@ from norton_det.models.tensor_files import (
 )
 from norton_det.models.weights import load_state
 from norton_det.runtime.given import refuse_shared, unwrapped
-from norton_det.runtime.initialisation import without_initialisation
 from norton_det.spec import Spec, is_plain
 from norton_det.structure.attributes import differences
-from norton_det.structure.build import build
+from norton_det.structure.build import build_checked
 from norton_det.structure.describe import described
 from norton_det.structure.equal_outputs import check_outputs
 from norton_det.structure.network import Network
@@ -104,9 +105,12 @@ def _folded(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | No
         UsageError: the spec cannot be built, or there is no such norm.
         DataError: the tensors do not fit.
     """
-    with torch.random.fork_rng(devices=[]), without_initialisation():
-        net = build(spec)
-    fold_structure(net, deployment.folded if deployment else {})
+
+    def check(net: nn.Module) -> None:
+        fold_structure(net, deployment.folded if deployment else {})
+        load_state(net, state, source)  # on "meta": names, shapes and types are compared
+
+    net = build_checked(spec, ARCHITECTURES[spec.arch], check).module
     load_state(net, state, source, keep_precision=True)
     return net.float().eval() if deployment and deployment.dtype else net.eval()  # what lowers it starts from float32
 
@@ -189,8 +193,8 @@ def load(
         net = _folded(spec, tensors, deployment, path).to(device)
         if deployment is not None and redeploy is None:
             net = restore(net, deployment)
-    except UsageError as error:
-        raise DataError(f"{path}: spec cannot be built: {error}") from None
+    except (UsageError, RuntimeError) as error:
+        raise DataError(f"{path}: spec cannot be built: {one_line(error)}") from None
     if redeploy is not None:
         fast: Any = deploy(net, redeploy, dtype=LOWER[deployment.dtype] if deployment and deployment.dtype else None)
         if deployment is not None:
@@ -221,7 +225,18 @@ def read_network(
         return published
     spec = _parse_spec(path, header.get(SPEC_KEY, content.get("spec")), header, deployed)
     tensors = content["model"] if isinstance(content.get("model"), Mapping) else content
+    check_tensors(tensors, path)
+    _check_counts(path, spec, tensors)
     return spec, tensors
+
+
+def _check_counts(path: str | Path, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
+    """Check that no rank and no number of classes is above what the tensors could hold."""
+    most = max((tensor.numel() for tensor in tensors.values()), default=0)
+    ranks = {f"rank of {name}": max(pair(rank)) for name, rank in spec.ranks.items()}
+    for what, count in {"num_classes": spec.num_classes, **ranks}.items():
+        if count > most:
+            raise DataError(f"{path}: spec says {what} {count:,}; the largest tensor of the file has {most:,} values")
 
 
 def read_spec(path: str | Path, *, deployed: bool = False) -> Spec:
@@ -269,13 +284,14 @@ def _read_deployment(path: str | Path) -> Deployment | None:
 
 
 def has_spec(path: str | Path) -> bool:
-    """Tell whether ``path`` is a readable file from which a spec follows, of whatever format version."""
+    """Tell whether ``path`` is a file from which a spec follows, of whatever format version.
+
+    Raises:
+        DataError: it is a file, and damaged.
+    """
     if not Path(path).is_file():
         return False
-    try:
-        if is_safetensors(path):
-            return SPEC_KEY in read_header(path)
-        content = read_file(path)
-    except DataError:
-        return False
+    if is_safetensors(path):
+        return SPEC_KEY in read_header(path)
+    content = read_file(path)
     return isinstance(content.get("spec"), str) or is_published(content)

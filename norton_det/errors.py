@@ -1,6 +1,10 @@
 """The errors of the package, and the checks that raise them."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
+
+MOST_LETTERS = 200
+"""Of a value in a message."""
 
 
 class UsageError(ValueError):
@@ -48,7 +52,48 @@ def expect(condition: bool, where: str, value: object, expected: str) -> None:
         norton_det.errors.DataError: params is 0; expected a positive integer
     """
     if not condition:
-        raise DataError(f"{where} is {value!r}; expected {expected}")
+        raise DataError(f"{where} is {shown(value)}; expected {expected}")
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: what is longer than 200 letters is cut.
+
+    Example:
+        >>> from norton_det.errors import shown
+        >>> shown([1, "a"])
+        "[1, 'a']"
+        >>> len(shown("a" * 1000))
+        200
+    """
+    text = repr(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return what an error of another package says, in one line that shows no control codes.
+
+    Example:
+        >>> from norton_det.errors import one_line
+        >>> one_line(ValueError("no\n\x1b[31mnumber")), one_line(MemoryError())
+        ('no \\x1b[31mnumber', 'MemoryError')
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
+
+
+def similar(name: object, choices: Iterable[str]) -> str:
+    """Return a hint for an unknown name: the choice that it may have been meant to be; else an empty text.
+
+    Example:
+        >>> from norton_det.errors import similar
+        >>> similar("rnak", ["rank", "rates"])
+        " (did you mean 'rank'?)"
+        >>> similar("seed", ["rank", "rates"])
+        ''
+    """
+    found = get_close_matches(name, list(choices), n=1) if isinstance(name, str) and len(name) <= MOST_LETTERS else []
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def expect_choice(kind: str, name: object, choices: Iterable[str]) -> None:

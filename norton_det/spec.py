@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from norton_det.errors import DataError, UsageError, expect
+from norton_det.json_text import json_object
 from norton_det.version import __version__
 
 VERSION = 3
@@ -14,7 +15,10 @@ VERSION = 3
 0 (not written in the file): one decomposition method for all layers. 1: a method for each layer; SHA-256 of the
 tensors. 2: the names of classes and keypoints, and options of builders that earlier releases do not know.
 """
+MOST = 2**31 - 1
+"""Limit of counts: of classes, channels and terms."""
 UNUSED = "N/A"  # the name of a label without a class, in torchvision as well
+_STEPS = ("backbone", "decompose", "prune", "calibrate", "reconstruct", "train")
 Rank = int | tuple[int, int]
 """Of a layer: the number of terms of CP; of Tucker-2 the channels before and after the core, one number for both."""
 
@@ -78,18 +82,19 @@ class Spec:
             DataError: a field has a wrong type or value.
         """
         expect(isinstance(self.arch, str), "spec field arch", self.arch, "a string")
-        counted = type(self.num_classes) is int and self.num_classes >= 0
+        counted = type(self.num_classes) is int and 0 <= self.num_classes <= MOST
         expect(counted, "spec field num_classes", self.num_classes, "a positive integer, or 0 without a classifier")
         for name in ("decompositions", "widths", "kept", "options", "attributes", "provenance"):
             expect(isinstance(getattr(self, name), Mapping), f"spec field {name}", getattr(self, name), "a mapping")
+        _check_history("spec field provenance", self.provenance)
         layers = {name: _decomposed(name, layer) for name, layer in self.decompositions.items()}
         object.__setattr__(self, "decompositions", layers)
         for key, value in self.widths.items():
             expect(is_count(value), f"spec field widths[{key!r}]", value, "a positive integer")
         for group, channels in self.kept.items():
-            numbers = isinstance(channels, (list, tuple)) and all(is_count(c) or c == 0 for c in channels)
+            numbers = isinstance(channels, (list, tuple)) and all(type(c) is int and 0 <= c <= MOST for c in channels)
             expect(numbers, f"spec field kept[{group!r}]", channels, "a list of channel numbers")
-            ascending = all(is_count(c + 1) for c in channels) and list(channels) == sorted(set(channels))
+            ascending = list(channels) == sorted(set(channels))
             expect(ascending, f"spec field kept[{group!r}]", channels, "distinct channel numbers in ascending order")
             width, where = self.widths.get(group), f"spec field kept[{group!r}]"
             expect(width == len(channels), where, f"{len(channels)} channels", f"widths[...] = {width}")
@@ -133,7 +138,7 @@ class Spec:
         Raises:
             DataError: not JSON, a newer format version, an unknown or missing field, or a wrong value.
         """
-        values = _of_this_version(_object_in(text))
+        values = _of_this_version(json_object(text, "spec"))
         names = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
             raise DataError(f"spec has unknown fields {', '.join(unknown)}; expected {', '.join(names)}")
@@ -148,7 +153,7 @@ def version_of(text: str) -> int:
     Raises:
         DataError: the text is no JSON object, or the version no number.
     """
-    version = _object_in(text).get("version", 0)
+    version = json_object(text, "spec").get("version", 0)
     expect(isinstance(version, int), "spec field version", version, "a whole number")
     return int(version)
 
@@ -159,24 +164,15 @@ def check_version(text: str) -> None:
     Raises:
         DataError: it is newer; the message says which release is needed. Or the text is no JSON object.
     """
-    values = _object_in(text)
+    values = json_object(text, "spec")
     _check_version(values.get("version", 0), values.get("norton_det", "an unknown release"))
 
 
-def _object_in(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"spec is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"spec is a {type(values).__name__}; expected an object")
-    return values
-
-
-def _check_version(version: object, writer: str) -> None:
+def _check_version(version: object, writer: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
         raise DataError(f"spec field version is {version!r}; expected an integer from 0 to {VERSION}")
     if version > VERSION:
+        expect(isinstance(writer, str), "spec field norton_det", writer, "the release that wrote the file")
         raise DataError(
             f"format version {version}, written by norton_det {writer}; this norton_det ({__version__}) reads "
             f"versions up to {VERSION}: install norton_det {writer} or newer"
@@ -208,6 +204,18 @@ def _decomposed(name: str, value: Any) -> DecomposedLayer:
     return DecomposedLayer(method, rank)
 
 
+def _check_history(where: str, provenance: Mapping[str, Any]) -> None:
+    """Check the steps of a history that later steps are added to."""
+    for step, value in provenance.items():
+        if step in _STEPS:
+            expect(isinstance(value, Mapping), f"{where}[{step!r}]", value, "a mapping")
+            parts = {name: value[name] for name in ("layers", "skipped") if name in value}
+            for name, part in parts.items():
+                expect(isinstance(part, Mapping), f"{where}[{step!r}][{name!r}]", part, "a mapping")
+            if step == "backbone":
+                _check_history(f"{where}[{step!r}]", value)
+
+
 def _names(where: str, value: Any) -> tuple[str, ...]:
     """Return names as a tuple, which JSON does not have."""
     expect(isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value), where, value, "names")
@@ -217,8 +225,8 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
 
 
 def is_count(value: object) -> bool:
-    """Tell whether ``value`` is a positive integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    """Tell whether ``value`` is a positive integer of at most 2^31 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def is_rank(value: object) -> bool:

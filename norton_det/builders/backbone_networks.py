@@ -18,7 +18,7 @@ from norton_det.models import Architecture, RateEntry, register_architecture
 from norton_det.models.architecture import Scope
 from norton_det.models.feature_maps import FeatureMaps, PyramidMaps, StageMaps
 from norton_det.models.rcnn_plan import WIDTH, rcnn_plan
-from norton_det.models.resnet import RESNET50, STAGES, norm_class
+from norton_det.models.resnet import RESNET50, STAGES, norm_class, refuse_weights
 from norton_det.models.tasks import FeatureExtraction
 from norton_det.structure.describe import describe
 
@@ -76,6 +76,7 @@ def _backbone(
     """Return the dense network; version 0 is without a pyramid, 1 and 2 are those of torchvision's detectors."""
     if num_classes:
         raise UsageError(f"num_classes is {num_classes}; expected 0, for a backbone has no classifier")
+    refuse_weights(options)
     resnet = resnet50(norm_layer=norm_class(norm_layer), **options)
     if version == 0:
         return ResNetBackbone(resnet, out_indices)

@@ -87,9 +87,11 @@ def make_detector(
     layers = trainable_layers(trained, trainable_backbone_layers, rule.layers)
     options = {**given.spec.options, **rule.options, **kwargs}
     options |= {} if norm_layer is None else {"norm_layer": norm_layer}
-    network = build_network(
-        replace(given.spec, options=options, attributes=_fitting(given.spec.attributes, options)), architecture
-    )
+    spec = replace(given.spec, options=options, attributes=_fitting(given.spec.attributes, options))
+    if trained:  # what does not fit takes no memory
+        part = build_network(spec, architecture, "meta").module.get_submodule(given.part)
+        load_state(part, given.state, given.name)
+    network = build_network(spec, architecture)
     if trained:
         load_state(network.module.get_submodule(given.part), given.state, given.name)
     if rule.reason and None in (norm_layer, trainable_backbone_layers):

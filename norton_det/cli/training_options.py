@@ -17,6 +17,7 @@ from norton_det.checkpoint import read_network
 from norton_det.cli.common import Parser
 from norton_det.cli.options import Group, add_device, add_implementation, check_minimum
 from norton_det.errors import DataError, UsageError
+from norton_det.models import ARCHITECTURES
 from norton_det.models.tensor_files import read_file
 from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
@@ -24,7 +25,7 @@ from norton_det.runtime.distributed import world_size
 from norton_det.runtime.run_folder import checkpoints_in, is_before_checkpoints
 from norton_det.runtime.tensorboard import check_tensorboard
 from norton_det.spec import Spec
-from norton_det.structure.build import build
+from norton_det.structure.build import build_checked
 from norton_det.training import TrainingState
 from norton_det.training.ema import adjusted_decay, moving_average
 from norton_det.training.fit import KEEP
@@ -168,8 +169,10 @@ class Checkpoint:
 
     def __init__(self, path: str) -> None:
         self.path, self.content = path, read_file(path)
-        args = self.content.get("args", {})
-        self.args: dict[str, Any] = {_RENAMED.get(name, name): value for name, value in args.items()}
+        args: Any = self.content.get("args", {})
+        if not isinstance(args, Mapping):
+            raise DataError(f"{path}: args is a {type(args).__name__}; expected the arguments of a training")
+        self.args: dict[str, Any] = {_RENAMED.get(name, str(name)): value for name, value in args.items()}
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Checkpoint | None":
@@ -229,12 +232,11 @@ class Checkpoint:
         """
         spec, tensors = read_network(self.path, content=self.content)
         try:
-            with torch.random.fork_rng(devices=[]):
-                net = build(spec)
+            network = build_checked(spec, ARCHITECTURES[spec.arch], lambda net: load_state(net, tensors, self.path))
         except UsageError as error:
             raise DataError(f"{self.path}: spec cannot be built: {error}") from None
-        load_state(net, tensors, self.path)
-        return net, spec
+        load_state(network.module, tensors, self.path)
+        return network.module, spec
 
     def restore(self, state: TrainingState, args: argparse.Namespace, free: Collection[str]) -> None:
         """Bring a training back to the state in the file; warn of arguments that would make it another training.

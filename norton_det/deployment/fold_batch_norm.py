@@ -42,8 +42,16 @@ def fold_structure(net: nn.Module, folded: Mapping[str, str]) -> None:
         layer = modules.get(layer_name)
         if norm is None or layer is None or not (is_norm(norm) and is_layer(layer)):
             raise UsageError(f"norm {norm_name!r} cannot be folded into {layer_name!r} in this network")
+        widths = len(norm.running_mean), _outputs(layer)
+        if widths[0] != widths[1]:
+            raise UsageError(f"norm {norm_name!r} of {widths[0]} channels is folded into {layer_name!r} of {widths[1]}")
         scale_outputs(layer, torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean))
         net.set_submodule(norm_name, after_norm(norm))
+
+
+def _outputs(layer: Any) -> int:
+    dense: Any = layer.to_dense() if isinstance(layer, Decomposition) else layer
+    return int(getattr(dense, "out_channels", None) or dense.out_features)
 
 
 @singledispatch

@@ -1,6 +1,7 @@
 """The record of a deployment, as data."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from norton_det.deployment.precision import LOWER
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import UsageError, expect
+from norton_det.files import make_record
 from norton_det.formatting import table
+from norton_det.json_text import json_object
 
 MEMORY_FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
@@ -91,25 +94,51 @@ class Deployment:
         Raises:
             DataError: the text is not such a record.
         """
-        try:
-            values = json.loads(text)
-            blocks = tuple(_block_choice(block) for block in values["blocks"])
-            record = cls(**{**values, "blocks": blocks})
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"deployment cannot be read: {type(error).__name__} {error}") from None
-        if record.memory_format not in MEMORY_FORMATS:
-            raise DataError(
-                f"deployment has memory_format {record.memory_format!r}; expected one of: {', '.join(MEMORY_FORMATS)}"
-            )
-        if record.dtype not in (None, *LOWER):
-            raise DataError(f"deployment has dtype {record.dtype!r}; expected one of: {', '.join(LOWER)}")
+        values = json_object(text, "deployment")
+        blocks: Any = values.get("blocks")
+        expect(isinstance(blocks, list), "deployment field blocks", blocks, "a list")
+        choices = tuple(_block_choice(block, f"deployment field blocks[{i}]") for i, block in enumerate(blocks))
+        record = make_record(cls, {**values, "blocks": choices}, "deployment")
+        _check_record(record)
         return record
 
 
-def _block_choice(values: dict[str, Any]) -> BlockChoice:
+def _block_choice(values: Any, where: str) -> BlockChoice:
+    expect(isinstance(values, dict), where, values, "an object")
     # Files without a version call the implementation "form".
     named = {"implementation" if name == "form" else name: value for name, value in values.items()}
-    return BlockChoice(**named)
+    choice = make_record(BlockChoice, named, where)
+    expect(isinstance(choice.name, str), f"{where} name", choice.name, "a text")
+    _check_times(f"{where} milliseconds", choice.milliseconds)
+    timed = isinstance(choice.implementation, str) and choice.implementation in choice.milliseconds
+    expect(timed, f"{where} implementation", choice.implementation, f"one of: {', '.join(choice.milliseconds)}")
+    return choice
+
+
+def _check_record(record: Deployment) -> None:
+    expect(record.state == {}, "deployment field state", record.state, "nothing")
+    for name, texts in (("folded", record.folded), ("unchanged", record.unchanged)):
+        good = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
+        expect(good, f"deployment field {name}", texts, "texts by name")
+    _check_times("deployment field milliseconds", record.milliseconds)
+    expect(_is_time(record.difference, optional=True), "deployment field difference", record.difference, "a number")
+    formats = isinstance(record.memory_format, str) and record.memory_format in MEMORY_FORMATS
+    expect(formats, "deployment field memory_format", record.memory_format, f"one of: {', '.join(MEMORY_FORMATS)}")
+    timed = record.memory_format in record.milliseconds
+    expect(timed, "deployment field milliseconds", record.milliseconds, f"one of {record.memory_format}")
+    dtypes = record.dtype is None or (isinstance(record.dtype, str) and record.dtype in LOWER)
+    expect(dtypes, "deployment field dtype", record.dtype, f"one of: {', '.join(LOWER)}")
+
+
+def _check_times(where: str, times: Any) -> None:
+    good = isinstance(times, dict) and all(map(_is_time, times.values()))
+    expect(good, where, times, "numbers above 0 by name")
+
+
+def _is_time(value: Any, *, optional: bool = False) -> bool:
+    if value is None or value == 0:
+        return optional
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def deployment_of(net: object) -> Deployment | None:

@@ -24,7 +24,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import RPNHead
 
 from norton_det.models.architecture import Architecture, register_architecture
-from norton_det.models.rcnn_options import ASPECT_RATIOS, options_of
+from norton_det.models.rcnn_options import ANCHOR_SIZES, ASPECT_RATIOS, options_of
 from norton_det.models.rcnn_plan import BODY, WIDTH, rcnn_plan, rcnn_scopes
 from norton_det.models.resnet import RESNET50, STAGES, norm_class
 from norton_det.models.tasks import Detection
@@ -45,17 +45,17 @@ def _rcnn(
     widths = [RESNET50.plan.widths[stage] for stage in STAGES]
     levels = {stage: str(i) for i, stage in enumerate(STAGES)}
     backbone = BackboneWithFPN(body, levels, widths, WIDTH, norm_layer=nn.BatchNorm2d if version == 2 else None)
-    if anchor_sizes is not None:
-        sizes = tuple(tuple(level) for level in anchor_sizes)
+    if anchor_sizes is not None or kwargs.get("rpn_anchor_generator") is None:
+        sizes = tuple(tuple(level) for level in anchor_sizes or ANCHOR_SIZES)
         with torch.device("cpu"):  # anchors are constants, also in a network without memory
             kwargs["rpn_anchor_generator"] = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
     if version == 2:
-        kwargs = _heads_of_version_2(rcnn, kwargs.get("rpn_anchor_generator")) | kwargs
+        kwargs = _heads_of_version_2(rcnn, kwargs["rpn_anchor_generator"]) | kwargs
     return rcnn(backbone, num_classes=num_classes, **kwargs)
 
 
-def _heads_of_version_2(rcnn: Callable[..., nn.Module], anchors: AnchorGenerator | None) -> dict[str, nn.Module]:
-    per_position = anchors.num_anchors_per_location()[0] if anchors else len(ASPECT_RATIOS)
+def _heads_of_version_2(rcnn: Callable[..., nn.Module], anchors: AnchorGenerator) -> dict[str, nn.Module]:
+    per_position = anchors.num_anchors_per_location()[0]
     widths = [WIDTH] * 4
     heads = {
         "rpn_head": RPNHead(WIDTH, per_position, conv_depth=2),

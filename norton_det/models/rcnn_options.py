@@ -11,6 +11,8 @@ from norton_det.errors import UsageError
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 """Of the anchors of every level, as torchvision's detectors with FPN have them."""
+ANCHOR_SIZES = ((32,), (64,), (128,), (256,), (512,))
+"""In pixels, of each level, likewise."""
 PROPOSALS_OPTION = "rpn_post_nms_top_n_test"
 """The limit of the proposals for an image in evaluation."""
 

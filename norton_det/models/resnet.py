@@ -1,6 +1,6 @@
 """ResNet-50: torchvision's own class, and its channel plan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,10 +33,21 @@ def norm_class(norm_layer: str | Callable[..., nn.Module]) -> Callable[..., nn.M
     return _NORM_LAYERS[norm_layer]
 
 
+def refuse_weights(options: Mapping[str, Any]) -> None:
+    """Check that the options of a builder, which may be those of a file, ask for no download.
+
+    Raises:
+        UsageError: they do.
+    """
+    if options.get("weights") is not None or "pretrained" in options:
+        raise UsageError("options have weights; expected none: builders download nothing")
+
+
 def _resnet50(
     *, num_classes: int, norm_layer: str | Callable[..., nn.Module] = "BatchNorm2d", **options: Any
 ) -> ResNet:
     """Return torchvision's network, whose norm layer may be given by name, as in a file."""
+    refuse_weights(options)
     return torchvision_resnet50(num_classes=num_classes, norm_layer=norm_class(norm_layer), **options)
 
 

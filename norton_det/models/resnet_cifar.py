@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from norton_det.channels.narrow import ChannelMap
 from norton_det.channels.plan import ChannelPlan, Layer
+from norton_det.errors import UsageError, shown
 from norton_det.models.architecture import Architecture, RateEntry, register_architecture
 
 _WIDTHS = (16, 32, 64)
@@ -54,7 +55,7 @@ class CifarResNet(nn.Module):
         self, blocks: int, num_classes: int = 10, shortcuts: Mapping[str, Sequence[int]] | None = None
     ) -> None:
         super().__init__()
-        index = shortcuts or {}
+        index = _checked_shortcuts(shortcuts or {})
         self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], blocks, 1, index.get("layer1"))
@@ -71,6 +72,26 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
+
+
+def _checked_shortcuts(shortcuts: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
+    """Return the shortcuts of the first blocks of stages, which a file may tell.
+
+    Raises:
+        UsageError: a stage that does not exist, or input channels that it does not have.
+    """
+    inputs = {"layer1": _WIDTHS[0], **dict(zip(("layer2", "layer3"), _WIDTHS, strict=False))}
+    outputs = dict(zip(inputs, _WIDTHS, strict=True))
+    if not isinstance(shortcuts, Mapping):
+        raise UsageError(f"shortcuts is {shown(shortcuts)}; expected channels by stage")
+    for stage, index in shortcuts.items():
+        if stage not in inputs:
+            raise UsageError(f"shortcuts has stage {stage!r}; expected some of: {', '.join(inputs)}")
+        channels = isinstance(index, (list, tuple)) and len(index) == outputs[stage]
+        if not (channels and all(type(c) is int and -1 <= c < inputs[stage] for c in index)):
+            expected = f"{outputs[stage]} channels, each -1 or below {inputs[stage]}"
+            raise UsageError(f"shortcuts of {stage} is {shown(index)}; expected {expected}")
+    return shortcuts
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, index: Sequence[int] | None) -> nn.Sequential:

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, shown
 from norton_det.models.tensor_files import read_file
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,34 @@ def state_dict_in(whole: Mapping[str, Any], path: str | Path, names: Collection[
         left = [name for name in content if name not in state]
         logger.info("%s: %d counters are not used (%s, ...)", path, len(left), left[0])
     return _without_prefixes(path, state, names)
+
+
+def check_tensors(state: Mapping[Any, Any], source: str | Path) -> None:
+    """Check that a state dict has tensors by name, each of them dense and with values of its own.
+
+    Views of a few values as many, which a small file can hold, would take the memory of the many.
+
+    Args:
+        state: the tensors by name.
+        source: where they come from, for the messages.
+
+    Raises:
+        DataError: it has not; the message names the tensor.
+    """
+    size, storages = 0, {}
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise DataError(f"{source}: {shown(name)} is a {type(tensor).__name__}; expected tensors by name")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            raise DataError(f"{source}: {name} is {tensor.layout} of {tensor.dtype}; expected a dense tensor")
+        if not tensor.is_meta:
+            storage = tensor.untyped_storage()
+            size += tensor.numel() * tensor.itemsize
+            storages[storage.data_ptr()] = storage.nbytes()
+    if size > 2 * sum(storages.values()):  # two names of one tensor are well
+        raise DataError(
+            f"{source}: tensors have {size:,} bytes, in {sum(storages.values()):,}; expected values of each"
+        )
 
 
 def _has_tensors(content: Mapping[str, Any]) -> bool:

@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, one_line
 from norton_det.models.unpickling import load_plain
 from norton_det.spec import check_version, version_of
 
 SPEC_KEY, DEPLOYMENT_KEY, SHA256_KEY = "norton_det.spec", "norton_det.deployment", "norton_det.sha256"
 """Keys of the header of a safetensors file."""
+_DAMAGED = (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError)
+"""What safetensors raises of files that it cannot read, or whose types torch does not have."""
 
 
 def read_file(path: str | Path) -> Mapping[str, Any]:
@@ -35,8 +37,8 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
             tensors = load_file(path)
             _check_tensors(path, tensors)
             return tensors
-    except SafetensorError as error:
-        raise DataError(f"{path}: damaged, or no weights file: {error}") from None
+    except _DAMAGED as error:
+        raise DataError(f"{path}: damaged, or no weights file: {one_line(error)}") from None
     content = load_plain(path)
     if not isinstance(content, Mapping):
         raise DataError(f"{path}: holds a {type(content).__name__}; expected a state dict")
@@ -70,8 +72,8 @@ def read_header(path: str | Path) -> Mapping[str, str]:
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
-    except SafetensorError as error:
-        raise DataError(f"{path}: damaged, or no safetensors file: {error}") from None
+    except _DAMAGED as error:
+        raise DataError(f"{path}: damaged, or no safetensors file: {one_line(error)}") from None
 
 
 def is_safetensors(path: str | Path) -> bool:
@@ -91,5 +93,5 @@ def sha256_of(tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = 
             digest.update(f"{key} {len(text)}\n{text}\n".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

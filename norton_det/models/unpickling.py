@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import numpy as np
 import torch
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, shown
 
 _REFUSED = re.compile(r"GLOBAL (?P<name>\S+)|(?P<archive>TorchScript archive)|but got <class '(?P<type>\S+)'>")
 _NEWEST_PROTOCOL = 3  # of pickle, that torch reads without running code
@@ -100,11 +100,13 @@ def _check_records(path: str | Path) -> None:
     if not is_zipfile(path):
         return  # of torch before 1.6, without checksums
     with ZipFile(path) as archive:
+        if packed := [record.filename for record in archive.infolist() if record.compress_size < record.file_size]:
+            name = shown(packed[0].partition("/")[2])
+            raise DataError(f"{path}: {name} is compressed; expected a file of torch.save, which never is")
         has_checksums = any(record.CRC for record in archive.infolist())  # torch can be told to write none
         if has_checksums and (damaged := archive.testzip()):
-            raise DataError(
-                f"{path}: damaged: {damaged.partition('/')[2]} has another checksum than when it was written"
-            )
+            name = shown(damaged.partition("/")[2])[1:-1]
+            raise DataError(f"{path}: damaged: {name} has another checksum than when it was written")
 
 
 def _fault(path: str | Path, error: Exception) -> str:
@@ -148,4 +150,5 @@ def _plain(text: str) -> str:
     """Return the first sentence of a message, without torch's advice around it and without escape codes."""
     _, _, told = text.rpartition("WeightsUnpickler error: ")
     first = next(filter(str.strip, told.splitlines()), "").partition(". ")[0]
-    return _ESCAPES.sub("", first).strip()
+    plain = _ESCAPES.sub("", first).strip()
+    return "" if "weights_only" in plain else plain

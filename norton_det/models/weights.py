@@ -19,10 +19,10 @@ from torchvision.models.detection import (
     RetinaNet_ResNet50_FPN_Weights,
 )
 
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, shown
 from norton_det.models.architecture import Architecture
 from norton_det.models.other_names import in_our_names
-from norton_det.models.state_dicts import read_state_dict
+from norton_det.models.state_dicts import check_tensors, read_state_dict
 from norton_det.models.tasks import Detection
 
 _EPSILON = 1e-5  # of torch's norms, unless something else is said
@@ -149,34 +149,68 @@ def load_state(
             they are converted to the network's, and the log says so.
 
     Raises:
-        DataError: names or shapes differ, and the message gives the first of each; or a tensor has values that are not
-            finite.
+        DataError: names, shapes or types differ, and the message gives the first of each; or a tensor has values that
+            are not finite, or negative variances.
     """
-    expected = net.state_dict()
-    counters = {name for name in expected.keys() ^ state.keys() if name.endswith(".num_batches_tracked")}
-    problems = []
-    if missing := [name for name in expected if name not in state and name not in counters]:
-        problems.append(f"lacks {len(missing)} tensors ({missing[0]}, ...)")
-    if unexpected := [name for name in state if name not in expected and name not in counters]:
-        problems.append(f"has {len(unexpected)} unexpected tensors ({unexpected[0]}, ...)")
-    shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
-    if shapes:
-        name = shapes[0]
-        problems.append(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(expected[name].shape)}")
-    if problems:
-        raise DataError(f"{source}: does not fit the network: {'; '.join(problems)}")
+    counters = _check_fit(net, state, source)
     state = {name: tensor for name, tensor in state.items() if name not in counters}
-    _check_finite(state, source)
+    if any(tensor.is_meta for tensor in net.state_dict().values()):
+        return
+    check_values(net, state, source)
     if keep_precision:
         _adopt_precision(net, state)
     _log_converted(net, state, source)
     net.load_state_dict(state, strict=False)
 
 
-def _check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+def _check_fit(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> set[str]:
+    """Check names, shapes and types of tensors; return the counters of norms that one side lacks."""
+    expected = net.state_dict()
+    check_tensors(state, source)
+    counters = {name for name in expected.keys() ^ state.keys() if name.endswith(".num_batches_tracked")}
+    problems = []
+    if missing := [name for name in expected if name not in state and name not in counters]:
+        problems.append(f"lacks {len(missing)} tensors ({missing[0]}, ...)")
+    if unexpected := [name for name in state if name not in expected and name not in counters]:
+        problems.append(f"has {len(unexpected)} unexpected tensors ({shown(unexpected[0])[1:-1]}, ...)")
+    both = [name for name in expected if name in state]
+    for name in [name for name in both if expected[name].shape != state[name].shape][:1]:
+        problems.append(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(expected[name].shape)}")
+    for name in [name for name in both if not _of_its_kind(state[name], expected[name])][:1]:
+        kind = "floating-point numbers" if expected[name].is_floating_point() else "whole numbers"
+        problems.append(f"{name} is {state[name].dtype}; expected {kind}")
+    if problems:
+        raise DataError(f"{source}: does not fit the network: {'; '.join(problems)}")
+    return counters
+
+
+def _of_its_kind(tensor: Tensor, expected: Tensor) -> bool:
+    if expected.is_floating_point():
+        return tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def check_values(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Check the values of tensors that fit a network: they are there, finite, and no variance is negative.
+
+    Args:
+        net: the network; the eps of its norms may be taken out of variances.
+        state: its tensors by name.
+        source: where they come from, for the messages.
+
+    Raises:
+        DataError: they are not; the message names the tensor.
+    """
     for name, tensor in state.items():
-        if not tensor.is_meta and not tensor.isfinite().all():
+        if tensor.is_meta:
+            raise DataError(f"{source}: {name} has a shape and no values")
+        if not tensor.isfinite().all():
             raise DataError(f"{source}: {name} has {int((~tensor.isfinite()).sum())} values that are not finite")
+        if name.rpartition(".")[2] == "running_var":
+            norm = net.get_submodule(name.rpartition(".")[0])
+            least = -float(getattr(norm, "eps", 0.0))
+            if count := int((tensor.double() < least).sum()):
+                raise DataError(f"{source}: {name} has {count} negative values; expected variances")
 
 
 def _adopt_precision(net: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -187,7 +221,7 @@ def _adopt_precision(net: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _log_converted(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     own = net.state_dict()
-    types = Counter((tensor.dtype, own[name].dtype) for name, tensor in state.items() if not tensor.is_meta)
+    types = Counter((tensor.dtype, own[name].dtype) for name, tensor in state.items())
     for (given, taken), count in types.items():
         if given != taken:
             logger.info("%s: %d tensors are converted from %s to %s", source, count, given, taken)

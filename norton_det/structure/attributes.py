@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models import ResNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from norton_det.decompositions import Decomposition
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, one_line, shown
 from norton_det.models.feature_maps import FeatureMaps
 from norton_det.spec import frozen, is_plain
+from norton_det.structure.plain_values import MOST_VALUES, OF_TENSORS, check_value
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _WITHOUT_EFFECT: dict[type, tuple[str, ...]] = {
@@ -119,13 +121,39 @@ def set_attributes(net: nn.Module, attributes: Mapping[str, Any]) -> None:
         owner: Any = net
         for inner in owners:
             owner = _inside(owner, inner, path)
-        if not is_plain(_inside(owner, name, path)) or name in _OF_EVERY_MODULE or not is_plain(value):
+        present = _inside(owner, name, path)
+        if not is_plain(present) or name in _OF_EVERY_MODULE or not is_plain(value):
             raise UsageError(f"attribute {path!r} is not plain; expected a number, text or a sequence of such")
+        value = frozen(value)
+        if value != frozen(present):
+            _check_settable(owner, path, name, value)
+            check_value(path, value, frozen(present))
         setattr(owner, name, value)
         try:
             _renew(owner)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"attribute {path!r} is {value!r}: {error}") from None
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise UsageError(f"attribute {path!r} is {shown(value)}: {one_line(error)}") from None
+
+
+def check_options(net: nn.Module, standard: nn.Module) -> None:
+    """Check that options gave a network only values of the kinds that it has without them, and within limits.
+
+    Args:
+        net: what an architecture's builder made with options.
+        standard: what it makes without them.
+
+    Raises:
+        UsageError: a plain attribute is of another kind, or beyond its limit.
+    """
+    for path, given, expected in differences(net, standard):
+        if is_plain(given) and is_plain(expected) and path.rpartition(".")[2] not in OF_TENSORS:
+            check_value(path, given, expected)
+
+
+def _check_settable(owner: Any, path: str, name: str, value: Any) -> None:
+    has_tensors = isinstance(owner, nn.Module) and any(True for _ in owner.parameters(recurse=False))
+    if name in OF_TENSORS and (has_tensors or isinstance(owner, (Decomposition, _BatchNorm))):
+        raise UsageError(f"{path} is {shown(value)}; the tensors of its layer are for {getattr(owner, name)}")
 
 
 def _different(name: str, kind: type, given: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Difference]:
@@ -185,7 +213,9 @@ def _renew(owner: Any) -> None:
         owner._reversed_padding_repeated_twice = fresh._reversed_padding_repeated_twice
     elif isinstance(owner, AnchorGenerator):
         with torch.device("cpu"):
-            pairs = zip(owner.sizes, owner.aspect_ratios, strict=False)
+            pairs = list(zip(owner.sizes, owner.aspect_ratios, strict=True))
+            if any(len(sizes) * len(ratios) > MOST_VALUES for sizes, ratios in pairs):
+                raise ValueError(f"more than {MOST_VALUES} anchors for a position")
             owner.cell_anchors = [owner.generate_anchors(sizes, ratios) for sizes, ratios in pairs]
 
 

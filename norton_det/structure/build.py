@@ -1,6 +1,6 @@
 """From a spec to the network that it describes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,15 @@ from torch import Tensor, nn
 from norton_det.channels.narrow import narrow_network
 from norton_det.decompositions import DECOMPOSITIONS
 from norton_det.decompositions.conv import DenseLayer, pair
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, one_line, shown
 from norton_det.models import ARCHITECTURES, Architecture
-from norton_det.spec import Spec
-from norton_det.structure.attributes import set_attributes
+from norton_det.runtime.initialisation import give_memory, has_constants, without_initialisation
+from norton_det.spec import Spec, is_plain
+from norton_det.structure.attributes import check_options, set_attributes
 from norton_det.structure.network import Network
+
+_HARMLESS_OPTIONS = ("norm_layer", "shortcuts", "out_indices")
+"""Those that the builders check themselves."""
 
 
 def build(spec: Spec, device: torch.device | str = "cpu") -> nn.Module:
@@ -40,14 +44,51 @@ def build_network(spec: Spec, architecture: Architecture, device: torch.device |
         expected = "at least 1" if architecture.classifier else "0: it has no classifier"
         raise UsageError(f"num_classes of {architecture.name} is {spec.num_classes}; expected {expected}")
     with torch.device(device):
-        try:
-            net = architecture.build(spec.num_classes, **spec.options)
-        except TypeError as error:
-            raise UsageError(f"options {dict(spec.options)} of {architecture.name}: {error}") from None
+        net = _dense(spec, architecture)
     apply_spec(net, spec, architecture)
     network = Network(net.to(device), spec, architecture)
     network.handed_out()
     return network
+
+
+def build_checked(spec: Spec, architecture: Architecture, check: Callable[[nn.Module], object]) -> Network:
+    """Return the network that ``spec`` describes on the CPU, its tensors to be filled, once it was checked.
+
+    It is built without memory first, so that what does not pass the check takes none.
+
+    Args:
+        spec: of the network.
+        architecture: that of ``spec``.
+        check: of the network on "meta"; raises an error if it is not good. It may change its modules.
+
+    Raises:
+        UsageError: as of :func:`build`.
+    """
+    network = build_network(spec, architecture, "meta")
+    check(network.module)
+    if not has_constants(network.module):
+        give_memory(network.module)
+        return network
+    with torch.random.fork_rng(devices=[]), without_initialisation():
+        network = build_network(spec, architecture)
+    check(network.module)
+    return network
+
+
+def _dense(spec: Spec, architecture: Architecture) -> nn.Module:
+    try:
+        net = architecture.build(spec.num_classes, **spec.options)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a builder raises of options that it does not expect
+        if not spec.options:
+            raise
+        text = f"options {shown(dict(spec.options))} of {architecture.name}: {one_line(error)}"
+        raise UsageError(text) from error
+    if any(is_plain(value) for name, value in spec.options.items() if name not in _HARMLESS_OPTIONS):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            check_options(net, architecture.build(spec.num_classes))
+    return net
 
 
 def apply_spec(net: nn.Module, spec: Spec, architecture: Architecture) -> None:

@@ -70,14 +70,14 @@ def test_a_deployed_network_is_neither_trained_nor_compressed(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "deployment cannot be read: JSONDecodeError"),
-        ('{"blocks": []}', "deployment cannot be read: TypeError"),
+        ("{", "deployment is not JSON"),
+        ('{"blocks": []}', "deployment lacks memory_format, folded, milliseconds"),
         (
             '{"blocks": [], "memory_format": "x", "folded": {}, "milliseconds": {}}',
-            "memory_format 'x'; expected",
+            "memory_format is 'x'; expected",
         ),
         (
-            '{"blocks": [], "memory_format": "contiguous", "folded": {"x": "y"}, "milliseconds": {}}',
+            '{"blocks": [], "memory_format": "contiguous", "folded": {"x": "y"}, "milliseconds": {"contiguous": 1}}',
             "norm 'x' cannot be folded into 'y'",
         ),
     ],
