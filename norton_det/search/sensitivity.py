@@ -31,6 +31,7 @@ from norton_det.search.probes import Probe, RateChoice
 from norton_det.spec import DecomposedLayer
 from norton_det.structure.network import Network
 
+_COLUMNS = 2**16
 Probes = Mapping[str, Sequence[Probe]]
 
 
@@ -145,13 +146,22 @@ class _Products:
 
     def _of_images(self, probe: Probe, layer: nn.Module, noted: Tensor, gradient: Tensor) -> Tensor:
         """Return (N, K); rows of a layer behind the choice of boxes are of the images in equal parts."""
-        deltas = torch.stack(probe.deltas).to(gradient)
         each = ceil(len(gradient) / self._images)
         features = [
             probe.features(layer, noted[start : start + each], gradient[start : start + each]).flatten()
             for start in range(0, len(gradient), each)
         ]
-        return nn.functional.pad(torch.stack(features) @ deltas.mT, (0, 0, 0, self._images - len(features)))
+        products = _products(torch.stack(features), probe.deltas)
+        return nn.functional.pad(products, (0, 0, 0, self._images - len(features)))
+
+
+def _products(features: Tensor, deltas: Sequence[Tensor]) -> Tensor:
+    """Return the inner products (N, K) of (N, F) with K times (F,), a few columns at a time: the deltas are large."""
+    products = features.new_zeros(len(features), len(deltas))
+    for start in range(0, features.shape[1], _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        products += features[:, part] @ torch.stack([delta[part] for delta in deltas]).to(features).mT
+    return products
 
 
 def _asked(images: Images) -> Images:
