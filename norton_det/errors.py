@@ -56,7 +56,7 @@ def expect(condition: bool, where: str, value: object, expected: str) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: what is longer than 200 letters is cut.
+    """Return a value as a message shows it, in one line: what is longer than 200 letters is cut.
 
     Example:
         >>> from norton_det.errors import shown
@@ -66,6 +66,7 @@ def shown(value: object) -> str:
         200
     """
     text = repr(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 
 

@@ -47,7 +47,7 @@ class Campaign:
     run: Callable[[Any, int, Random, Path], Outcome]
 
 
-NAMES: tuple[str, ...] = ("layers",)
+NAMES: tuple[str, ...] = ("files", "layers")
 
 
 def campaign(name: str) -> Campaign:

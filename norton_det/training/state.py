@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, one_line
 from norton_det.files import write_atomically
 from norton_det.models.weights import load_state
 from norton_det.runtime.run_folder import CHECKPOINT, name_of_epoch
 from norton_det.spec import Spec, version_of
+from norton_det.training.checkpoint_fields import check_fields, check_optimizer, check_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,9 @@ class TrainingState:
         content = {"iteration": 0, "window": {}, **content}  # older files lack these
         if missing := [key for key in self._content({}) if key not in content]:
             raise DataError(f"{path}: lacks {', '.join(missing)}; expected a training checkpoint")
+        check_fields(content, path)
+        check_optimizer(content["optimizer"], self.optimizer, path)
+        check_schedule(content["lr_scheduler"], None if reset_schedule else self.schedule, path)
         if version_of(content["spec"]) < 1:
             logger.warning(
                 "%s: written before format version 1, with other seeds: the rest of the run has another order of the "
@@ -143,8 +147,8 @@ class TrainingState:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
         try:
             self._restore_optimizer(content["optimizer"], content["lr_scheduler"], reset_schedule)
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{path}: optimizer or lr_scheduler does not fit: {error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise DataError(f"{path}: optimizer or lr_scheduler does not fit: {one_line(error)}") from None
         if self.scaler is not None and content["scaler"]:  # empty after a run without mixed precision
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
@@ -154,7 +158,10 @@ class TrainingState:
         self.epoch, self.step, self.loss = content["epoch"], content["step"], content["loss"]
         self.history = list(content["history"])
         self.iteration, self.window = content["iteration"], dict(content["window"])
-        torch.set_rng_state(content["rng"])
+        try:
+            torch.set_rng_state(content["rng"])
+        except RuntimeError as error:
+            raise DataError(f"{path}: rng is no state of a random generator: {one_line(error)}") from None
         if content["cuda_rng"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(content["cuda_rng"])
 
