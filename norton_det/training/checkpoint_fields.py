@@ -92,7 +92,7 @@ def check_schedule(values: Fields, schedule: Any, path: str | Path) -> None:
         methods = [name for name in values if callable(getattr(type(schedule), str(name), None))]
         expect(not methods, where, methods, "values by name")
         check_like(values, schedule.state_dict(), where)
-    last = values.get("last_epoch")
+    last: Any = values.get("last_epoch")
     expect(_is_whole(last, 0) and last <= _MOST_UPDATES, f"{where} last_epoch", last, "a number of updates")
 
 
