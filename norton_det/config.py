@@ -4,6 +4,7 @@ A config is data: which network, how it is compressed, the recipe of its fine-tu
 and what was published or, of a row of ours, what we found.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from norton_det.data.coco.layouts import KINDS
 from norton_det.data.image_datasets import DATASETS
 from norton_det.decompositions import DECOMPOSITIONS
-from norton_det.errors import DataError, UsageError, expect
+from norton_det.errors import DataError, UsageError, expect, shown, similar
 from norton_det.files import write_text
 from norton_det.pruning import CRITERIA
 from norton_det.spec import Rank, Spec, is_rank
@@ -140,7 +141,8 @@ def read_config(name: str | Path) -> Config:
     values = read_yaml(path, "a config")
     for key, value in values.items():
         if key not in _FIELDS:
-            raise DataError(f"{path}: unknown field {key!r}; expected one of: {', '.join(_FIELDS)}")
+            text = f"{path}: unknown field {shown(key)}; expected one of: {', '.join(_FIELDS)}"
+            raise DataError(text + similar(key, _FIELDS))
         types, expected = _FIELDS[key]
         expect(isinstance(value, types) and not isinstance(value, bool), f"{path}: {key}", value, expected)
     for key in _REQUIRED:
@@ -148,8 +150,11 @@ def read_config(name: str | Path) -> Config:
             raise DataError(f"{path}: lacks the field {key}")
     recipe_file = path
     if isinstance(values.get("recipe"), str):
+        expect(Path(values["recipe"]).suffix in SUFFIXES, f"{path}: recipe", values["recipe"], "a .yaml file")
         recipe_file = path.parent / values["recipe"]
         values["recipe"] = read_yaml(recipe_file, "the recipe")
+    for key in ("published", "ours"):
+        _check_metrics(values.get(key, {}), f"{path}: {key}")
     if isinstance(values.get("rank"), Mapping):
         values["rank"] = ranks_by_layer(values["rank"], f"{path}: rank")
     config = Config(**values, recipe_file=recipe_file)
@@ -159,6 +164,12 @@ def read_config(name: str | Path) -> Config:
     except UsageError as error:
         raise DataError(f"{path}: {error}") from None
     return config
+
+
+def _check_metrics(values: Mapping[str, Any], where: str) -> None:
+    for name, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+        expect(isinstance(name, str) and (number or isinstance(value, str)), f"{where}: {name}", value, "a number")
 
 
 def _check_names(config: Config, path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, shown
 from norton_det.spec import Rank, is_rank
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def _parse(text: str, what: str, example: str, read: Callable[[str, str], T]) ->
     values: list[T] = []
     position = 0
     text = "".join(text.split())
-    where = f"{what} {text!r}"
+    where = f"{what} {shown(text)}"
     while True:
         term = _TERM.match(text, position)
         if term is None:
@@ -66,7 +66,7 @@ def _rate(number: str, where: str) -> float:
     try:
         rate = float(number)
     except ValueError:
-        raise UsageError(f"{where}: {number!r} is no number") from None
+        raise UsageError(f"{where}: {shown(number)} is no number") from None
     return check_rate(rate, where)
 
 
@@ -74,9 +74,10 @@ def _rank(number: str, where: str) -> Rank:
     match = _RANK.fullmatch(number)
     rank: Rank = -1
     if match is not None:
-        rank = (int(match[1]), int(match[2])) if match[2] else int(match[1])
+        first, second = (int((digits or "0")[:20]) for digits in match.groups())  # more are too large in any case
+        rank = (first, second) if match[2] else first
     if rank != 0 and not is_rank(rank):
-        raise UsageError(f"{where}: {number!r} is no rank; expected a number like 2, or two like 8x12")
+        raise UsageError(f"{where}: {shown(number)} is no rank; expected a number like 2, or two like 8x12")
     return rank
 
 

@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from torchvision.models import _api
 
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, shown, similar
 
 T = TypeVar("T")
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
@@ -46,8 +46,9 @@ class Registry(Generic[T]):
         Raises:
             UsageError: it is not; the message lists the names.
         """
-        if name not in self._items:
-            raise UsageError(f"unknown {self.kind} {name!r}; expected one of: {', '.join(self)}")
+        if name not in self:
+            text = f"unknown {self.kind} {shown(name)}; expected one of: {', '.join(self)}"
+            raise UsageError(text + similar(name, self))
 
     def __getitem__(self, name: str) -> T:
         """Return the item registered under ``name``.
@@ -60,7 +61,7 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         """Tell whether ``name`` is registered."""
-        return name in self._items
+        return isinstance(name, str) and name in self._items
 
     def __len__(self) -> int:
         """Return the number of items."""

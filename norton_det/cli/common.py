@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
-from norton_det.errors import DataError, TerminatedError, UsageError
+from norton_det.cli.numbers import NumberError
+from norton_det.errors import DataError, TerminatedError, UsageError, shown
 from norton_det.runtime.distributed import LostProcessError
 from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
@@ -68,6 +69,13 @@ class Parser(argparse.ArgumentParser):
         # Two spellings of one option do not make an abbreviation ambiguous.
         matches = super()._get_option_tuples(option_string)
         return list({id(match[0]): match for match in matches}.values())
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except NumberError as error:
+            name = max(action.option_strings, key=len, default=action.dest)
+            raise UsageError(f"{name} is {shown(arg_string)[1:-1]}; expected {error}") from None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = [] if action.choices is None else list(action.choices)

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from norton_det.cli.common import Parser, values_of
+from norton_det.cli.numbers import Number, NumberError
 from norton_det.cli.options import json_object, method_or_methods, rank_or_ranks, rate_or_auto
 from norton_det.config import COMPRESSION, find_config, read_config
-from norton_det.errors import DataError
+from norton_det.errors import DataError, shown, similar
 
 _FIELDS = ("dataset", *COMPRESSION)
 """Fields of a config that are flags of the same names; ``arch`` is ``--arch`` or ``--model``."""
+_OF_A_RUN = ("dist_url", "output_dir", "overwrite", "reset_schedule", "resume", "start_epoch", "test_only")
+"""Flags that a recipe, which may be a stranger's, does not have: what is written where, and over what."""
 _EXPECTED: dict[Callable[[str], Any] | None, str] = {
     int: "a whole number",
     float: "a number",
@@ -69,7 +72,11 @@ def _defaults(parser: Parser, name: str) -> dict[str, Any]:
     }
     for field, value in config.recipe.items() if parser.takes_recipe else ():
         if field not in flags:
-            raise DataError(f"{config.recipe_file}: recipe has {field!r}, which is no flag of {parser.prog}")
+            hint = similar(field, flags)
+            raise DataError(f"{config.recipe_file}: recipe has {shown(field)}, which is no flag of {parser.prog}{hint}")
+        if flags[field].dest in _OF_A_RUN:
+            text = f"recipe has {field!r}, which only the command line may say"
+            raise DataError(f"{config.recipe_file}: {text}")
         defaults[flags[field].dest] = _converted(flags[field], value, f"{config.recipe_file}: recipe field {field}")
     return defaults
 
@@ -98,8 +105,11 @@ def _converted(action: argparse.Action, value: Any, where: str) -> Any:
         if not isinstance(value, list) or not value:
             raise ValueError
         return [_single(action, item) for item in value]
+    except NumberError as error:
+        expected = str(error) if action.nargs is None else f"a list, each value {error}"
+        raise DataError(f"{where} is {shown(value)}; expected {expected}") from None
     except (ValueError, TypeError, argparse.ArgumentTypeError):
-        raise DataError(f"{where} is {value!r}; expected {_expected(action)}") from None
+        raise DataError(f"{where} is {shown(value)}; expected {_expected(action)}") from None
 
 
 def _single(action: argparse.Action, value: Any) -> Any:
@@ -120,5 +130,7 @@ def _expected(action: argparse.Action) -> str:
     if action.nargs == 0:
         return "true or false"
     read: Any = action.type
+    if isinstance(read, Number):
+        return ("" if action.nargs is None else "a list, each value ") + read.what
     one = f"one of: {', '.join(action.choices)}" if action.choices is not None else _EXPECTED.get(read, "a text")
     return one if action.nargs is None else f"a list, each value {one}"

@@ -7,6 +7,7 @@ Example:
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from norton_det.data.image_datasets import DATASETS, ImageSet, read_images
 from norton_det.data.image_folder import match_classes
 from norton_det.data.imagenet import INTERPOLATIONS, Preset
 from norton_det.decompositions import set_implementation
-from norton_det.errors import UsageError
+from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, classifiers
 from norton_det.models.weights import initial_network
@@ -86,6 +87,8 @@ def _images(args: argparse.Namespace, spec: nd.Spec) -> ImageSet:
 
 def _network(path: str, model: str | None) -> tuple[nn.Module, nd.Spec]:
     """Return the network in a file, and its spec."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; expected a compressed file, training checkpoint or state dict")
     if has_spec(path):
         net, spec = nd.load(path)
         if model not in (None, spec.arch):

@@ -7,6 +7,7 @@ from typing import Any
 
 from norton_det.cli.common import Parser
 from norton_det.cli.list_rates import ListRates
+from norton_det.cli.numbers import FACTOR, NumberError, whole
 from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
@@ -47,9 +48,9 @@ def pair_of_names(text: str) -> list[str]:
 def rate_or_auto(text: str) -> float | str:
     """Return the learning rate that an argument is, or "auto"; a ``type`` for ``add_argument``."""
     try:
-        return text if text == "auto" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
+        return text if text == "auto" else FACTOR(text)
+    except NumberError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {error} nor auto") from None
 
 
 def rank_or_ranks(text: str) -> int | str | dict[str, Rank]:
@@ -229,10 +230,12 @@ def add_image_size(group: Group) -> None:
 def add_max_detections(group: Group) -> None:
     """Add ``--max-detections`` of an evaluation."""
     text = "of a class in an image that are evaluated (default: COCO's, 100 of boxes and masks, 20 of keypoints)"
-    group.add_argument("--max-detections", type=int, metavar="N", help=text)
+    group.add_argument("--max-detections", type=whole(1), metavar="N", help=text)
 
 
 def add_workers(group: Group) -> None:
     """Add ``--workers``: 4 as in torchvision's scripts, but no more than there are cores."""
     workers = min(4, usable_cores())
-    group.add_argument("-j", "--workers", default=workers, type=int, metavar="N", help="processes that load data")
+    group.add_argument(
+        "-j", "--workers", default=workers, type=whole(0, 1024), metavar="N", help="processes that load data"
+    )

@@ -24,6 +24,7 @@ from torch import nn
 from norton_det.checkpoint import has_spec, load
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config
+from norton_det.cli.numbers import FACTOR, FRACTION, Number, whole
 from norton_det.cli.options import Group, add_workers
 from norton_det.cli.training_options import (
     Checkpoint,
@@ -33,19 +34,18 @@ from norton_det.cli.training_options import (
     add_output,
     add_schedule,
     check_training,
-    images_per_update,
     kept_implementations,
-    make_state,
 )
 from norton_det.cli.training_run import open_run, train
+from norton_det.cli.training_state import images_per_update, make_state
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import DATASETS, ImageSet, read_images
 from norton_det.data.image_folder import check_classes, match_classes
 from norton_det.data.imagenet import INTERPOLATIONS, POLICIES, Preset
-from norton_det.errors import UsageError
+from norton_det.errors import DataError, UsageError
 from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, classifiers
-from norton_det.models.weights import initial_network
+from norton_det.models.weights import initial_network, named_weights
 from norton_det.runtime.distributed import processes, rank, world_size
 from norton_det.runtime.logs import RunLog
 from norton_det.spec import Spec
@@ -71,27 +71,33 @@ def add_arguments(parser: Parser) -> None:
     add("--weights", metavar="FILE|NAME", help="compressed file, state-dict file, or torchvision's (default: random)")
     _add_data(parser.add_argument_group("data"))
     add = add_optimiser(parser).add_argument
-    add("--lr", default=0.1, type=float, help="initial learning rate")
-    add("--bias-weight-decay", type=float, metavar="W", help="weight decay of biases (default: --wd)")
-    add("--label-smoothing", default=0.0, type=float, metavar="P", help="of the labels in the loss")
-    add("--mixup-alpha", default=0.0, type=float, metavar="A", help="of mixup; 0: none")
-    add("--cutmix-alpha", default=0.0, type=float, metavar="A", help="of CutMix; 0: none")
+    add("--lr", default=0.1, type=FACTOR, help="initial learning rate")
+    add("--bias-weight-decay", type=FACTOR, metavar="W", help="weight decay of biases (default: --wd)")
+    add("--label-smoothing", default=0.0, type=FRACTION, metavar="P", help="of the labels in the loss")
+    add("--mixup-alpha", default=0.0, type=Number(0, 1000), metavar="A", help="of mixup; 0: none")
+    add("--cutmix-alpha", default=0.0, type=Number(0, 1000), metavar="A", help="of CutMix; 0: none")
     add = add_schedule(parser).add_argument
     add("--lr-schedule-by", default="epoch", choices=("epoch", "iteration"), metavar="NAME", help="when it changes")
-    add("--lr-min", default=0.0, type=float, metavar="LR", help="last rate of cosineannealinglr")
-    add("--lr-warmup-epochs", default=0, type=int, metavar="N", help="first epochs, with a lower rate")
+    add("--lr-min", default=0.0, type=FACTOR, metavar="LR", help="last rate of cosineannealinglr")
+    add("--lr-warmup-epochs", default=0, type=whole(0), metavar="N", help="first epochs, with a lower rate")
     add("--lr-warmup-method", default="constant", choices=WARM_UPS, metavar="NAME", help="how it rises")
-    add("--lr-warmup-decay", default=0.01, type=float, metavar="D", help="factor at the start")
+    add("--lr-warmup-decay", default=0.01, type=Number(0, 1, above=True), metavar="D", help="factor at the start")
     add = parser.add_argument_group("teacher").add_argument
     add("--teacher", metavar="FILE|NAME", help="network to imitate: compressed file, state dict, or torchvision's")
     add(
         "--teacher-weight",
         default=0.9,
-        type=float,
+        type=FRACTION,
         metavar="W",
         help="of the teacher in the loss; the rest is for the labels",
     )
-    add("--teacher-temperature", default=4.0, type=float, metavar="T", help="by which the logits of both are divided")
+    add(
+        "--teacher-temperature",
+        default=4.0,
+        type=Number(0, 1000, above=True),
+        metavar="T",
+        help="by which the logits of both are divided",
+    )
     add_moving_average(parser)
     add_computation(parser).add_argument("--channels-last", action="store_true", help="memory format of the network")
     add_output(parser)
@@ -108,22 +114,40 @@ def _add_data(group: Group) -> None:
         help="folder with train/ and val/ or test/, or with CIFAR-10 as torchvision has it",
     )
     add("--dataset", choices=DATASETS, metavar="NAME", help="data set (default: cifar10 for networks of 32x32 images)")
-    add("--holdout", default=0, type=int, metavar="N", help="validate on N training images, which are left out")
+    add("--holdout", default=0, type=whole(0), metavar="N", help="validate on N training images, which are left out")
     add("--cache-dataset", action="store_true", help="keep decoded CIFAR class folders in a file beside them")
     add_workers(group)
     add("--auto-augment", choices=POLICIES, metavar="NAME", help="of imagenet (default: none)")
-    add("--ra-magnitude", default=9, type=int, metavar="M", help="of --auto-augment ra")
-    add("--augmix-severity", default=3, type=int, metavar="S", help="of --auto-augment augmix")
-    add("--random-erase", default=0.0, type=float, metavar="P", help="of imagenet: probability")
+    add("--ra-magnitude", default=9, type=whole(0, 30), metavar="M", help="of --auto-augment ra")
+    add("--augmix-severity", default=3, type=whole(1, 10), metavar="S", help="of --auto-augment augmix")
+    add("--random-erase", default=0.0, type=FRACTION, metavar="P", help="of imagenet: probability")
     add("--interpolation", default="bilinear", choices=INTERPOLATIONS, metavar="NAME", help="of imagenet")
-    add("--val-resize-size", default=256, type=int, metavar="S", help="of imagenet: length of the shorter side")
-    add("--val-crop-size", default=224, type=int, metavar="S", help="of imagenet: side of the crop for evaluation")
-    add("--train-crop-size", default=224, type=int, metavar="S", help="of imagenet: side of the crop for training")
+    add(
+        "--val-resize-size",
+        default=256,
+        type=whole(1, 10_000),
+        metavar="S",
+        help="of imagenet: length of the shorter side",
+    )
+    add(
+        "--val-crop-size",
+        default=224,
+        type=whole(1, 10_000),
+        metavar="S",
+        help="of imagenet: side of the crop for evaluation",
+    )
+    add(
+        "--train-crop-size",
+        default=224,
+        type=whole(1, 10_000),
+        metavar="S",
+        help="of imagenet: side of the crop for training",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate."""
-    check_training(args, holdout=0)
+    check_training(args)
     torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
     torch.backends.cudnn.benchmark = not args.use_deterministic_algorithms  # all images have one size
     with processes(args.device, args.dist_url) as device:
@@ -179,6 +203,8 @@ def _described(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Descr
 def _architecture(args: argparse.Namespace, described: Described | None) -> str:
     """Return the architecture to train: that of the file if it says so, or else --model's."""
     arch = args.model if described is None else described[1].arch
+    if arch is None and args.weights and not (Path(args.weights).is_file() or _is_published(args.weights)):
+        raise DataError(f"{args.weights}: no such file; expected weights, or the name of torchvision's")
     if arch is None:
         raise UsageError("--model is missing; expected an architecture, or --weights with a compressed file")
     source = args.resume or args.weights
@@ -187,6 +213,10 @@ def _architecture(args: argparse.Namespace, described: Described | None) -> str:
     if arch not in classifiers():
         raise UsageError(f"{source}: is a {arch}; expected one of: {', '.join(classifiers())}")
     return str(arch)
+
+
+def _is_published(weights: str) -> bool:
+    return any(named_weights(ARCHITECTURES[name].weights, weights) for name in classifiers())
 
 
 def _dataset(args: argparse.Namespace, arch: str) -> str:

@@ -34,6 +34,7 @@ from norton_det.cli.data_options import (
     files_of,
 )
 from norton_det.cli.detector_to_train import MODELS, OF_A_NEW_DETECTOR, detector_to_train, match
+from norton_det.cli.numbers import FACTOR, FRACTION, whole
 from norton_det.cli.options import (
     add_compression,
     add_max_detections,
@@ -50,11 +51,10 @@ from norton_det.cli.training_options import (
     add_output,
     add_schedule,
     check_training,
-    images_per_update,
     kept_implementations,
-    make_state,
 )
 from norton_det.cli.training_run import coco_facts, open_run, train
+from norton_det.cli.training_state import images_per_update, make_state
 from norton_det.config import COMPRESSION
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
@@ -86,17 +86,17 @@ def add_arguments(parser: Parser) -> None:
     add_compression(parser)
     _add_data(parser)
     add = add_optimiser(parser).add_argument
-    add("--accumulate", default=1, type=int, metavar="N", help="batches whose mean gradient makes one update")
+    add("--accumulate", default=1, type=whole(1), metavar="N", help="batches whose mean gradient makes one update")
     add("--lr", default=0.02, type=rate_or_auto, help="initial learning rate, or auto")
     add_schedule(parser)
     add = parser.add_argument_group("teacher").add_argument
     add("--teacher", metavar="FILE|NAME", help="detector whose feature pyramid is imitated: a file, or torchvision's")
-    add("--teacher-weight", default=1.0, type=float, metavar="W", help="of that error in the loss")
+    add("--teacher-weight", default=1.0, type=FACTOR, metavar="W", help="of that error in the loss")
     add("--teacher-distance", default="mse", choices=list(DISTANCES), help="pkd: by the correlation of each channel")
     add_moving_average(parser)
     add_computation(parser)
     group = add_output(parser)
-    group.add_argument("--eval-every", default=1, type=int, metavar="N", help="epochs between evaluations")
+    group.add_argument("--eval-every", default=1, type=whole(1), metavar="N", help="epochs between evaluations")
     add_max_detections(group)
     parser.set_defaults(batch_size=2, epochs=26, print_freq=20)
     parser.set_defaults(lr_scheduler="multisteplr", lr_step_size=8, lr_steps=[16, 22])
@@ -108,12 +108,17 @@ def _add_model(parser: Parser) -> None:
     add("--weights", metavar="FILE|NAME", help="of the whole detector: a file, or the name of torchvision's")
     add("--weights-backbone", metavar="FILE|NAME", help="compressed file, state dict, or the name of torchvision's")
     text = "0 to 5, from the last stage (default: 3 of weights that were trained, otherwise 5)"
-    add("--trainable-backbone-layers", type=int, metavar="N", help=text)
+    add("--trainable-backbone-layers", type=whole(0, 5), metavar="N", help=text)
     text = "of the backbone: BatchNorm2d or FrozenBatchNorm2d (default: frozen, unless weights are new or pruned since)"
     add("--norm-layer", metavar="NAME", help=text)
-    add("--rpn-score-thresh", type=float, metavar="P", help="minimum score of a proposal (default: 0)")
-    add("--min-size", type=int, metavar="S", help="length to which an image's shorter side is scaled (default: 800)")
-    add("--max-size", type=int, metavar="S", help="limit of the longer side (default: 1333)")
+    add("--rpn-score-thresh", type=FRACTION, metavar="P", help="minimum score of a proposal (default: 0)")
+    add(
+        "--min-size",
+        type=whole(1, 100_000),
+        metavar="S",
+        help="length to which an image's shorter side is scaled (default: 800)",
+    )
+    add("--max-size", type=whole(1, 100_000), metavar="S", help="limit of the longer side (default: 1333)")
     example = '{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}'
     add("--model-kwargs", default="{}", type=json_object, metavar="JSON", help=f"more of the detector, as {example}")
 
@@ -127,7 +132,13 @@ def _add_data(parser: Parser) -> None:
     add_division(group)
     add_keypoint_sigmas(group)
     add_workers(group)
-    add("--aspect-ratio-group-factor", default=3, type=int, metavar="K", help="batch images of similar shape; -1: no")
+    add(
+        "--aspect-ratio-group-factor",
+        default=3,
+        type=whole(-1, 100),
+        metavar="K",
+        help="batch images of similar shape; -1: no",
+    )
     add("--data-augmentation", default="hflip", choices=PRESETS, metavar="NAME", help="preset of torchvision's script")
     add(
         "--keypoint-pairs", nargs="+", type=pair_of_names, metavar="A,B", help="left and right ones (default: by names)"
@@ -182,7 +193,7 @@ def _check(args: argparse.Namespace) -> None:
     check_files(args)
     if args.use_copypaste and args.data_augmentation != "lsj":
         raise UsageError(f"--use-copypaste with --data-augmentation {args.data_augmentation}: expected lsj")
-    check_training(args, accumulate=1, eval_every=1)
+    check_training(args)
 
 
 def _images(args: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:

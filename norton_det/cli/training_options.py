@@ -15,22 +15,22 @@ from torch import nn
 
 from norton_det.checkpoint import read_network
 from norton_det.cli.common import Parser
+from norton_det.cli.numbers import FACTOR, FRACTION, MOST, Number, whole
 from norton_det.cli.options import Group, add_device, add_implementation, check_minimum
+from norton_det.cli.training_state import OF_OPTIMIZER, OF_SCHEDULE, make_state
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tensor_files import read_file
 from norton_det.models.weights import load_state
 from norton_det.runtime.device import check_device
-from norton_det.runtime.distributed import world_size
 from norton_det.runtime.run_folder import checkpoints_in, is_before_checkpoints
 from norton_det.runtime.tensorboard import check_tensorboard
 from norton_det.spec import Spec
 from norton_det.structure.build import build_checked
 from norton_det.training import TrainingState
-from norton_det.training.ema import adjusted_decay, moving_average
 from norton_det.training.fit import KEEP
 from norton_det.training.implementations import AUTO
-from norton_det.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from norton_det.training.optim import OPTIMIZERS, SCHEDULES
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +55,7 @@ FREE |= {
 """Arguments that may change when a training is resumed."""
 _RENAMED = {"form": "implementation", "forms": "implementations"}
 """Arguments in checkpoints of the first version, and their names now."""
-_OPTIMIZER = ("lr", "momentum", "weight_decay", "norm_weight_decay", "bias_weight_decay")
-_SCHEDULE = {
-    "gamma": "lr_gamma",
-    "steps": "lr_steps",
-    "step_size": "lr_step_size",
-    "lr_min": "lr_min",
-    "warmup_epochs": "lr_warmup_epochs",
-    "warmup_method": "lr_warmup_method",
-    "warmup_decay": "lr_warmup_decay",
-}
-_RESTORED = {*_OPTIMIZER, *_SCHEDULE.values(), "lr_scheduler"}
+_RESTORED = {*OF_OPTIMIZER, *OF_SCHEDULE.values(), "lr_scheduler"}
 """Arguments whose values are in a checkpoint's optimizer and schedule; new ones need ``--reset-schedule``."""
 _FIXED = {"opt", "lr_schedule_by"}
 """Arguments without which a checkpoint's optimizer and schedule cannot be restored."""
@@ -75,13 +65,18 @@ def add_optimiser(parser: Parser) -> Group:
     """Add what an update is; return the group."""
     group = parser.add_argument_group("optimiser")
     add = group.add_argument
-    add("-b", "--batch-size", type=int, metavar="N", help="images in a batch of each process")
-    add("--epochs", type=int, metavar="N", help="total number of epochs")
+    add("-b", "--batch-size", type=whole(1), metavar="N", help="images in a batch of each process")
+    add("--epochs", type=whole(1), metavar="N", help="total number of epochs")
     add("--opt", default="sgd", type=str.lower, choices=OPTIMIZERS, metavar="NAME", help="optimizer")
-    add("--momentum", default=0.9, type=float, metavar="M", help="of sgd and rmsprop")
-    add("--wd", "--weight-decay", default=1e-4, type=float, metavar="W", dest="weight_decay", help="weight decay")
-    add("--norm-weight-decay", type=float, metavar="W", help="of normalisation layers (default: --wd)")
-    add("--clip-grad-norm", type=float, metavar="N", help="limit of the gradient's norm (default: no limit)")
+    add("--momentum", default=0.9, type=FRACTION, metavar="M", help="of sgd and rmsprop")
+    add("--wd", "--weight-decay", default=1e-4, type=FACTOR, metavar="W", dest="weight_decay", help="weight decay")
+    add("--norm-weight-decay", type=FACTOR, metavar="W", help="of normalisation layers (default: --wd)")
+    add(
+        "--clip-grad-norm",
+        type=Number(0, 1e9, above=True),
+        metavar="N",
+        help="limit of the gradient's norm (default: no limit)",
+    )
     return group
 
 
@@ -90,9 +85,9 @@ def add_schedule(parser: Parser) -> Group:
     group = parser.add_argument_group("learning rate")
     add = group.add_argument
     add("--lr-scheduler", type=str.lower, choices=SCHEDULES, metavar="NAME", help="schedule")
-    add("--lr-step-size", type=int, metavar="N", help="epochs of steplr")
-    add("--lr-steps", nargs="+", type=int, metavar="N", help="epochs of multisteplr")
-    add("--lr-gamma", default=0.1, type=float, metavar="G", help="factor of steplr, multisteplr and exponentiallr")
+    add("--lr-step-size", type=whole(1), metavar="N", help="epochs of steplr")
+    add("--lr-steps", nargs="+", type=whole(0), metavar="N", help="epochs of multisteplr")
+    add("--lr-gamma", default=0.1, type=FACTOR, metavar="G", help="factor of steplr, multisteplr and exponentiallr")
     return group
 
 
@@ -100,8 +95,14 @@ def add_moving_average(parser: Parser) -> None:
     """Add the moving average."""
     add = parser.add_argument_group("moving average").add_argument
     add("--model-ema", action="store_true", help="evaluate and write a moving average of the network")
-    add("--model-ema-steps", default=32, type=int, metavar="N", help="updates of the network for one of the average")
-    add("--model-ema-decay", default=0.99998, type=float, metavar="D", help="by torchvision's rule")
+    add(
+        "--model-ema-steps",
+        default=32,
+        type=whole(1),
+        metavar="N",
+        help="updates of the network for one of the average",
+    )
+    add("--model-ema-decay", default=0.99998, type=FRACTION, metavar="D", help="by torchvision's rule")
 
 
 def add_computation(parser: Parser) -> Group:
@@ -114,8 +115,14 @@ def add_computation(parser: Parser) -> Group:
     add("--sync-bn", action="store_true", help="batch norm over all processes")
     add("--use-deterministic-algorithms", action="store_true", help="only algorithms that repeat exactly")
     add("--dist-url", default="env://", metavar="URL", help="how processes find each other")
-    add("--world-size", default=1, type=int, metavar="N", help="ignored; the number of processes is set by torchrun")
-    add("--seed", default=0, type=int, metavar="K", help="of weights, order and augmentation")
+    add(
+        "--world-size",
+        default=1,
+        type=whole(0),
+        metavar="N",
+        help="ignored; the number of processes is set by torchrun",
+    )
+    add("--seed", default=0, type=whole(-MOST, 2 * MOST), metavar="K", help="of weights, order and augmentation")
     return group
 
 
@@ -128,14 +135,19 @@ def add_output(parser: Parser) -> Group:
     add("--overwrite", action="store_true", help="replace the run that --output-dir holds")
     add("--resume", default="", metavar="DIR|FILE", help="run or checkpoint to go on from, with the same other flags")
     add("--reset-schedule", action="store_true", help="with --resume, let new --lr, --lr-steps, --wd etc. take effect")
-    add("--start-epoch", "--start_epoch", default=0, type=int, metavar="N", help="number of the first epoch")
+    add("--start-epoch", "--start_epoch", default=0, type=whole(0), metavar="N", help="number of the first epoch")
     add("--test-only", action="store_true", help="evaluate the network of --resume or --weights, and stop")
-    add("--patience", type=int, metavar="N", help="end after N evaluations without a better result (default: never)")
+    add(
+        "--patience",
+        type=whole(1),
+        metavar="N",
+        help="end after N evaluations without a better result (default: never)",
+    )
     text = "checkpoints that are kept: few, of the last epoch, the one before and the best; or all, of each epoch"
     add("--keep", default="few", choices=KEEP, metavar="NAME", help=text)
-    add("--print-freq", type=int, metavar="N", help="iterations between log lines")
+    add("--print-freq", type=whole(1), metavar="N", help="iterations between log lines")
     text = "iterations between lines of metrics.jsonl and TensorBoard (default: --print-freq)"
-    add("--log-every", type=int, metavar="N", help=text)
+    add("--log-every", type=whole(1), metavar="N", help=text)
     add("--tensorboard", action="store_true", help="write TensorBoard's log to --output-dir as well")
     add("--no-plots", action="store_true", help="do not draw pictures and a report at the end")
     return group
@@ -147,8 +159,8 @@ def check_training(args: argparse.Namespace, **minimum: int) -> None:
     Raises:
         UsageError: an argument is too small, or the device is not available.
     """
-    check_minimum(args, batch_size=1, epochs=1, workers=0, print_freq=1, model_ema_steps=1, **minimum)
-    check_minimum(args, **{name: 1 for name in ("patience", "log_every") if getattr(args, name) is not None})
+    check_minimum(args, **minimum)
+    make_state(args, nn.Linear(1, 1), Spec("none", 1), torch.device("cpu"), images=1, lr=1e-3)
     if args.reset_schedule and not args.resume:
         raise UsageError("--reset-schedule without --resume; expected the checkpoint of a training")
     check_device(args.device)
@@ -257,39 +269,3 @@ class Checkpoint:
 def kept_implementations(checkpoint: Checkpoint | None) -> Mapping[str, str]:
     """Return the implementations that "auto" chose before, by the layers' names."""
     return {} if checkpoint is None else checkpoint.args.get("implementations") or {}
-
-
-def make_state(
-    args: argparse.Namespace,
-    model: nn.Module,
-    spec: Spec,
-    device: torch.device,
-    *,
-    images: int,
-    schedule_updates: int = 1,
-) -> TrainingState:
-    """Return the state before the first epoch.
-
-    Args:
-        args: of the command.
-        model: the network, on its device.
-        spec: of the network.
-        device: where it is trained.
-        images: in an update, of all processes.
-        schedule_updates: how often the learning rate changes in an epoch.
-    """
-    options = {name: getattr(args, name) for name in _OPTIMIZER if name in args}
-    optimizer = make_optimizer(model, args.opt, **options)
-    options = {name: getattr(args, flag) for name, flag in _SCHEDULE.items() if flag in args}
-    schedule = make_schedule(optimizer, args.lr_scheduler, epochs=args.epochs, per_epoch=schedule_updates, **options)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
-    ema = None
-    if args.model_ema:
-        decay = adjusted_decay(args.model_ema_decay, images=images * args.model_ema_steps, epochs=args.epochs)
-        ema = moving_average(model, decay)
-    return TrainingState(model, spec, optimizer, schedule, scaler, ema, epoch=args.start_epoch - 1)
-
-
-def images_per_update(args: argparse.Namespace) -> int:
-    """Return the number of images in an update, of all processes and of all batches of it."""
-    return int(args.batch_size * world_size() * getattr(args, "accumulate", 1))

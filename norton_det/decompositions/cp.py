@@ -16,7 +16,7 @@ from norton_det.decompositions.cp_output_fit import SWEEPS, fit_output
 from norton_det.decompositions.cp_solvers import SOLVERS, Solver
 from norton_det.decompositions.cp_tensors import factors_from_cp_tensors, factors_to_cp_tensors
 from norton_det.decompositions.input_metric import ChannelMetric
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, shown
 from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank
@@ -69,11 +69,15 @@ class CPConv2d(CPLayer, Decomposition):
         """Return ``rank``.
 
         Raises:
-            UsageError: ``layer`` is grouped or linear, or ``rank`` is not one positive number.
+            UsageError: ``layer`` is grouped or linear, or ``rank`` is not one positive number, or above the number of
+                weights of a filter.
         """
-        as_convolution(layer, "CP")
+        conv = as_convolution(layer, "CP")
         if not isinstance(rank, int) or rank < 1:
             raise UsageError(f"rank is {rank}; expected one number of at least 1 for a CP block")
+        kh, kw = pair(conv.kernel_size)
+        if rank > (most := conv.in_channels * kh * kw):
+            raise UsageError(f"rank is {shown(rank)}; expected at most {most:,}, the number of weights of a filter")
         return rank
 
     @classmethod

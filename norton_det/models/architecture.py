@@ -8,9 +8,10 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from norton_det.channels.plan import ChannelPlan
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, shown
 from norton_det.models.tasks import Classification, Task
 from norton_det.registry import Registry
+from norton_det.spec import MOST
 
 
 class RateEntry(NamedTuple):
@@ -123,7 +124,9 @@ class Architecture:
             UsageError: ``multiple`` is below 1.
         """
         if multiple < 1:
-            raise UsageError(f"round_to is {multiple}; expected at least 1")
+            raise UsageError(f"round_to is {shown(multiple)}; expected at least 1")
+        if multiple > MOST:
+            raise UsageError(f"round_to is {shown(multiple)}; expected at most {MOST:,}")
         return replace(self, round_to=multiple)
 
     def build(self, num_classes: int | None = None, **options: Any) -> nn.Module:

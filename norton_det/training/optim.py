@@ -48,7 +48,7 @@ def make_optimizer(
         bias_weight_decay: weight decay of all biases, those of normalisation layers included; None: that of the layer.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or no momentum where one is needed.
 
     Example:
         >>> from torch import nn
@@ -58,6 +58,8 @@ def make_optimizer(
         0.9
     """
     expect_choice("optimizer", name, OPTIMIZERS)
+    if name == "sgd_nesterov" and momentum == 0:
+        raise UsageError("momentum is 0; expected more for sgd_nesterov")
     groups = _groups(model, weight_decay, norm_weight_decay, bias_weight_decay)
     if name in ("sgd", "sgd_nesterov"):
         return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=name == "sgd_nesterov")
