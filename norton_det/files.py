@@ -3,13 +3,15 @@
 import errno
 import json
 import os
+import reprlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from norton_det.errors import DataError, UsageError
 from norton_det.file_locks import hold, is_held
@@ -141,6 +143,26 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         _put(temporary, path)
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading. A FIFO would make a reader wait, a device could have no end: they are refused.
+
+    Raises:
+        OSError: the file cannot be opened, or is no regular file.
+
+    Example:
+        >>> import os
+        >>> from norton_det.files import open_regular
+        >>> open_regular(os.curdir)
+        Traceback (most recent call last):
+        OSError: is no regular file
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("is no regular file")
+    return os.fdopen(handle, "rb")
+
+
 def read_json(path: str | Path, kind: type, expected: str) -> Any:
     """Return the content of a JSON file.
 
@@ -150,10 +172,12 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
         expected: what the file should be, for the messages ("COCO annotations").
 
     Raises:
-        DataError: the file is missing, is not JSON, or has an outermost value of another type.
+        DataError: the file is missing, is no regular file, is not JSON, has an object with a key that comes twice, or
+            an outermost value of another type.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        with open_regular(path) as file:
+            content = json.loads(file.read(), object_pairs_hook=_with_keys_once)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected {expected}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -161,6 +185,15 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
     if not isinstance(content, kind):
         raise DataError(f"{path}: holds a {type(content).__name__}; expected {expected}")
     return content
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {reprlib.repr(key)} comes twice in {reprlib.repr(values)}")
+    return values
 
 
 def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:

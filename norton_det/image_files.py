@@ -1,6 +1,6 @@
 """Image files: what is read of them as RGB, and which way up."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,16 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from norton_det.errors import DataError, UsageError
-from norton_det.files import read_json, write_atomically
+from norton_det.files import open_regular, read_json, write_atomically
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+_PROGRAMS = ("EPS",)
+"""Formats for which PIL runs another program, with what the file says."""
 UPRIGHT = 1
 """EXIF's orientation of an image that is stored upright."""
+_FIRST_ON_SIDE = 5
+"""The first of EXIF's orientations of images that are stored on their side."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,7 +47,34 @@ class StoredImage:
     turned: bool
 
 
-def read_image(path: str | Path, annotated: Callable[[str], Size | None] | None = None) -> StoredImage:
+class OtherSizeError(DataError):
+    """An image does not have the size that was expected.
+
+    Attributes:
+        size: width and height of the image.
+    """
+
+    def __init__(self, path: str | Path, size: Size) -> None:
+        super().__init__(f"{path}: is {size[0]} x {size[1]}")
+        self.size = size
+
+
+def sizes_of(upright: Size) -> set[Size]:
+    """Return the sizes in which an image may be stored that has this size once it is upright.
+
+    Example:
+        >>> from norton_det.image_files import sizes_of
+        >>> sorted(sizes_of((40, 30)))
+        [(30, 40), (40, 30)]
+    """
+    return {upright, upright[::-1]}
+
+
+def read_image(
+    path: str | Path,
+    annotated: Callable[[str], Size | None] | None = None,
+    sizes: Collection[Size] | None = None,
+) -> StoredImage:
     """Read an image file as RGB, 8 bits a channel. Channels of 16 bits are scaled to 8.
 
     Args:
@@ -51,10 +82,12 @@ def read_image(path: str | Path, annotated: Callable[[str], Size | None] | None 
         annotated: None: the image is left as it is stored, as torchvision's ``ImageFolder`` does. A function: the image
             is turned upright by its EXIF orientation, unless the stored size is the one that the function returns for
             the file's name. It is called for images with such an orientation only.
+        sizes: those that the image may be stored in. One of another size is not decoded, which may need much memory.
 
     Raises:
-        DataError: the file is missing or damaged, has more pixels than PIL reads, or has integers of 32 bits or floats,
-            whose range no format defines.
+        OtherSizeError: the image is stored in another size.
+        DataError: the file is missing or damaged, is no regular file, is a program (of PostScript), has more pixels
+            than PIL reads, or has integers of 32 bits or floats, whose range no format defines.
 
     Example:
         >>> import tempfile
@@ -70,9 +103,16 @@ def read_image(path: str | Path, annotated: Callable[[str], Size | None] | None 
     """
     try:
         # Of an open file, PIL maps no memory: Pillow 13 would take rows for columns in uncompressed TIFF files on end.
-        with Path(path).open("rb") as file, Image.open(file) as image:
+        with open_regular(path) as file, Image.open(file) as image:
+            if image.format in _PROGRAMS:
+                raise ValueError(f"{image.format} is a program; expected pixels")
+            if sizes is not None and image.size not in sizes:
+                on_side = annotated is not None and _orientation(image) >= _FIRST_ON_SIDE
+                raise OtherSizeError(path, image.size[::-1] if on_side else image.size)
             rgb = _to_rgb(image)
             orientation = _orientation(image)  # after reading: TIFF files are turned by PIL, and have none then
+    except OtherSizeError:
+        raise
     except Exception as error:  # PIL's readers raise errors of any kind for damaged files
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be read as an image: {reason}") from None

@@ -179,7 +179,7 @@ def _drawn(
         maps = [enlarged(with_map(image, one.map(image)), args.side) for one in detectors] if args.cam else []
         legends = {one.title: one.legend for one in detectors}
         if truth is not None:
-            found = {_TRUTH: truth.objects(file, detectors[0].kinds), **found}
+            found = {_TRUTH: truth.objects(file, detectors[0].kinds, (image.shape[2], image.shape[1])), **found}
             legends[_TRUTH] = replace(legend, names=truth.names)
             maps = maps and [enlarged(image, args.side), *maps]
         if len(found) > 1 or maps:

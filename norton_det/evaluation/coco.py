@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from norton_det.data.coco.checks import check_annotations, check_results, raise_errors
+from norton_det.data.coco.checks.annotations import INDEXING
+from norton_det.data.coco.checks.objects import SIGMAS
 from norton_det.data.coco.checks.results import FIELD
 from norton_det.data.coco.labels import BACKGROUND, category_name, class_names
 from norton_det.errors import DataError, expect_choice
@@ -43,10 +45,11 @@ __all__ = [
 ]
 
 _COMMON = (
-    *("incomplete entries", "objects of the background", "duplicate image ids", "duplicate category ids"),
-    *("wrong areas", "wrong iscrowd"),
+    *(*INDEXING, "objects of the background", "duplicate image ids", "duplicate category ids"),
+    *("unknown categories", "wrong areas", "wrong iscrowd"),
 )
-_POINTS = ("wrong keypoint names", "wrong keypoints")
+_OF_CATEGORIES = ("id", "name", "keypoints", SIGMAS)
+_POINTS = ("wrong keypoint names", "wrong keypoint sigmas", "wrong keypoints")
 _TRUTH_CHECKS = {
     "bbox": (*_COMMON, "malformed boxes", "negative boxes"),
     "segm": (*_COMMON, "objects without mask", "broken masks"),
@@ -251,7 +254,11 @@ def _check_ids(content: Mapping[str, Any], backend: str, name: str | Path) -> No
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:
     """Return a copy of annotations that pycocotools evaluates correctly."""
     raise_errors(check_annotations(content, masks=kind == "segm", only=_TRUTH_CHECKS[kind]), name)
-    categories = [c for c in content["categories"] if category_name(c) != BACKGROUND]
+    categories = [
+        {field: c[field] for field in _OF_CATEGORIES if field in c}  # pycocotools copies all of them, however deep
+        for c in content["categories"]
+        if category_name(c) != BACKGROUND
+    ]
     if kind == "keypoints":
         categories = [c for c in categories if c.get("keypoints")]
     if not categories:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from norton_det.data.coco.checks.fields import are_numbers
+from norton_det.data.coco.checks.fields import are_sigmas
+from norton_det.data.coco.checks.objects import SIGMAS
 from norton_det.errors import UsageError, expect
 
 logger = logging.getLogger(__name__)
 
-FIELD = "keypoint_sigmas"
 _DEFAULT = 0.05
 
 
@@ -44,11 +44,11 @@ def sigmas_of(categories: Iterable[Mapping[str, Any]], persons: NDArray[Any]) ->
     """
     category = next(iter(categories))
     count = len(category["keypoints"])
-    if FIELD not in category:
+    if SIGMAS not in category:
         return persons if count == len(persons) else np.full(count, _DEFAULT)
-    sigmas = category[FIELD]
-    where = f"category {category.get('id')}: {FIELD}"
-    expect(are_numbers(sigmas, count) and min(sigmas) > 0, where, sigmas, f"{count} numbers above 0, as keypoints")
+    sigmas = category[SIGMAS]
+    where = f"category {category.get('id')}: {SIGMAS}"
+    expect(are_sigmas(sigmas, count), where, sigmas, f"{count} numbers above 0, as keypoints")
     return np.array(sigmas, dtype=float)
 
 
@@ -71,8 +71,8 @@ def set_sigmas(coco: Any, sigmas: Sequence[float] | None, name: str | Path) -> N
         count = len(category["keypoints"])
         if len(given) not in (1, count):
             raise UsageError(f"{len(given)} keypoint sigmas; {name} has {count} keypoints; expected {count}, or one")
-        category[FIELD] = given * (count if len(given) == 1 else 1)
+        category[SIGMAS] = given * (count if len(given) == 1 else 1)
     if categories:
-        own = categories[0].get(FIELD)
+        own = categories[0].get(SIGMAS)
         default = f"COCO's of its 17 keypoints, {_DEFAULT} of others"
         logger.info("%s: tolerances of the keypoints: %s", name, own or default)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from norton_det.data.coco.checks.fields import is_id
 from norton_det.evaluation.coco_results import Result
 
 
@@ -48,4 +49,8 @@ def results_of(results: Sequence[Result], coco: Any, first: Any) -> list[Result]
         first: those of the first images.
     """
     left_out = coco.imgs.keys() - first.imgs.keys()
-    return [row for row in results if not (isinstance(row, dict) and row.get("image_id") in left_out)]
+    return [
+        row
+        for row in results
+        if not (isinstance(row, dict) and is_id(row.get("image_id")) and row["image_id"] in left_out)
+    ]

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from norton_det.data.coco.image_paths import image_path
 from norton_det.data.coco.labels import class_names, keypoint_names
 from norton_det.errors import DataError
 from norton_det.evaluation.at_threshold import ImageErrors, errors_by_image
@@ -97,7 +98,7 @@ def _chosen(rows: Mapping[Any, ImageErrors], sides: Sequence[Analysis], count: i
 def _read(coco: Any, image: Any, folder: Path) -> Image.Image | DataError:
     """Return an image, or why it cannot be read."""
     try:
-        return read_rgb(folder / coco.imgs[image]["file_name"])
+        return read_rgb(image_path(folder, coco.imgs[image]))
     except DataError as error:
         return error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from norton_det.errors import DataError
 from norton_det.files import read_json
+from norton_det.formatting import shown
 
 _LIMBS = ("shoulder elbow", "elbow wrist", "shoulder hip", "hip knee", "knee ankle", "eye ear", "ear shoulder")
 _OF_PERSONS = (
@@ -45,14 +46,22 @@ class Legend:
         """Return the names and the skeleton in the categories of a COCO annotation file.
 
         Raises:
-            DataError: the file is missing, is not JSON, or has no categories.
+            DataError: the file is missing, is not JSON, has no categories, or a skeleton of other than its keypoints.
         """
         categories = read_json(path, dict, "COCO annotations").get("categories")
-        if not isinstance(categories, list) or not all(isinstance(c, dict) and "id" in c for c in categories):
+        if not isinstance(categories, list) or not all(
+            isinstance(c, dict) and isinstance(c.get("id"), (int, str)) for c in categories
+        ):
             raise DataError(f"{path}: lacks categories with ids; expected COCO annotations")
         names = {c["id"]: str(c["id"] if c.get("name") is None else c["name"]) for c in categories}
-        lines: list[list[int]] = _first(categories, "skeleton")
-        return cls(names, [(a - 1, b - 1) for a, b in lines], [str(name) for name in _first(categories, "keypoints")])
+        points = [str(name) for name in _first(categories, "keypoints")]
+        lines = _first(categories, "skeleton")
+        for line in lines:
+            if not (isinstance(line, list) and len(line) == 2 and all(n in range(1, len(points) + 1) for n in line)):
+                raise DataError(
+                    f"{path}: categories: skeleton has {shown(line)}; expected pairs of keypoints, 1 to {len(points)}"
+                )
+        return cls(names, [(int(a) - 1, int(b) - 1) for a, b in lines], points)
 
     @classmethod
     def of_names(cls, classes: Sequence[str], keypoints: Sequence[str] = ()) -> "Legend":

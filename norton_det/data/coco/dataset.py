@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from norton_det.data.coco.checks import check_annotations, raise_errors
-from norton_det.data.coco.checks.annotations import reading_checks
+from norton_det.data.coco.checks.annotations import INDEXING, reading_checks
 from norton_det.data.coco.checks.fields import is_area
 from norton_det.data.coco.held_out import HeldOut
+from norton_det.data.coco.image_paths import image_path
 from norton_det.data.coco.labels import Labels, class_categories, keypoint_names
 from norton_det.data.coco.layouts import Split, find_split
 from norton_det.data.coco.pixels import PixelReader
@@ -42,14 +43,14 @@ def read_coco(path: str | Path, part: HeldOut | None = None) -> Any:
 
     Raises:
         DataError: the file is missing, is not JSON, or does not contain COCO annotations; an entry lacks an id, a file
-            name or a size.
+            name or a size, or ids are of different kinds.
     """
     from pycocotools.coco import COCO
 
     coco = COCO()
     coco.dataset = read_json(path, dict, "COCO annotations")
     try:
-        findings = check_annotations(coco.dataset, only=["incomplete entries"])
+        findings = check_annotations(coco.dataset, only=INDEXING)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     raise_errors(findings, path)
@@ -67,7 +68,7 @@ def annotated_images(found: Split) -> list[Path]:
         DataError: as of :func:`read_coco`.
     """
     entries = read_coco(found.annotations, found.part).dataset["images"]
-    return sorted(found.images / entry["file_name"] for entry in entries)
+    return sorted(image_path(found.images, entry) for entry in entries)
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
@@ -179,7 +180,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         image_id = self.ids[index]
         entry = self.coco.imgs[image_id]
-        image = self._read(self.folder / entry["file_name"], entry)
+        image = self._read(self.folder, entry)
         target = self._target(image_id, *image.shape[-2:])
         if self.transform is not None:
             image, target = self.transform(image, target)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from norton_det.errors import DataError
+from norton_det.formatting import shown
 from norton_det.models import ARCHITECTURES
 from norton_det.spec import UNUSED, Spec
 
@@ -169,7 +170,7 @@ def class_names(categories: Iterable[Category]) -> dict[Any, str]:
     ids = sorted(names, key=lambda number: (type(number).__name__, number))  # integers, then strings
     distinct = {n: names[n] if counts[names[n]] == 1 else f"{names[n]} (id {n})" for n in ids}
     if len(set(distinct.values())) < len(distinct):
-        raise DataError(f"categories {distinct}: expected distinct names")
+        raise DataError(f"categories {shown(distinct)}: expected distinct names")
     return distinct
 
 
@@ -201,13 +202,13 @@ def _described(number: Any, name: str, label_of: Mapping[str, int]) -> str:
     """Return a class that a detector lacks, with the class that its name resembles."""
     plain = {" ".join(known.casefold().split()): known for known in label_of}
     similar = get_close_matches(" ".join(name.casefold().split()), plain, n=1, cutoff=0.8)
-    return f"{name!r} (id {number}" + (f"; similar: {plain[similar[0]]!r})" if similar else ")")
+    return f"{shown(name)} (id {number}" + (f"; similar: {shown(plain[similar[0]])})" if similar else ")")
 
 
 def _classes_by_id(spec: Spec, names: Mapping[Any, str], detector: str | Path, data: str | Path) -> tuple[str, ...]:
     """Return the names of a detector's labels, which are category ids."""
     labels = range(1, spec.num_classes)
-    if outside := [f"{name!r} (id {number})" for number, name in names.items() if number not in labels]:
+    if outside := [f"{shown(name)} (id {number})" for number, name in names.items() if number not in labels]:
         raise DataError(
             f"{data}: has classes that {detector} lacks: {', '.join(outside)}; "
             f"it does not name its classes, and its labels are the ids 1 to {spec.num_classes - 1}"

@@ -1,6 +1,7 @@
 """Where the images and the annotations of a data set are, in the folders that people have or export."""
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -178,8 +179,9 @@ def _with_images(folders: Iterable[Path], annotations: Path) -> Path:
     if not others:
         return first
     entries: Any = read_json(annotations, dict, "COCO annotations").get("images")
-    name = entries[0].get("file_name") if entries and isinstance(entries[0], Mapping) else None
-    return next((folder for folder in (first, *others) if (folder / str(name)).is_file()), first)
+    entry = entries[0] if isinstance(entries, list) and entries else None
+    name = entry.get("file_name") if isinstance(entry, Mapping) else None
+    return next((folder for folder in (first, *others) if os.path.isfile(folder / str(name))), first)  # noqa: PTH113  of any name
 
 
 def _only(root: Path, split: str, candidates: Iterable[Split]) -> Split | None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from norton_det.data.coco.image_paths import image_path
 from norton_det.errors import DataError
-from norton_det.image_files import UPRIGHT, Size, StoredImage, read_image
+from norton_det.image_files import UPRIGHT, OtherSizeError, Size, StoredImage, read_image, sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,13 @@ def read_annotated(path: str | Path, size: Size) -> StoredImage:
         ...     read_annotated(f"{folder}/a.jpg", (30, 40)).turned, read_annotated(f"{folder}/a.jpg", (40, 30)).turned
         (True, False)
     """
-    image = read_image(path, lambda name: size)
-    if image.rgb.size != size:
-        width, height = image.rgb.size
-        raise DataError(
-            f"{path}: is {width} x {height}, annotated as {size[0]} x {size[1]}; expected the size that was annotated"
-        )
+    try:
+        image = read_image(path, lambda name: size, sizes_of(size))
+        if image.rgb.size != size:
+            raise OtherSizeError(path, image.rgb.size)
+    except OtherSizeError as error:
+        text = f"annotated as {size[0]} x {size[1]}; expected the size that was annotated"
+        raise DataError(f"{error}, {text}") from None
     return image
 
 
@@ -61,8 +63,9 @@ class PixelReader:
     def __init__(self) -> None:
         self._logged = torch.zeros(1, dtype=torch.bool).share_memory_()  # by one of all processes that read
 
-    def __call__(self, path: Path, entry: Mapping[str, Any]) -> Tensor:
-        """Return an image, float (3, H, W) with values from 0 to 1, given its entry in COCO annotations."""
+    def __call__(self, folder: Path, entry: Mapping[str, Any]) -> Tensor:
+        """Return an image, float (3, H, W) with values from 0 to 1, given the folder and its entry in annotations."""
+        path = image_path(folder, entry)
         image = read_annotated(path, annotated_size(entry))
         if image.orientation != UPRIGHT and not self._logged:
             self._logged.fill_(True)

@@ -7,8 +7,9 @@ from typing import Any
 
 from norton_det.data.coco.checks import objects
 from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
-from norton_det.data.coco.checks.fields import are_coordinates, is_area, leaves_folder, outside
+from norton_det.data.coco.checks.fields import are_coordinates, is_area, outside
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+from norton_det.data.coco.image_paths import leaves_folder
 from norton_det.data.coco.labels import BACKGROUND, category_name
 
 _LOWER = {ERROR: WARNING, WARNING: NOTE, NOTE: NOTE}
@@ -120,11 +121,15 @@ def _wrong_iscrowd(data: Annotations, a: Entry) -> str | None:
     return None if a.get("iscrowd", 0) in (0, 1) else describe_field(a, "iscrowd")
 
 
-def _kinds_of_ids(data: Annotations) -> Iterator[str]:
-    numbers = [image["id"] for image in data.images if isinstance(image["id"], int)]
-    texts = [image["id"] for image in data.images if isinstance(image["id"], str)]
-    if numbers and texts:
-        yield f"{numbers[0]!r} and {texts[0]!r}"
+def _kinds_of_ids(part: str) -> Callable[[Annotations], Iterator[str]]:
+    def find(data: Annotations) -> Iterator[str]:
+        ids = [entry["id"] for entry in getattr(data, part)]
+        texts = [number for number in ids if isinstance(number, str)]
+        if 0 < len(texts) < len(ids):
+            number = next(number for number in ids if not isinstance(number, str))
+            yield f"{number!r} and {texts[0]!r}"
+
+    return find
 
 
 def _malformed_box(data: Annotations, a: Entry) -> str | None:
@@ -160,9 +165,17 @@ def _boxes_as_corners(data: Annotations) -> Iterator[str]:
 
 CHECKS: tuple[Check[Annotations], ...] = (
     Check("empty lists", ERROR, _empty, "training and evaluation need images, annotations and categories"),
-    Check("incomplete entries", ERROR, lambda data: data.incomplete, "expected ids, a file name, sizes above 0"),
+    Check(
+        "incomplete entries",
+        ERROR,
+        lambda data: data.incomplete,
+        "expected ids, names without control characters, sizes above 0",
+    ),
     Check("duplicate image ids", ERROR, _duplicate("images"), "their annotations are mixed"),
-    Check("image ids of different kinds", ERROR, _kinds_of_ids, "expected all numbers, or all strings"),
+    Check("image ids of different kinds", ERROR, _kinds_of_ids("images"), "expected all numbers, or all strings"),
+    Check(
+        "category ids of different kinds", ERROR, _kinds_of_ids("categories"), "expected all numbers, or all strings"
+    ),
     Check("duplicate category ids", ERROR, _duplicate("categories"), "the last one hides the others"),
     Check("duplicate annotation ids", WARNING, _duplicate("annotations"), "other programs use the last one for all"),
     Check("annotation id 0", NOTE, each_annotation(_id_zero), "pycocotools takes it for unmatched; corrected here"),
@@ -180,13 +193,15 @@ CHECKS: tuple[Check[Annotations], ...] = (
     Check("wrong areas", ERROR, each_annotation(_wrong_area), "expected square pixels, for APs, APm and APl", "area"),
     Check("wrong iscrowd", ERROR, each_annotation(_wrong_iscrowd), "expected 0 or 1"),
     *objects.CHECKS,
-    Check("paths that leave the folder", ERROR, _paths, "expected a file in the folder of images"),
+    Check("paths that leave the folder", ERROR, _paths, "expected a file in the folder of images", "file_name"),
     Check("images without annotations", NOTE, _without_annotations, "left out in training"),
 )
 """All checks of annotations, in the order of the findings."""
+INDEXING = ("incomplete entries", "image ids of different kinds", "category ids of different kinds")
+"""Names of the checks without which no annotations can be indexed."""
 _READING = (
-    "incomplete entries",
-    "image ids of different kinds",
+    *INDEXING,
+    "paths that leave the folder",
     "unknown categories",
     "objects of the background",
     "malformed boxes",

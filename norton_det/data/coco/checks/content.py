@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from norton_det.data.coco.checks.fields import is_id, is_size
+from norton_det.data.coco.checks.fields import is_id, is_number, is_size, is_text
 from norton_det.data.coco.labels import BACKGROUND, category_name
 from norton_det.errors import DataError
+from norton_det.formatting import shown
 
 Entry = dict[str, Any]
 _PARTS = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -38,7 +39,7 @@ class Annotations:
         image = {"id": is_id, "file_name": _is_name, "width": is_size, "height": is_size}
         ids = dict.fromkeys(("id", "image_id", "category_id"), is_id)
         self.images = self._complete(content, "images", image)
-        self.categories = self._complete(content, "categories", {"id": is_id})
+        self.categories = self._complete(content, "categories", {"id": is_id, "name": _is_class})
         self.annotations = self._complete(content, "annotations", ids)
         self.image_of = {image["id"]: image for image in self.images}
         self.category_of = {category["id"]: category for category in self.categories}
@@ -78,8 +79,12 @@ def each_annotation(fault: Callable[[Annotations, Entry], str | None]) -> Callab
 
 def describe_field(entry: Entry, field: str) -> str:
     """Return a description of the value of a field ("width is 0", "no width")."""
-    return f"{field} is {entry[field]!r}" if field in entry else f"no {field}"
+    return f"{field} is {shown(entry[field])}" if field in entry else f"no {field}"
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != ""
+    return is_text(value) and value != ""
+
+
+def _is_class(value: object) -> bool:
+    return value is None or is_number(value) or is_text(value)

@@ -66,10 +66,14 @@ def run_checks(checks: Sequence[Check[T]], subject: T) -> list[Finding]:
     """Return the findings of the checks on ``subject``: errors, then warnings, then notes."""
     findings = []
     for check in checks:
-        examples = list(check.find(subject))
+        examples = [_cut(example) for example in check.find(subject)]
         if examples:
             findings.append(Finding(check.name, check.severity, len(examples), examples, check.message))
     return sorted(findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity))
+
+
+def _cut(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def raise_errors(findings: Iterable[Finding], source: str | Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from tqdm import tqdm
 
 from norton_det.data.coco.checks.content import Annotations, Entry
-from norton_det.data.coco.checks.fields import leaves_folder
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check, Finding, run_checks
+from norton_det.data.coco.image_paths import image_path, leaves_folder
 from norton_det.data.coco.pixels import annotated_size
 from norton_det.errors import DataError
 from norton_det.files import IMAGE_SUFFIXES
-from norton_det.image_files import UPRIGHT, Size, read_image
+from norton_det.image_files import UPRIGHT, OtherSizeError, Size, read_image, sizes_of
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,19 @@ def check_images(content: Mapping[str, Any], folder: str | Path) -> list[Finding
     """
     entries = [entry for entry in Annotations(content).images if not leaves_folder(entry["file_name"])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda entry: _read(entry, Path(folder) / entry["file_name"]), entries)
+        results = pool.map(lambda entry: _read(entry, Path(folder)), entries)
         files = list(tqdm(results, desc="images", total=len(entries), disable=None, leave=False))
     return run_checks(CHECKS, ImageFolder(Path(folder), files))
 
 
-def _read(entry: Entry, path: Path) -> ImageFile:
-    if not path.is_file():
-        return ImageFile(entry, path)
+def _read(entry: Entry, folder: Path) -> ImageFile:
+    path, size = folder / entry["file_name"], annotated_size(entry)
     try:
-        image = read_image(path, lambda name: annotated_size(entry))  # as the data set does
+        image = read_image(image_path(folder, entry), lambda name: size, sizes_of(size))  # as the data set does
+    except OtherSizeError as error:
+        return ImageFile(entry, path, error.size)
     except DataError as error:
-        return ImageFile(entry, path, error=str(error))
+        return ImageFile(entry, path, error=str(error) if os.path.lexists(path) else "")
     return ImageFile(entry, path, image.rgb.size, orientation=image.orientation, turned=image.turned)
 
 

@@ -4,9 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from norton_det.data.coco.checks.content import Annotations, Entry, describe_field, each_annotation
-from norton_det.data.coco.checks.fields import keypoints_fault, mask_fault
+from norton_det.data.coco.checks.fields import are_sigmas, is_text, keypoints_fault, mask_fault
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check
 from norton_det.data.coco.sides import partners
+from norton_det.formatting import shown
+
+MASK, POINTS, SIGMAS = "segmentation", "keypoints", "keypoint_sigmas"
 
 
 def _without_mask(data: Annotations, a: Entry) -> str | None:
@@ -31,7 +34,7 @@ def _visibilities(data: Annotations, a: Entry) -> list[float]:
 
 def _unknown_visibility(data: Annotations, a: Entry) -> str | None:
     wrong = [v for v in _visibilities(data, a) if v not in (0, 1, 2)]
-    return f"visibility {wrong[0]}" if wrong else None
+    return f"visibility {shown(wrong[0])}" if wrong else None
 
 
 def _wrong_num_keypoints(data: Annotations, a: Entry) -> str | None:
@@ -60,9 +63,16 @@ def _no_names(data: Annotations) -> Iterator[str]:
 def _wrong_names(data: Annotations) -> Iterator[str]:
     for category in data.categories:
         names = category.get("keypoints") or []
-        texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        texts = isinstance(names, list) and all(map(is_text, names))
         if not texts or len(set(names)) < len(names):
             yield f"category {category['id']}: {describe_field(category, 'keypoints')}"
+
+
+def _wrong_sigmas(data: Annotations) -> Iterator[str]:
+    for number, count in data.keypoints_of.items():
+        category = data.category_of[number]
+        if SIGMAS in category and not are_sigmas(category[SIGMAS], count):
+            yield f"category {number}: {describe_field(category, SIGMAS)}; expected {count}"
 
 
 def _different_names(data: Annotations) -> Iterator[str]:
@@ -85,7 +95,6 @@ def _one_sided(data: Annotations) -> Iterator[str]:
         yield from (f"category {number}: {name}" for name, other in partners(names).items() if other is None)
 
 
-MASK, POINTS = "segmentation", "keypoints"
 CHECKS: tuple[Check[Annotations], ...] = (
     Check("objects without mask", ERROR, each_annotation(_without_mask), "a mask detector needs all masks", MASK),
     Check("broken masks", ERROR, each_annotation(_broken_mask), "pycocotools hangs, or decodes other masks", MASK),
@@ -99,6 +108,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
     ),
     Check("categories without keypoints", WARNING, _without_keypoints, "their objects have boxes alone", POINTS),
     Check("keypoints without partner", WARNING, _one_sided, "a flip needs --keypoint-pairs, or do not flip", POINTS),
+    Check("wrong keypoint sigmas", ERROR, _wrong_sigmas, "expected numbers above 0, as many as keypoints", POINTS),
     Check("wrong keypoints", ERROR, each_annotation(_wrong_keypoints), "expected those of the category", POINTS),
     Check("unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0, 1 or 2 (visible)", POINTS),
     Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs use it", POINTS),

@@ -5,8 +5,16 @@ from functools import cached_property
 from typing import Any
 
 from norton_det.data.coco.checks.content import Annotations
-from norton_det.data.coco.checks.fields import box_fault, is_id, is_number, keypoints_fault, mask_fault, outside
+from norton_det.data.coco.checks.fields import (
+    box_fault,
+    is_id,
+    is_number,
+    keypoints_fault,
+    mask_fault,
+    outside,
+)
 from norton_det.data.coco.checks.findings import ERROR, WARNING, Check, Finding, run_checks
+from norton_det.formatting import shown
 
 FIELD = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """Kinds of results, and the field of each kind."""
@@ -100,20 +108,20 @@ def _no_known_category(subject: Results) -> Iterator[str]:
 
 
 def _first(ids: Iterable[Any], limit: int = 5) -> str:
-    texts = sorted(map(str, ids))
+    texts = sorted(map(shown, ids))
     return ", ".join(texts[:limit]) + (" ..." if len(texts) > limit else "")
 
 
 def _unknown_image(subject: Results, row: Row) -> str | None:
-    return None if row["image_id"] in subject.data.image_of else f"image_id {row['image_id']!r}"
+    return None if row["image_id"] in subject.data.image_of else f"image_id {shown(row['image_id'])}"
 
 
 def _unknown_category(subject: Results, row: Row) -> str | None:
-    return None if row["category_id"] in subject.data.category_of else f"category_id {row['category_id']!r}"
+    return None if row["category_id"] in subject.data.category_of else f"category_id {shown(row['category_id'])}"
 
 
 def _wrong_score(subject: Results, row: Row) -> str | None:
-    return None if is_number(row["score"]) else f"score {row['score']!r}"
+    return None if is_number(row["score"]) else f"score {shown(row['score'])}"
 
 
 def _wrong_box(subject: Results, row: Row) -> str | None:
