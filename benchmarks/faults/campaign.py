@@ -47,7 +47,7 @@ class Campaign:
     run: Callable[[Any, int, Random, Path], Outcome]
 
 
-NAMES: tuple[str, ...] = ("configs", "files", "hostile", "layers", "records")
+NAMES: tuple[str, ...] = ("configs", "files", "hostile", "layers", "records", "evaluation")
 
 
 def campaign(name: str) -> Campaign:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import TINY, Refused, fill, tool
 from pycocotools import mask as rle
-from random_coco import SIZE, indexed, random_data, reference
 from torchvision.models.detection import transform
 
+from benchmarks.faults.random_coco import SIZE, indexed, random_data, reference
 from norton_det.builders import make_detector
 from norton_det.data import CocoDataset, collate
 from norton_det.data.coco.checks.annotations import CHECKS

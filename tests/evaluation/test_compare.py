@@ -13,9 +13,9 @@ import torch
 from conftest import TINY, Refused, fill, tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_coco import indexed, random_data, reference
 
 import norton_det as nd
+from benchmarks.faults.random_coco import indexed, random_data, reference
 from norton_det.builders import make_detector
 from norton_det.data import CocoDataset
 from norton_det.evaluation import bootstrap

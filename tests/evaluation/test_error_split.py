@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_coco import indexed, random_data
 
+from benchmarks.faults.random_coco import indexed, random_data
 from norton_det.errors import UsageError
 from norton_det.evaluation.at_threshold import confusion_matrix, errors_by_image, found_by_size
 from norton_det.evaluation.coco import CocoEvaluator

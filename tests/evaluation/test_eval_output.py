@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import tool
-from random_coco import indexed, random_data
 
+from benchmarks.faults.random_coco import indexed, random_data
 from norton_det.evaluation.coco import CLASSES, CocoEvaluator, evaluate_results, metric_names
 from norton_det.evaluation.compare import compare_results
 from norton_det.evaluation.error_split import dict_of, split_errors

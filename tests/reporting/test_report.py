@@ -11,9 +11,9 @@ import pytest
 import yaml
 from conftest import Refused, tool
 from PIL import Image
-from random_coco import KEYPOINTS, indexed, random_data
 
 import norton_det as nd
+from benchmarks.faults.random_coco import KEYPOINTS, indexed, random_data
 from norton_det.data import CocoDataset
 from norton_det.evaluation.coco import evaluate_results
 from norton_det.reporting.analysis import analyse

@@ -14,6 +14,7 @@ KEYPOINTS = ["a", "left_b", "right_b"]
 
 
 def indexed(content: dict[str, Any]) -> COCO:
+    """Return pycocotools' object of annotations."""
     coco = COCO()
     coco.dataset = content
     coco.createIndex()
@@ -43,7 +44,8 @@ def random_data(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return annotations with crowds, absent keypoints and an empty class, and results with equal scores."""
     rng = np.random.default_rng(seed)
     images = [{"id": i, "file_name": f"{i}.png", "width": SIZE, "height": SIZE} for i in range(4)]
-    annotations, results = [], []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for image in images:
         for _ in range(rng.integers(0, 6)):
             found = random_object(rng)
