@@ -71,6 +71,12 @@ class Case:
         return self.root / "results.json"
 
 
+def expect_right(condition: object, what: str) -> None:
+    """Stop the case, which is then noted as failed, unless the condition holds."""
+    if not condition:
+        raise RuntimeError(f"wrong: {what}")
+
+
 class Row(NamedTuple):
     """What was read of an object, bit by bit."""
 
@@ -141,7 +147,8 @@ def rows_of(data: CocoDataset, renamed: Renamed = SAME) -> tuple[dict[str, list[
             )
             for i in range(len(categories))
         ]
-        assert all(value.double().isfinite().all() for value in target.values() if isinstance(value, Tensor)), name
+        finite = all(value.double().isfinite().all() for value in target.values() if isinstance(value, Tensor))
+        expect_right(finite, f"{name}: {target}")
     return rows, pixels
 
 

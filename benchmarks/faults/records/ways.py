@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.faults.records.data import TINY, Case, Row, Sound, rows_of
+from benchmarks.faults.records.data import TINY, Case, Row, Sound, expect_right, rows_of
 from norton_det.cli import train_det
 from norton_det.cli.common import command
 from norton_det.cli.config_defaults import parse_arguments
@@ -115,9 +115,8 @@ def _train(case: Case, found: list[Found], workers: int = 0) -> None:
     for _, targets in training_batches(train_images, batching, 0, workers=workers):
         for target in targets:
             labels, boxes = target["labels"], target["boxes"]
-            assert ((labels > 0) & (labels < train_images.num_classes)).all(), "labels"
-            assert boxes.isfinite().all(), "boxes"
-            assert (boxes[:, 2:] > boxes[:, :2]).all(), "boxes"
+            expect_right(((labels > 0) & (labels < train_images.num_classes)).all(), f"labels {labels}")
+            expect_right((boxes[:, 2:] > boxes[:, :2]).all() and boxes.isfinite().all(), f"boxes {boxes}")
     results = []
     for images, targets in evaluation_batches(val_images, batching, workers=workers):
         results += to_results(
@@ -144,7 +143,8 @@ def _detections(image: torch.Tensor, kinds: tuple[str, ...], data: CocoDataset) 
 
 def _check_metrics(metrics: Metrics) -> None:
     values = [value for lines in metrics.values() for value in lines.values()]
-    assert all(value is None or 0 <= value <= 1 for value in values if not isinstance(value, dict)), metrics
+    right = all(value is None or 0 <= value <= 1 for value in values if not isinstance(value, dict))
+    expect_right(right, f"metrics {metrics}")
 
 
 def _command(case: Case, words: str, *more: str) -> Ended:
@@ -239,10 +239,7 @@ def train_command(case: Case, sound: Sound) -> Ended:
 
 Way = Callable[[Case, Sound], Ended]
 _OFTEN: list[Way] = [train, results, check, train, draw, train, results, compare, train, check]
-WAYS: tuple[Way, ...] = (
-    *(*_OFTEN * 4, *_OFTEN[:5], train_with_readers, detect, detect, visualize, train_with_readers),
-    *(*_OFTEN * 4, *_OFTEN[:5], train_with_readers, detect, detect, visualize, train_command),
-)
+WAYS: tuple[Way, ...] = (*_OFTEN * 9, *_OFTEN[:5], *[train_with_readers] * 2, detect, visualize, train_command)
 """The way of each case, over and over; those that take long come last."""
 APART = (train_with_readers, detect, visualize, train_command)
 """The ways that start processes or threads: each case has a process of its own."""
