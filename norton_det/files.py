@@ -123,6 +123,24 @@ def check_writable(folder: str | Path) -> None:
         raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
+def check_name(path: str | Path) -> None:
+    """Check that a file can have a name, which must not be that of a folder, nor too long under its temporary one.
+
+    Raises:
+        OSError: it cannot.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     check_name(f"{folder}/x.json")
+    """
+    path = Path(path)
+    with naming(path), suppress(FileNotFoundError):
+        path.with_name(f".{path.name}.{MARK}12345678{path.suffix}").stat()
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that is renamed to it at the end of the block.

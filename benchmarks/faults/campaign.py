@@ -47,7 +47,18 @@ class Campaign:
     run: Callable[[Any, int, Random, Path], Outcome]
 
 
-NAMES: tuple[str, ...] = ("configs", "files", "hostile", "layers", "records", "evaluation")
+NAMES: tuple[str, ...] = (
+    "configs",
+    "files",
+    "hostile",
+    "kills",
+    "storage",
+    "resume",
+    "layers",
+    "records",
+    "evaluation",
+    "processes",
+)
 
 
 def campaign(name: str) -> Campaign:

@@ -12,7 +12,7 @@ from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_co
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
 from norton_det.errors import DataError, UsageError
-from norton_det.files import check_writable
+from norton_det.files import check_name, check_writable
 from norton_det.models import ARCHITECTURES
 from norton_det.notation import parse_ranks
 from norton_det.pruning import CRITERIA
@@ -119,13 +119,14 @@ def check_output(path: str, *suffixes: str) -> None:
 
     Raises:
         UsageError: it cannot, for it has another suffix or no folder.
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or the name cannot be that of a file.
     """
     if suffixes and Path(path).suffix not in suffixes:
         raise UsageError(f"--output {path}: expected a name that ends with {' or '.join(suffixes)}")
     if not Path(path).parent.is_dir():
         raise UsageError(f"--output {path}: folder {Path(path).parent} does not exist")
     check_writable(Path(path).parent)
+    check_name(path)
 
 
 def add_compression(parser: Parser) -> Group:

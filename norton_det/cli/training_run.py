@@ -37,12 +37,13 @@ from norton_det.runtime.run_folder import (
     refuse_other_run,
     remove_run,
 )
+from norton_det.runtime.signals import catch_signals, end_at_once
 from norton_det.runtime.tensorboard import tensorboard_log
 from norton_det.spec import UNUSED, Spec
 from norton_det.storage import check_space, naming
 from norton_det.training import Task, TrainingState, TrainOptions
 from norton_det.training.fit import fit
-from norton_det.training.history import is_over, summary
+from norton_det.training.history import complete_lines, is_over, summary
 from norton_det.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def open_run(args: argparse.Namespace, model: str) -> Iterator[RunLog]:
         if args.output_dir and not (new or args.overwrite or _is_own(args)):
             refuse_other_run(args.output_dir)
         with ExitStack() as stack:
+            if world_size() > 1:  # they end together; one alone need not wait
+                stack.enter_context(catch_signals())
             if args.output_dir and (holder := compute_once(lambda: stack.enter_context(in_use(args.output_dir)))):
                 raise UsageError(f"--output-dir {args.output_dir}: in use by {holder}; expected another folder")
             if args.output_dir and is_main():
@@ -133,6 +136,8 @@ def train(
         if is_over(state.history, task.best, epoch=state.epoch, epochs=args.epochs, patience=args.patience):
             epochs, results = state.epoch + 1, summary(state.history, task.best)
             logger.info("%s: is finished after %d epochs: %s", checkpoint.path, epochs, results)
+            if _is_own(args):
+                compute_once(lambda: complete_lines(args.output_dir, state))
             return
     compute_once(lambda: _begin(args, state, task, checkpoint, log, data))
     fit(
@@ -156,7 +161,8 @@ def train(
         on_line=_on_line(args, state, images),
     )
     if is_main() and not args.no_plots:
-        _report(args.output_dir)
+        with end_at_once():
+            _report(args.output_dir)
 
 
 def coco_facts(images: CocoDataset) -> dict[str, Any]:

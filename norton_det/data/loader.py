@@ -71,6 +71,7 @@ def load(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=readers.begin if workers else None,
+        generator=torch.Generator(),  # each item has its seed: a checkpoint's random state is not to depend on loading
     )
 
 
@@ -153,7 +154,7 @@ def _watched(loader: _Loader, start: Callable[[], Iterator[Any]]) -> Iterator[An
         batches = start()
     processes = {process.pid: process for process in set(multiprocessing.active_children()) - others}
     _end_at_exit(set(processes.values()))
-    watch = _Watch(loader.dataset.readers)
+    watch = _Watch(loader.dataset.readers, [*processes.values()])
     number = -1
     try:
         while True:
@@ -188,8 +189,8 @@ def _raise_dead(data: _Seeded, watch: "_Watch", processes: dict[int | None, Base
 class _Watch:
     """Kills the process whose batch does not come in time."""
 
-    def __init__(self, readers: _Readers) -> None:
-        self.readers, self.killed = readers, -1
+    def __init__(self, readers: _Readers, processes: Sequence[BaseProcess]) -> None:
+        self.readers, self.processes, self.killed = readers, processes, -1
         self.number, self.since = 0, 0.0  # 0: nothing is waited for
         self.ended = threading.Event()
         if readers.patience:
@@ -212,9 +213,13 @@ class _Watch:
         patience = self.readers.patience
         while self.killed < 0 and not self.ended.wait(min(1.0, patience / 4)):
             since = self.since
-            if since and time.monotonic() - since > patience:
+            lacks = since and time.monotonic() - since > patience
+            if lacks and not any(process.exitcode for process in self.processes):  # that would be why
                 self.killed = self.number % len(self.readers.pids)  # they take turns
-                os.kill(self.readers.pids[self.killed], getattr(signal, "SIGKILL", signal.SIGTERM))
+                pid = self.readers.pids[self.killed]
+                for process in self.processes:
+                    if pid in (0, process.pid):  # 0: it has not even begun
+                        process.kill()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The folder of a training run: its name, what tells it from an empty one, and its files."""
 
+import errno
 import os
 import platform
 import re
@@ -85,7 +86,10 @@ def in_use(folder: str | Path) -> Iterator[str | None]:
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a place that is no storage, such as /proc
+        raise PermissionError(errno.EACCES, error.strerror, str(folder)) from None
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         with locked(folder / LOCK, f"process {os.getpid()} on {platform.node()} since {since}") as holder:

@@ -70,6 +70,8 @@ _current: Stop | None = None
 def catch_signals() -> Iterator[Stop]:
     """Keep the signals that come within the block, which have no other effect, but for a second Ctrl-C.
 
+    A block within another one is a part of that.
+
     Yields:
         A function that returns whether one came. What a run does in the block is stopped by :func:`stopping` and
         :func:`end_if_stopped`.
@@ -83,13 +85,15 @@ def catch_signals() -> Iterator[Stop]:
         True
     """
     global _current
-    outer, stop = _current, Stop()
+    if _current is not None:
+        yield _current
+        return
+    _current = Stop()
     try:
-        with _handled(stop.receive):
-            _current = stop
-            yield stop
+        with _handled(_current.receive):
+            yield _current
     finally:
-        _current = outer
+        _current = None
 
 
 @contextmanager

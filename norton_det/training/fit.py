@@ -73,6 +73,7 @@ def fit(
     schedule = _Schedule(epochs, eval_every)
     try:
         with catch_signals() as stop:
+            end_if_stopped()  # what came before is for all processes alike
             while not is_over(state.history, task.best, epoch=state.epoch, epochs=epochs, patience=patience):
                 _train_epoch(model, state, task, options, schedule, stop, add, partial(state.save, folder, args))
                 compute_once(partial(_write, state, task.best, folder, args, keep))
@@ -169,11 +170,14 @@ def _finish_epoch(
 
 
 def _write(state: TrainingState, metric: str, folder: Path, args: Mapping[str, Any], keep: str) -> None:
-    """Write the networks and the checkpoint after an epoch, and remove checkpoints that are kept no more."""
+    """Write the networks and the checkpoint after an epoch, and remove checkpoints that are kept no more.
+
+    The checkpoint comes last: all else is done again if the run ends before.
+    """
     save(state.network, state.spec, folder / LAST)
     if best_of(state.history, metric) is state.history[-1]:
         save(state.network, state.spec, folder / BEST)
-    state.save(folder, args)
     if keep == "few":
         for epoch in kept_epochs(state.history[:-1], metric) - kept_epochs(state.history, metric):
             (folder / name_of_epoch(epoch)).unlink(missing_ok=True)
+    state.save(folder, args)

@@ -95,6 +95,13 @@ class MetricsFile:
             file.write(_text(line))
 
 
+def complete_lines(folder: str | Path, state: TrainingState) -> None:
+    """Write ``metrics.jsonl`` again if it lacks the last epoch of a state: the run ended before it was added."""
+    epochs = [line["epoch"] for line in read_lines(Path(folder) / METRICS) if "iteration" not in line]
+    if max(epochs, default=-1) < state.epoch:
+        MetricsFile(folder, state)
+
+
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a ``metrics.jsonl``; none if there is no file. A last line that is cut off is left out."""
     path = Path(path)

@@ -88,16 +88,17 @@ class TrainingState:
         Args:
             folder: folder of the file.
             args: command-line arguments, as plain values.
-            numbered: write ``model_EPOCH.pth`` with the same content as well.
+            numbered: write ``model_EPOCH.pth`` with the same content as well, and first: what goes on after a kill goes
+                on from ``checkpoint.pth``, and writes both again.
 
         Raises:
             UsageError: the folder does not exist.
         """
         content = self._content(args)
-        latest = Path(folder) / CHECKPOINT
-        write_atomically(latest, lambda name: torch.save(content, name))
+        latest, own = Path(folder) / CHECKPOINT, Path(folder) / name_of_epoch(self.epoch)
+        write_atomically(own if numbered else latest, lambda name: torch.save(content, name))
         if numbered:
-            write_atomically(latest.with_name(name_of_epoch(self.epoch)), lambda name: _link(latest, Path(name)))
+            write_atomically(latest, lambda name: _link(own, Path(name)))
 
     def _content(self, args: Mapping[str, Any]) -> dict[str, Any]:
         return {
