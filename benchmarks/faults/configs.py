@@ -34,7 +34,7 @@ _TEXTS = (
     *("[0.1]+[0.1]*29", "[0.3]*30", "[0x1]", "[1_0]*30", "[٣]*30", "[0.5]*30;import os", "[" * 900, "[0.1]*30" * 999),
     *("[2]*27", "[2x3]*27", "[0]*27", "[999999999]*27", "[2]*27+[x]", "[1" + "0" * 5000 + "]", "[2]*" + "9" * 5000),
 )
-_NUMBERS = (
+_NUMBERS: tuple[Any, ...] = (
     *(0, 1, 2, 3, 0.5, 1e-4, -1, -1e-9, 10**400, 1e400, float("nan"), True, "abc", "1", "1e-3", [1], [16, 22], None),
     *(2**31, 10**9, "auto", {}, "٣", "1_0", " 1", "0x10", 1.5, [], ["a"], "nan", -0.0, 1e308, "inf"),
 )
@@ -136,8 +136,14 @@ def _change(kind: str, values: dict[str, Any], random: Random) -> str:
 
 def _value(field: str, values: Mapping[str, Any], random: Random) -> Any:
     names = [*ARCHITECTURES, "cp", "tucker2", "svd", "pabs", "norm", "backbone", "detector", "cifar10", "coco", "x"]
-    layers = {random.choice(["conv1", "*", "layer1.*", "features.0", "a*b*" * 20, "", "fc"]): random.choice(_NUMBERS)}
-    own = {"rank": [*_NUMBERS, *_TEXTS, layers, layers], "rates": [*_TEXTS], "round_to": [*_NUMBERS]}
+    layers: dict[str, Any] = {
+        random.choice(["conv1", "*", "layer1.*", "features.0", "a*b*" * 20, "", "fc"]): random.choice(_NUMBERS)
+    }
+    own: dict[str, list[Any]] = {
+        "rank": [*_NUMBERS, *_TEXTS, layers, layers],
+        "rates": [*_TEXTS],
+        "round_to": [*_NUMBERS],
+    }
     deep = nested(random.choice([15, 60, 400]))
     return random.choice([*own.get(field, names), junk(random), deep, values.get(random.choice([*values]))])
 
@@ -187,7 +193,7 @@ def _refused(error: Exception, controlled: bool, path: Path) -> tuple[str, str]:
     text = str(error)
     if controlled:
         return f"was refused: {text}", ""
-    if "\n" in text or len(text) > 1500:
+    if "\n" in text or len(text) > 5000:
         return f"not one line: {text!r}", ""
     if isinstance(error, DataError) and not text.startswith(str(path)):
         return f"does not begin with the file: {text}", ""
@@ -204,7 +210,7 @@ def _of_rates(random: Random) -> Outcome:
     began, problem, note = time.process_time(), "", ""
     for read in (parse_rates, parse_ranks):
         try:
-            values = read(text)
+            values: Any = read(text)
             good = all(0 <= one < 1 for one in values) if read is parse_rates else len(values) <= 10_000
             problem = problem or ("" if good else f"gave {values[:3]}")
         except UsageError as error:
@@ -219,8 +225,8 @@ CAMPAIGN = Campaign(
     name="configs",
     title="Mutated configs, rates, ranks and recipes",
     promise="refused in one line that names the file and the field, or accepted: then the network builds, and the "
-    "training has an optimizer and a schedule that take a step. Nothing takes more than 2 s of the processor; the published rows are "
-    "accepted.",
+    "training has an optimizer and a schedule that take a step. Nothing takes more than 2 s of the processor; the "
+    "published rows are accepted.",
     size=10_000,
     quick=60,
     seconds=30,

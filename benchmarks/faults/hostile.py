@@ -36,7 +36,6 @@ from norton_det.models.state_dicts import read_state_dict
 from norton_det.yaml_files import read_yaml
 
 Readers = Iterator[tuple[str, Callable[[], object]]]
-"""What reads a file, by name."""
 _SECRET = "this is nobody's business"
 
 

@@ -1,6 +1,7 @@
 """From a spec to the network that it describes."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ def build_network(spec: Spec, architecture: Architecture, device: torch.device |
     if bool(spec.num_classes) != bool(architecture.classifier):
         expected = "at least 1" if architecture.classifier else "0: it has no classifier"
         raise UsageError(f"num_classes of {architecture.name} is {spec.num_classes}; expected {expected}")
-    with torch.device(device):
+    filled = torch.device(device).type != "meta"
+    with torch.device(device), nullcontext() if filled else without_initialisation():
         net = _dense(spec, architecture)
     apply_spec(net, spec, architecture)
     network = Network(net.to(device), spec, architecture)
@@ -86,7 +88,7 @@ def _dense(spec: Spec, architecture: Architecture) -> nn.Module:
         text = f"options {shown(dict(spec.options))} of {architecture.name}: {one_line(error)}"
         raise UsageError(text) from error
     if any(is_plain(value) for name, value in spec.options.items() if name not in _HARMLESS_OPTIONS):
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]), without_initialisation():
             check_options(net, architecture.build(spec.num_classes))
     return net
 
