@@ -119,7 +119,7 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
         return f"segmentation of size {shown(mask['size'])}; the image has [{height}, {width}] (height, width)"
     runs = mask["counts"]
     if isinstance(runs, (str, bytes)):
-        runs = _decode(runs.encode("ascii", "replace") if isinstance(runs, str) else runs)
+        runs = _decode(runs.encode("utf-8", "surrogatepass") if isinstance(runs, str) else runs)
     elif isinstance(runs, list) and are_numbers(runs):
         runs = np.array(runs)
     else:
