@@ -180,7 +180,7 @@ def _drawn(
         legends = {one.title: one.legend for one in detectors}
         if truth is not None:
             found = {_TRUTH: truth.objects(file, detectors[0].kinds, (image.shape[2], image.shape[1])), **found}
-            legends[_TRUTH] = replace(legend, names=truth.names)
+            legends[_TRUTH] = replace(legend, names=truth.names_of_labels)
             maps = maps and [enlarged(image, args.side), *maps]
         if len(found) > 1 or maps:
             drawn = draw_beside(image, found, legends, side=args.side, zooms=args.zoom if len(found) > 1 else 0)

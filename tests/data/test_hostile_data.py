@@ -236,6 +236,21 @@ def test_truth_is_checked_before_it_is_drawn(root: Path, refused: Refused) -> No
     refused(lambda: Truth(path).objects(FIRST, ("bbox", "segm")), 3, f"{path}: broken masks: annotation 1")
 
 
+def test_texts_as_category_ids_are_drawn_as_numbers(root: Path) -> None:
+    before = Truth(annotation_file(root, "val", "coco")).objects(FIRST)
+
+    def rename(content: Content) -> None:
+        for each in content["categories"]:
+            each["id"] = f"id {each['id']}"
+        for each in content["annotations"]:
+            each["category_id"] = f"id {each['category_id']}"
+
+    change(root, rename)
+    truth = Truth(annotation_file(root, "val", "coco"))
+    assert truth.objects(FIRST)["labels"].tolist() == before["labels"].tolist()
+    assert truth.names_of_labels == {1: "circle", 2: "square", 3: "triangle"}
+
+
 def test_a_skeleton_joins_keypoints(root: Path) -> None:
     for wrong in ([[1, 9]], [[1]], ["ab"], [[0, 1]], [[1.5, 2]]):
         change(root, lambda content, wrong=wrong: content["categories"][0].update(skeleton=wrong), "coco_kp")

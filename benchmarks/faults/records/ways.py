@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -195,7 +196,8 @@ def draw(case: Case, sound: Sound) -> Ended:
     """Draw the truth, as ``norton-det visualize --truth`` does."""
 
     def run(words: object) -> None:
-        truth, legend = Truth(case.annotations), Legend.read(case.annotations)
+        truth = Truth(case.annotations)
+        legend = replace(Legend.read(case.annotations), names=truth.names_of_labels)
         source = open_images([case.images], case.annotations)
         files = [path.name for path in source.paths]  # type: ignore[union-attr]
         truth.ids_of(files)

@@ -24,6 +24,7 @@ class Truth:
 
     Attributes:
         names: names of the classes by category id.
+        names_of_labels: names of the classes by the labels of :meth:`objects`.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -33,6 +34,9 @@ class Truth:
         self.path, self._coco = path, read_coco(path)
         self._checked: set[tuple[str, ...]] = set()
         self.names = class_names(self._coco.cats.values())
+        # Texts are no labels: the ids are all numbers, or all texts.
+        self._label_of = {i: i if isinstance(i, int) else number for number, i in enumerate(self.names, start=1)}
+        self.names_of_labels = {self._label_of[i]: name for i, name in self.names.items()}
         self._ids: dict[str, list[Any]] = {}
         for number, image in self._coco.imgs.items():
             self._ids.setdefault(Path(str(image["file_name"])).name, []).append(number)
@@ -55,7 +59,7 @@ class Truth:
     def objects(self, file: str, kinds: Sequence[str] = ("bbox",), size: Size | None = None) -> dict[str, Any]:
         """Return the objects in an image file, as :mod:`norton_det.visualization` draws them, without crowds.
 
-        The labels are category ids.
+        The labels are category ids; where these are texts, numbers in their order.
 
         Args:
             file: the name of the file.
@@ -79,7 +83,8 @@ class Truth:
         rows = [row for row in annotations if row["category_id"] in self.names and not row.get("iscrowd")]
         boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        found: dict[str, Any] = {"boxes": boxes, "labels": torch.tensor([row["category_id"] for row in rows]).long()}
+        labels = [self._label_of[row["category_id"]] for row in rows]
+        found: dict[str, Any] = {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
         if "segm" in kinds and all(row.get("segmentation") for row in rows):
             found["masks"] = [torch.from_numpy(self._coco.annToMask(row)).bool() for row in rows]
         points = [row.get("keypoints") or () for row in rows] if "keypoints" in kinds else []
