@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from norton_det.errors import DataError, UsageError
 from norton_det.files import open_regular, read_json, write_atomically
@@ -114,8 +114,7 @@ def read_image(
     except OtherSizeError:
         raise
     except Exception as error:  # PIL's readers raise errors of any kind for damaged files
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image: {reason}") from None
+        raise DataError(f"{path}: cannot be read as an image: {_reason(error)}") from None
     turned = orientation != UPRIGHT and annotated is not None and annotated(Path(path).name) != rgb.size
     return StoredImage(rgb.transpose(_TURNS[orientation]) if turned else rgb, orientation, turned)
 
@@ -167,6 +166,14 @@ class AnnotatedSizes:
             for image in (images if isinstance(images, list) else [])
             if isinstance(image, dict)
         }
+
+
+def _reason(error: Exception) -> str:
+    """Return why an image cannot be read, without its path, which the message has."""
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify its format"
+    system = error.strerror if isinstance(error, OSError) else None
+    return system or str(error) or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:

@@ -19,8 +19,8 @@ from norton_det.errors import DataError
 from norton_det.files import read_json
 
 _RECORD = re.compile(r"annotation|image|categor|result|\bid\b|ids|lacks|holds|cannot be read|no such file|\.png|score")
-_MOST_LETTERS = 2000
-_SECONDS = 300  # a training takes 10, unless the machine has much else to do
+_MOST_LETTERS = 5000
+_SECONDS = 900  # a training takes 10, unless the machine has much else to do
 _OF_RESULTS = (ways.results, ways.compare)
 _KINDS = ("control", "records", "records", "records", "records", "file", "images")
 _KINDS_APART = ("control", "records", "records", "file", "images", "images", "images")

@@ -8,6 +8,7 @@ from norton_det.data.coco.labels import BACKGROUND, category_name
 from norton_det.errors import DataError
 from norton_det.formatting import shown
 
+_MAX_PATH = 4096  # letters; no system opens more
 Entry = dict[str, Any]
 _PARTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 
@@ -83,7 +84,7 @@ def describe_field(entry: Entry, field: str) -> str:
 
 
 def _is_name(value: object) -> bool:
-    return is_text(value) and value != ""
+    return is_text(value) and 0 < len(str(value)) <= _MAX_PATH
 
 
 def _is_class(value: object) -> bool:
