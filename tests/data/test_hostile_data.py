@@ -236,6 +236,17 @@ def test_truth_is_checked_before_it_is_drawn(root: Path, refused: Refused) -> No
     refused(lambda: Truth(path).objects(FIRST, ("bbox", "segm")), 3, f"{path}: broken masks: annotation 1")
 
 
+def test_objects_that_are_left_out_of_training_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    count = len(json.loads(annotation_file(root, "train", "coco").read_text())["annotations"])
+    assert count > 2
+    change(root, lambda content: content["annotations"][0].update(bbox=[33, 20, 1e-9, 20]))
+    change(root, lambda content: content["annotations"][1].update(iscrowd=1))
+    assert sum(len(target["boxes"]) for _, target in read_all(root, "train")) == count - 2
+    path = annotation_file(root, "train", "coco")
+    assert f"{path}: 1 objects whose box has no area are left out of training" in caplog.text
+    assert f"{path}: 1 crowds are left out of training" in caplog.text
+
+
 def test_texts_as_category_ids_are_drawn_as_numbers(root: Path) -> None:
     before = Truth(annotation_file(root, "val", "coco")).objects(FIRST)
 

@@ -241,7 +241,7 @@ def train_command(case: Case, sound: Sound) -> Ended:
 
 Way = Callable[[Case, Sound], Ended]
 _OFTEN: list[Way] = [train, results, check, train, draw, train, results, compare, train, check]
-WAYS: tuple[Way, ...] = (*_OFTEN * 9, *_OFTEN[:5], *[train_with_readers] * 2, detect, visualize, train_command)
+WAYS: tuple[Way, ...] = (*_OFTEN * 19, *_OFTEN[:3], *[train_with_readers] * 4, detect, visualize, train_command)
 """The way of each case, over and over; those that take long come last."""
 APART = (train_with_readers, detect, visualize, train_command)
 """The ways that start processes or threads: each case has a process of its own."""

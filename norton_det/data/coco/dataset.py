@@ -142,7 +142,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.ids = sorted(self.coco.imgs)
         if train:
             self._leave_out()
-            self._warn_of_empty_boxes()
+            self._tell_of_objects_left_out()
         if not self.ids:
             raise DataError(
                 f"{self.annotations}: no image that can be used for {'training' if train else 'evaluation'}"
@@ -235,10 +235,11 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def _has_area(self, annotation: dict[str, Any]) -> bool:
         """Return whether the part of a box that is within its image has an area."""
         image, (x, y, width, height) = self.coco.imgs[annotation["image_id"]], annotation["bbox"]
-        within_x = min(x + width, image["width"]) > max(x, 0)
-        return bool(within_x and min(y + height, image["height"]) > max(y, 0))
+        return _has_extent(x, width, image["width"]) and _has_extent(y, height, image["height"])
 
-    def _warn_of_empty_boxes(self) -> None:
+    def _tell_of_objects_left_out(self) -> None:
+        if crowds := sum(a.get("iscrowd", 0) for a in self.coco.dataset["annotations"]):
+            logger.info("%s: %d crowds are left out of training", self.annotations, crowds)
         count = sum(not self._has_area(a) for i in self.coco.imgs for a in self._objects(i))
         if count:
             logger.warning("%s: %d objects whose box has no area are left out of training", self.annotations, count)
@@ -265,6 +266,14 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if self.train:
             target = drop_degenerate(target)
         return {**target, "image_id": image_id}
+
+
+def _has_extent(start: float, extent: float, limit: int) -> bool:
+    """Return whether the part of a side of a box that is within its image has a length, in the dtype of the target."""
+    if start >= 0 and extent >= 1 and start + extent <= limit:
+        return True
+    first = np.float32(start)
+    return bool(np.clip(first + np.float32(extent), 0, limit) > np.clip(first, 0, limit))
 
 
 def _area(annotation: dict[str, Any]) -> float:
