@@ -8,21 +8,33 @@ from random import Random
 
 from benchmarks.faults.campaign import Campaign, Outcome
 from benchmarks.faults.file_events import FileEvents
-from benchmarks.faults.trainings import SETTINGS, Setting, Trainings, temporary_files
+from benchmarks.faults.trainings import Setting, Trainings, temporary_files
 
 AT_RANDOM = 300
-EVENTS = 120
-"""Places for the file events of each training; the last case of each says whether there are enough."""
-_WEIGHTS = (4, 3, 2, 1)
+EVENTS = {
+    Setting("cls", 1): 150,
+    Setting("cls", 2): 150,
+    Setting("det", 1, epochs=1): 95,
+    Setting("det", 2, epochs=1): 95,
+}
+"""Cases for the file events of each training; the last of them is to be past its last event."""
+_AT_RANDOM = {
+    Setting("cls", 1): 4,
+    Setting("cls", 2): 3,
+    Setting("det", 1, epochs=2): 2,
+    Setting("det", 2, epochs=2): 1,
+}
 
 
 def run(trainings: Trainings, index: int, random: Random, folder: Path) -> Outcome:
     """Kill one training, and look at what is left and at its end."""
     if index < AT_RANDOM:
-        (setting,) = random.choices(SETTINGS, _WEIGHTS)
+        (setting,) = random.choices([*_AT_RANDOM], [*_AT_RANDOM.values()])
         return _killed_at_random(trainings, setting, random, folder)
-    number, event = divmod(index - AT_RANDOM, EVENTS)
-    return _killed_at_event(trainings, SETTINGS[number], event, folder)
+    setting, event = [(setting, event) for setting, count in EVENTS.items() for event in range(count)][
+        index - AT_RANDOM
+    ]
+    return _killed_at_event(trainings, setting, event, folder)
 
 
 def _killed_at_random(trainings: Trainings, setting: Setting, random: Random, folder: Path) -> Outcome:
@@ -61,8 +73,8 @@ def _killed_at_event(trainings: Trainings, setting: Setting, event: int, folder:
     if codes[0] == 0:
         found = trainings.difference(setting, out)
         return Outcome(f"{setting}: control: past its last file event", not found, found)
-    if event == EVENTS - 1 or codes[0] != -signal.SIGKILL:
-        return Outcome(kind, False, f"event {event} of at most {EVENTS}: ended with {codes}")
+    if event == EVENTS[setting] - 1 or codes[0] != -signal.SIGKILL:
+        return Outcome(kind, False, f"event {event} of at most {EVENTS[setting]}: ended with {codes}")
     return _end(trainings, setting, kind, folder)
 
 
@@ -81,7 +93,7 @@ CAMPAIGN = Campaign(
     title="Trainings killed at random times and at every file event",
     promise="the folder can be resumed, the end is that of an undisturbed training to the bit, and no temporary file "
     "and no process is left.",
-    size=AT_RANDOM + EVENTS * len(SETTINGS),
+    size=AT_RANDOM + len(_AT_EVENTS),
     quick=2,
     seconds=400,
     prepare=Trainings,

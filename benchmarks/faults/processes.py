@@ -73,7 +73,7 @@ def _reader_crashes(trainings: Trainings, random: Random, folder: Path) -> Outco
     )
     codes, said = running.wait(120), running.said()
     line = f"{bad + 1:012d}.png: the process that reads "
-    named = [text for text in said.splitlines() if text.startswith("error: ") and line in text]
+    named = [text for text in said.replace("\0", "").splitlines() if text.startswith("error: ") and line in text]
     found = (
         "" if codes and EXIT_DATA in codes and all(codes) and len(named) == 1 else f"ended with {codes}: {said[-300:]}"
     )

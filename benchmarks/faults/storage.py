@@ -10,7 +10,6 @@ from random import Random
 
 from benchmarks.faults.campaign import Campaign, Outcome
 from benchmarks.faults.file_events import FileEvents
-from benchmarks.faults.kills import EVENTS
 from benchmarks.faults.trainings import SETTINGS, Running, Setting, Trainings, temporary_files
 from norton_det.cli.common import EXIT_FAILED, EXIT_UNWRITTEN
 from norton_det.errors import DataError
@@ -18,6 +17,7 @@ from norton_det.models.tensor_files import read_file
 
 _NEW_MOUNTS, _PRIVATE, _READ_ONLY, _REMOUNT = 0x20000, 0x4000 | 1 << 18, 1, 32
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
+_EVENTS = 150  # of a training, about
 _SMALLEST = 100_000  # bytes; the log of a process is smaller
 _WEIGHTS = (4, 3, 2, 1)
 _Fault = Callable[["Storage", Setting, Random, Path], Outcome]
@@ -74,7 +74,7 @@ def _limited(storage: Storage, setting: Setting, random: Random, folder: Path) -
 def _with_event(
     storage: Storage, setting: Setting, random: Random, folder: Path, act: Callable[[str], object]
 ) -> Running:
-    events = FileEvents(folder / "out", random.randrange(EVENTS), act)
+    events = FileEvents(folder / "out", random.randrange(_EVENTS), act)
     words = storage.words(setting, folder / "out")
     return storage.start(setting, words, folder / "0.log", lambda rank: None if rank else events.install())
 
@@ -119,10 +119,20 @@ def _wrong_path(storage: Storage, setting: Setting, random: Random, folder: Path
 
 def _other_command(storage: Storage, setting: Setting, random: Random, folder: Path) -> Outcome:
     (folder / "file").touch()
-    compress = ["compress", "--arch", "vgg16_bn_cifar", "--num-classes", "2", "--rank", "1", "--rates", "[0.9]*12"]
+    options = {"--arch": "vgg16_bn_cifar", "--num-classes": "2", "--rank": "1", "--rates": "[0.9]*12"}
+    compress = ["compress", *(word for option in options.items() for word in option)]
+    shapes = ["make-shapes", "--train", "1", "--val", "1"]
     (folder / "folder.safetensors").mkdir()
     commands = {
-        "make-shapes: a path below a file": ["make-shapes", "--output", str(folder / "file" / "x")],
+        "make-shapes: a path below a file": [
+            "make-shapes",
+            "--train",
+            "1",
+            "--val",
+            "1",
+            "--output",
+            f"{folder}/file/x",
+        ],
         "compress: a folder": [*compress, "--output", str(folder / "folder.safetensors")],
         "compress: a name too long": [*compress, "--output", str(folder / f"{'x' * 230}.safetensors")],
     }

@@ -48,10 +48,11 @@ _SUBREAPER = 36  # of Linux' prctl: children of children that have ended become 
 
 
 class Setting(NamedTuple):
-    """What is trained, and in how many processes."""
+    """What is trained, in how many processes, and how long."""
 
     task: str
     processes: int
+    epochs: int = 3
 
     def __str__(self) -> str:
         return f"train_{self.task}, {self.processes} process{'es' if self.processes > 1 else ''}"
@@ -118,11 +119,16 @@ class Trainings:
     def words(self, setting: Setting, out: Path) -> list[str]:
         """Return the command that trains in a folder."""
         data, net = self._data(setting.task), self._net(setting.task)
-        shared = f"--device cpu -j 0 --epochs 3 --print-freq 1 --no-plots --weights {net} --data-path {data}"
+        shared = (
+            f"--device cpu -j 0 --epochs {setting.epochs} --print-freq 1 --no-plots --weights {net} --data-path {data}"
+        )
         size = (4 if setting.task == "cls" else 2) // setting.processes
         own = "--model-ema --model-ema-steps 2 --model-ema-decay 0.9 --mixup-alpha 0.2 --lr 0.02"
         own = own if setting.task == "cls" else f"--model {DETECTOR} --lr 0.002"
-        return [f"train-{setting.task}", *f"{shared} -b {size} {own} --output-dir {out}".split()]
+        return [
+            f"train-{setting.task}",
+            *f"{shared} --epochs {setting.epochs} -b {size} {own} --output-dir {out}".split(),
+        ]
 
     def undisturbed(self, setting: Setting) -> tuple[Path, float]:
         """Return the folder of a training that nothing disturbs, and its seconds.
@@ -131,7 +137,7 @@ class Trainings:
             RuntimeError: it fails.
         """
         if setting not in self._undisturbed:
-            out = self.folder / f"{setting.task}{setting.processes}"
+            out = self.folder / f"{setting.task}{setting.processes}_{setting.epochs}"
             start = time.monotonic()
             running = self.start(setting, self.words(setting, out), out.with_suffix(".log"))
             codes = running.wait(300)
