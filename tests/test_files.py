@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import start
+from safetensors.torch import save_file
 
 from norton_det.errors import DataError, UsageError, expect, expect_choice
 from norton_det.files import (
+    check_name,
     make_record,
     new_folder,
     read_json,
@@ -21,6 +24,7 @@ from norton_det.files import (
 )
 from norton_det.formatting import format_count, parse_count, table
 from norton_det.runtime.run_folder import in_use
+from norton_det.storage import check_space
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -35,6 +39,42 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITERS = {
+    "torch": lambda name: torch.save({"x": torch.ones(100_000)}, name),
+    "safetensors": lambda name: save_file({"x": torch.ones(100_000)}, name),
+    "python": lambda name: Path(name).write_bytes(bytes(400_000)),
+}
+
+
+@pytest.mark.parametrize("writer", [*WRITERS])
+def test_storage_that_is_full_is_the_systems_error_whoever_writes(writer: str, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    path = tmp_path / "file.pt"
+    path.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            write_atomically(path, WRITERS[writer])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_room_and_names_are_looked_at_before_the_work(tmp_path: Path) -> None:
+    check_space(tmp_path, 1, "a checkpoint")
+    with pytest.raises(OSError, match=r"a checkpoint has at least 1,000,000,000,000,000,000 bytes, [\d,]+ are free"):
+        check_space(tmp_path, 10**18, "a checkpoint")
+    check_name(tmp_path / "x.json")
+    with pytest.raises(IsADirectoryError):
+        check_name(tmp_path)
+    with pytest.raises(OSError, match="File name too long") as raised:
+        check_name(tmp_path / f"{'x' * 240}.json")
+    assert raised.value.filename == str(tmp_path / f"{'x' * 240}.json")
 
 
 HALF_WRITTEN = """

@@ -1,7 +1,9 @@
 """One of two processes, for test_detection_processes.py: gloo_detection.py FOLDER SHAPES ONE."""
 
 import os
+import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 
 from norton_det.builders import make_detector
 from norton_det.data import Batching, CocoDataset, evaluation_batches
+from norton_det.errors import DataError, TerminatedError
 from norton_det.evaluation.coco import CocoEvaluator
 from norton_det.models.tasks import kinds_of
-from norton_det.runtime.distributed import data_parallel, processes, rank, world_size
+from norton_det.runtime.distributed import compute_once, data_parallel, processes, rank, world_size
+from norton_det.runtime.signals import catch_signals
 from norton_det.training import Detection, NonFiniteLossError, TrainingState, TrainOptions, train_one_epoch
 from norton_det.training.detection import keep_losses_finite
 from norton_det.training.optim import make_optimizer, make_schedule
@@ -55,6 +59,27 @@ def train(shapes: Path, options: TrainOptions, *batches: tuple[list[Tensor], lis
     return net
 
 
+def refuse() -> None:
+    raise DataError("of the first one")
+
+
+def end_of(run: Callable[[], object]) -> tuple[str, str]:
+    """Return the exception with which something ends in this process."""
+    try:
+        run()
+    except (DataError, TerminatedError, NonFiniteLossError) as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def signalled(shapes: Path, folder: Path) -> None:
+    """Evaluate while one process gets a signal."""
+    with catch_signals():
+        if rank() == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        evaluate(shapes, folder)
+
+
 def crash() -> None:
     if rank() == 1:
         raise RuntimeError("out of memory")
@@ -70,10 +95,9 @@ if __name__ == "__main__":
         net = train(shapes, TrainOptions(accumulate=2), with_objects, without, with_objects)
         told["weights"] = {name: value for name, value in net.named_parameters() if value.requires_grad}
         wrong = [torch.full((3, 64, 64), float("nan" if rank() == 1 else "0"))]
-        try:
-            train(shapes, TrainOptions(), (wrong, [target(1)]))
-        except NonFiniteLossError as error:
-            told["error"] = str(error)
+        told["error"] = end_of(lambda: train(shapes, TrainOptions(), (wrong, [target(1)])))
+        told["refused"] = end_of(lambda: compute_once(refuse))
+        told["signalled"] = end_of(lambda: signalled(shapes, folder))
         torch.save(told, folder / f"{os.environ['RANK']}.pt")
         crash()
         train(shapes, TrainOptions(), with_objects)

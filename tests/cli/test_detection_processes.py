@@ -71,13 +71,22 @@ def test_processes_without_objects_do_not_hang_the_others(pair: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(pair: Path) -> None:
-    first, second = (told(pair, rank)["error"] for rank in (0, 1))
+    (kind, first), (_, second) = (told(pair, rank)["error"] for rank in (0, 1))
+    assert kind == "NonFiniteLossError"
     assert first == second
     assert first.startswith("loss is nan in batch 0 of epoch 0: ")
     assert "loss_objectness nan" in first
     assert first.endswith("on images 11"), "those of the process whose loss it is"
 
 
+def test_what_is_wrong_in_the_first_process_is_raised_in_all(pair: Path) -> None:
+    assert told(pair, 0)["refused"] == told(pair, 1)["refused"] == ("DataError", "of the first one")
+
+
+def test_a_signal_to_one_process_ends_the_evaluation_of_all(pair: Path) -> None:
+    assert told(pair, 0)["signalled"] == told(pair, 1)["signalled"] == ("TerminatedError", "SIGUSR1 received")
+
+
 def test_a_crash_ends_the_other_process(pair: Path) -> None:
     assert "RuntimeError: out of memory" in (pair / "1.log").read_text()
-    assert "Traceback" in (pair / "0.log").read_text()
+    assert "LostProcessError: another process of the training has ended" in (pair / "0.log").read_text()

@@ -1,14 +1,19 @@
 """The command norton-det: its sub-commands, their help, the shims in tools/."""
 
 import errno
+import gc
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, TOOLS, Refused, fill
 
 import norton_det
+from norton_det.cli.common import command
 from norton_det.cli.main import COMMANDS, main
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
 from norton_det.models import ARCHITECTURES
@@ -147,3 +152,25 @@ def test_importing_a_shim_runs_nothing() -> None:
     code = "import runpy, sys; [runpy.run_path(path, run_name='__mp_main__') for path in sys.argv[1:]]"
     done = run("-c", code, *sorted(TOOLS.glob("*.py")))
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+def test_signals_end_a_command_with_their_exit_codes(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["norton-det"])
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    before = signal.getsignal(number)
+    assert command(lambda argv: os.kill(os.getpid(), number))() == code
+    assert capsys.readouterr().err == f"terminated: {number.name} received\n"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.ELOOP])
+def test_storage_that_fails_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(argv: Sequence[str]) -> None:
+        raise OSError(number, os.strerror(number), "out/x.pth")
+
+    assert command(fail)([]) == 4
+    expected = f"error: out/x.pth: {os.strerror(number)}; expected a path that can be written\n"
+    assert capsys.readouterr().err == expected

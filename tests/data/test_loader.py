@@ -4,10 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ENVIRONMENT
+
+from norton_det.data.loader import PATIENCE, load
+from norton_det.errors import DataError, UsageError
 
 
 def test_readers_ignore_sigterm_and_end_with_the_process_that_reads() -> None:
@@ -15,7 +20,7 @@ def test_readers_ignore_sigterm_and_end_with_the_process_that_reads() -> None:
     options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = subprocess.Popen([sys.executable, script], **options)
     try:
-        lines = process.communicate(timeout=60)[1].splitlines()
+        lines = process.communicate(timeout=180)[1].splitlines()
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -25,3 +30,49 @@ def test_readers_ignore_sigterm_and_end_with_the_process_that_reads() -> None:
     assert process.returncode == 1
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody is left of the group
+
+
+class Fatal:
+    """Items of which reading one kills the process that reads it, or takes for ever."""
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+
+    def __getitem__(self, index: int) -> int:
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL) if self.end == "killed" else time.sleep(1000)
+        return index
+
+    def name_of(self, index: int) -> str:
+        return f"{index}.png"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "told"), [("killed", "was ended by SIGKILL"), ("hangs", f"gave no batch in 1 s ({PATIENCE})")]
+)
+def test_what_a_process_read_that_is_killed_or_hangs_is_named(
+    end: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "1")
+    order = torch.arange(12)
+    reading = iter(load(Fatal(end), order, torch.zeros(12, dtype=torch.int64), list(order.split(2)), workers=2))
+    start = time.monotonic()
+    with pytest.raises(DataError) as raised:
+        list(reading)
+    assert str(raised.value) == f"5.png: the process that reads {told}"
+    assert time.monotonic() - start < 30
+
+
+def test_loading_leaves_the_random_state_as_it_is() -> None:
+    order = torch.arange(4)
+    before = torch.get_rng_state()
+    list(load(range(4), order, torch.zeros(4, dtype=torch.int64), list(order.split(2))))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan"])
+def test_the_limit_of_a_wait_is_seconds(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PATIENCE, text)
+    with pytest.raises(UsageError, match=f"{PATIENCE} is '{text}'; expected seconds, or 0 to wait for ever"):
+        load(range(2), torch.arange(2), torch.zeros(2, dtype=torch.int64), [torch.arange(2)])

@@ -79,3 +79,13 @@ def test_a_run_log_has_what_was_logged_before_it_had_a_file(tmp_path: Path) -> N
     log.close()
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split("  ")[1] for line in lines] == ["first", "second", "third", "fourth"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_run_log_that_cannot_be_written_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog()
+    log.note("first")
+    log.open(Path("/dev/full"))
+    log.note("second")
+    log.close()
+    assert capsys.readouterr().err == "/dev/full: No space left on device; the log goes on without this file\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Refused
 
-from norton_det.runtime.run_folder import new_run_folder, refuse_other_run, remove_run
+from norton_det.runtime.run_folder import is_before_checkpoints, new_run_folder, refuse_other_run, remove_run
 
 
 def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path: Path) -> None:
@@ -34,3 +34,14 @@ def test_only_files_of_a_training_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_run(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model_zoo.pth", "mine.safetensors"}
+
+
+def test_a_run_without_a_checkpoint_is_told_from_other_folders(tmp_path: Path) -> None:
+    assert is_before_checkpoints(tmp_path), "killed when it had made its folder"
+    assert not is_before_checkpoints(tmp_path / "none")
+    (tmp_path / "photograph.png").touch()
+    assert not is_before_checkpoints(tmp_path), "not that of a run"
+    (tmp_path / "args.yaml").touch()
+    assert is_before_checkpoints(tmp_path)
+    (tmp_path / "model_0.pth").touch()
+    assert not is_before_checkpoints(tmp_path)
