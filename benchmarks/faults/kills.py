@@ -24,6 +24,7 @@ _AT_RANDOM = {
     Setting("det", 1, epochs=2): 2,
     Setting("det", 2, epochs=2): 1,
 }
+_AT_EVENTS = [(setting, event) for setting, count in EVENTS.items() for event in range(count)]
 
 
 def run(trainings: Trainings, index: int, random: Random, folder: Path) -> Outcome:
@@ -31,10 +32,7 @@ def run(trainings: Trainings, index: int, random: Random, folder: Path) -> Outco
     if index < AT_RANDOM:
         (setting,) = random.choices([*_AT_RANDOM], [*_AT_RANDOM.values()])
         return _killed_at_random(trainings, setting, random, folder)
-    setting, event = [(setting, event) for setting, count in EVENTS.items() for event in range(count)][
-        index - AT_RANDOM
-    ]
-    return _killed_at_event(trainings, setting, event, folder)
+    return _killed_at_event(trainings, *_AT_EVENTS[index - AT_RANDOM], folder)
 
 
 def _killed_at_random(trainings: Trainings, setting: Setting, random: Random, folder: Path) -> Outcome:

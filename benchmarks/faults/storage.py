@@ -124,15 +124,7 @@ def _other_command(storage: Storage, setting: Setting, random: Random, folder: P
     shapes = ["make-shapes", "--train", "1", "--val", "1"]
     (folder / "folder.safetensors").mkdir()
     commands = {
-        "make-shapes: a path below a file": [
-            "make-shapes",
-            "--train",
-            "1",
-            "--val",
-            "1",
-            "--output",
-            f"{folder}/file/x",
-        ],
+        "make-shapes: a path below a file": [*shapes, "--output", f"{folder}/file/x"],
         "compress: a folder": [*compress, "--output", str(folder / "folder.safetensors")],
         "compress: a name too long": [*compress, "--output", str(folder / f"{'x' * 230}.safetensors")],
     }

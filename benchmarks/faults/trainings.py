@@ -119,16 +119,12 @@ class Trainings:
     def words(self, setting: Setting, out: Path) -> list[str]:
         """Return the command that trains in a folder."""
         data, net = self._data(setting.task), self._net(setting.task)
-        shared = (
-            f"--device cpu -j 0 --epochs {setting.epochs} --print-freq 1 --no-plots --weights {net} --data-path {data}"
-        )
+        shared = f"--device cpu -j 0 --print-freq 1 --no-plots --weights {net} --data-path {data}"
         size = (4 if setting.task == "cls" else 2) // setting.processes
         own = "--model-ema --model-ema-steps 2 --model-ema-decay 0.9 --mixup-alpha 0.2 --lr 0.02"
         own = own if setting.task == "cls" else f"--model {DETECTOR} --lr 0.002"
-        return [
-            f"train-{setting.task}",
-            *f"{shared} --epochs {setting.epochs} -b {size} {own} --output-dir {out}".split(),
-        ]
+        line = f"train-{setting.task} {shared} --epochs {setting.epochs} -b {size} {own} --output-dir {out}"
+        return line.split()
 
     def undisturbed(self, setting: Setting) -> tuple[Path, float]:
         """Return the folder of a training that nothing disturbs, and its seconds.
