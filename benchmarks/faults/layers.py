@@ -99,7 +99,8 @@ def run(prepared: None, index: int, random: Random, folder: Path) -> Outcome:
     except UsageError as error:
         grouped = isinstance(layer, nn.Conv2d) and layer.groups > 1
         linear = isinstance(layer, nn.Linear) and method != "svd"
-        return Outcome(f"{method}: no such block", grouped or linear, f"refused: {error}")
+        above = rank > layer.weight[0].numel()
+        return Outcome(f"{method}: no such block", grouped or linear or above, f"refused: {error}")
     if weights.refused:
         return Outcome(kind, False, f"{layer} was taken")
     found = _wrong(layer, blocks)

@@ -310,7 +310,9 @@ def test_any_change_comes_back_or_is_refused(
         message = str(error)
     if message:
         named = any(f"attribute {path!r}" in message for path, _ in changed)
-        layer = re.search(r"small: \d+\.\w+ is|does not fit the network: \d+\.\w+ has shape|layer '\d+': ", message)
+        layer = re.search(
+            r"^\d+\.\w+ is|small: \d+\.\w+ is|does not fit the network: \d+\.\w+ has shape|layer '\d+': ", message
+        )
         assert named or layer, message
         return
     loaded, _ = nd.load(tmp_path / "net.safetensors")
