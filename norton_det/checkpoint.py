@@ -193,7 +193,9 @@ def load(
         net = _folded(spec, tensors, deployment, path).to(device)
         if deployment is not None and redeploy is None:
             net = restore(net, deployment)
-    except (UsageError, RuntimeError) as error:
+    except UsageError as error:
+        raise DataError(f"{path}: spec cannot be built: {error}") from None
+    except RuntimeError as error:  # of torch: sizes that it cannot count
         raise DataError(f"{path}: spec cannot be built: {one_line(error)}") from None
     if redeploy is not None:
         fast: Any = deploy(net, redeploy, dtype=LOWER[deployment.dtype] if deployment and deployment.dtype else None)

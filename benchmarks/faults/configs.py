@@ -229,7 +229,7 @@ CAMPAIGN = Campaign(
     "published rows are accepted.",
     size=10_000,
     quick=60,
-    seconds=30,
+    seconds=120,
     prepare=prepare,
     run=run,
 )

@@ -1,6 +1,5 @@
 """Numbers as arguments: types for ``add_argument`` that know their range, on the command line and in recipes alike."""
 
-import math
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -48,7 +47,7 @@ class Number:
             self._refuse(self.what)
         if value < self.least and self.kind is int:
             self._refuse(f"at least {self.least}")
-        if not (math.isfinite(value) and self.least <= value <= self.most) or (self.above and value == self.least):
+        if not self.least <= value <= self.most or (self.above and value == self.least):
             self._refuse(f"{self.what} {self._range()}")
         return value
 

@@ -102,10 +102,9 @@ def check_tensors(state: Mapping[Any, Any], source: str | Path) -> None:
             storage = tensor.untyped_storage()
             size += tensor.numel() * tensor.itemsize
             storages[storage.data_ptr()] = storage.nbytes()
-    if size > 2 * sum(storages.values()):  # two names of one tensor are well
-        raise DataError(
-            f"{source}: tensors have {size:,} bytes, in {sum(storages.values()):,}; expected values of each"
-        )
+    own = sum(storages.values())
+    if size > 2 * own:  # two names of one tensor are well
+        raise DataError(f"{source}: tensors of {size:,} bytes share {own:,}; expected values of their own")
 
 
 def _has_tensors(content: Mapping[str, Any]) -> bool:

@@ -54,8 +54,10 @@ def _problem(name: str, value: Any, present: Any) -> str:
     """Return what is expected instead; an empty text if the value is good."""
     if value is None or present is None:
         optional = present is None or name in _MAY_BE_NONE
-        flat = value is None or _is_number(value) or isinstance(value, (str, bool)) or _is_flat(value)
-        return "" if optional and flat else f"a value like {shown(present)}"
+        numbers = value if isinstance(value, tuple) else () if isinstance(value, (bool, str, type(None))) else (value,)
+        if not optional or len(numbers) > 4 or not all(map(_is_number, numbers)):
+            return f"a value like {shown(present)}"
+        return _first(_of_numbers(name, one, 0.0) for one in numbers)
     if isinstance(value, str) and name in _MAY_BE_TEXT:
         return ""
     if isinstance(present, Mapping) or isinstance(value, Mapping):
@@ -78,7 +80,7 @@ def _of_sequences(name: str, value: tuple[Any, ...], present: tuple[Any, ...]) -
     if len(value) > MOST_VALUES or not (value or not present):
         return f"1 to {MOST_VALUES} values"
     if numbers and not nested and len(value) != len(present):
-        return f"{len(present)} numbers"
+        return f"as many numbers as {shown(present)}"
     return _first(_problem(name, one, present[min(i, len(present) - 1)]) for i, one in enumerate(value) if present)
 
 
@@ -92,10 +94,6 @@ def _of_numbers(name: str, value: float, present: float) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_flat(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= 4 and all(map(_is_number, value))
 
 
 def _first(problems: Any) -> str:

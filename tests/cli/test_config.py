@@ -5,11 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Refused
 
 import norton_det as nd
 from norton_det.cli.common import Parser
 from norton_det.cli.config_defaults import add_config, parse_arguments
+from norton_det.cli.main import parser_of
 from norton_det.cli.options import json_object, rank_or_ranks
 from norton_det.config import Config, config_files, read_config
 from norton_det.cost.complexity import count_complexity
@@ -227,6 +229,49 @@ def test_a_recipe_of_wrong_values(field: str, value: str, expected: str, tmp_pat
     words = ["--config", config(tmp_path, f"{{{field}: {value}}}"), "--data-path", "x"]
     with pytest.raises(DataError, match=rf"config\.yaml: recipe field {expected}"):
         parse_arguments(parser(), words)
+
+
+RANGES = {
+    "epochs": ([0, -1, 10**400, 2**31, math.nan], "expected (at least 1|a whole number)"),
+    "lr": ([-1, math.nan, math.inf, 10**400, -1e-9], "expected a number"),
+    "momentum": ([-0.1, 1.5], "expected a number from 0 to 1"),
+    "weight_decay": ([-1e-4, "x", []], "expected a number"),
+    "lr_steps": ([[-1], [1, 10**10], [1.5], [[1]]], "expected a list, each value"),
+    "seed": ([10**20, 0.5], "expected a whole number"),
+    "model_ema_decay": ([2], "expected a number from 0 to 1"),
+}
+
+
+def test_every_number_of_a_recipe_has_a_range(tmp_path: Path) -> None:
+    for field, (values, expected) in RANGES.items():
+        for value in values:
+            path = tmp_path / "config.yaml"
+            recipe = yaml.safe_dump({"recipe": {field: value}})
+            path.write_text(f"arch: resnet56_cifar\ndataset: cifar10\n{recipe}")
+            with pytest.raises(DataError, match=rf"config\.yaml: recipe field {field} is .*; {expected}"):
+                parse_arguments(parser_of("train-cls"), ["--config", str(path), "--data-path", "x"])
+
+
+def test_the_command_line_has_the_same_ranges() -> None:
+    for words in (["--lr", "nan"], ["--lr", "-1"], ["--epochs", "0"], ["--momentum", "2"], ["--batch-size", "x"]):
+        with pytest.raises(UsageError, match=rf"^{words[0]} is {words[1]}; expected "):
+            parser_of("train-cls").parse_args(["--data-path", "x", *words])
+
+
+def test_a_misspelled_name_is_told(tmp_path: Path) -> None:
+    words = ["--config", config(tmp_path, "{epoch: 1}"), "--data-path", "x"]
+    with pytest.raises(DataError, match=r"'epoch', which is no flag of .* \(did you mean 'epochs'\?\)"):
+        parse_arguments(parser(), words)
+    (tmp_path / "config.yaml").write_text("arch: resnet56_cifr\ndataset: cifar10\n")
+    with pytest.raises(DataError, match=r"did you mean 'resnet56_cifar'\?"):
+        read_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("field", ["output_dir", "overwrite", "resume", "dist_url"])
+def test_a_recipe_does_not_say_what_is_written_where(field: str, tmp_path: Path) -> None:
+    words = ["--config", config(tmp_path, f"{{{field}: x}}"), "--data-path", "x"]
+    with pytest.raises(DataError, match=f"recipe has '{field}', which only the command line may say"):
+        parse_arguments(parser_of("train-cls"), words)
 
 
 def test_a_wrong_recipe_is_named_with_its_file(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def run(bases: list[Base], index: int, random: Random, folder: Path) -> Outcome:
     mutated = KINDS[name].change(base, random, folder, bases)
     kind = f"{base.kind}: {name}"
     read: list[Read | DataError] = []
-    began = time.monotonic()
+    began = time.process_time()
     memory = peak_memory(lambda: read.append(_read(base, mutated.path))) or 0.0
-    seconds, size = time.monotonic() - began, mutated.path.stat().st_size / 1e6
+    seconds, size = time.process_time() - began, mutated.path.stat().st_size / 1e6
     problem = _problem(base, mutated, read[0])
     if seconds > _MOST_SECONDS:
         problem = problem or f"takes {seconds:.1f} s"
@@ -78,7 +78,7 @@ CAMPAIGN = Campaign(
     "fits loads as what it says, or is refused likewise. Loading takes at most twice the file's size and 200 MB.",
     size=2000,
     quick=30,
-    seconds=60,
+    seconds=120,
     prepare=prepare,
     run=run,
 )
