@@ -153,7 +153,8 @@ def check_options(net: nn.Module, standard: nn.Module) -> None:
 def _check_settable(owner: Any, path: str, name: str, value: Any) -> None:
     has_tensors = isinstance(owner, nn.Module) and any(True for _ in owner.parameters(recurse=False))
     if name in OF_TENSORS and (has_tensors or isinstance(owner, (Decomposition, _BatchNorm))):
-        raise UsageError(f"{path} is {shown(value)}; the tensors of its layer are for {getattr(owner, name)}")
+        text = f"{path} is {shown(value)}; the tensors of its layer are for {getattr(owner, name)}"
+        raise UsageError(f"attribute {path!r}: {text}")
 
 
 def _different(name: str, kind: type, given: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Difference]:
