@@ -80,11 +80,11 @@ def _the_truth(content: Content, results: Rows, random: Random) -> None:
     results[:] = [
         {**{name: each[name] for name in fields}, "score": random.random()} for each in content["annotations"]
     ]
-    results += [] if results else [{**content_row(content), "score": 0.5}]
+    results += [] if results else [{**_row(content), "score": 0.5}]
     random.shuffle(results)
 
 
-def content_row(content: Content) -> dict[str, Any]:
+def _row(content: Content) -> dict[str, Any]:
     """Return an object that is not there."""
     return {**random_object(np.random.default_rng(0)), "image_id": content["images"][0]["id"]}
 
@@ -125,7 +125,7 @@ def run(prepared: None, index: int, random: Random, folder: Path) -> Outcome:
     kind = [*METRICS][index % 3]
     content, results = random_data(random.randrange(2**31))
     if not content["annotations"]:
-        content["annotations"] = [{**content_row(content), "id": 1, "area": 9.0, "iscrowd": 0, "num_keypoints": 0}]
+        content["annotations"] = [{**_row(content), "id": 1, "area": 9.0, "iscrowd": 0, "num_keypoints": 0}]
     name = [*CHANGES][index // 3 % len(CHANGES)]
     CHANGES[name](content, results, random)
     with redirect_stdout(io.StringIO()):
