@@ -10,6 +10,7 @@ import numpy as np
 
 from norton_det.data.coco.checks import check_annotations, check_results, raise_errors
 from norton_det.data.coco.checks.annotations import INDEXING
+from norton_det.data.coco.checks.fields import are_coordinates
 from norton_det.data.coco.checks.objects import SIGMAS
 from norton_det.data.coco.checks.results import FIELD
 from norton_det.data.coco.labels import BACKGROUND, category_name, class_names
@@ -48,7 +49,6 @@ _COMMON = (
     *(*INDEXING, "objects of the background", "duplicate image ids", "duplicate category ids"),
     *("unknown categories", "wrong areas", "wrong iscrowd"),
 )
-_OF_CATEGORIES = ("id", "name", "keypoints", SIGMAS)
 _POINTS = ("wrong keypoint names", "wrong keypoint sigmas", "wrong keypoints")
 _TRUTH_CHECKS = {
     "bbox": (*_COMMON, "malformed boxes", "negative boxes"),
@@ -252,10 +252,14 @@ def _check_ids(content: Mapping[str, Any], backend: str, name: str | Path) -> No
 
 
 def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str, Any]:
-    """Return a copy of annotations that pycocotools evaluates correctly."""
+    """Return a copy of annotations that pycocotools evaluates correctly, of what is checked and read alone.
+
+    pycocotools copies all else, however deep it is, and hotcoco refuses some of it.
+    """
     raise_errors(check_annotations(content, masks=kind == "segm", only=_TRUTH_CHECKS[kind]), name)
-    categories = [
-        {field: c[field] for field in _OF_CATEGORIES if field in c}  # pycocotools copies all of them, however deep
+    more = ("keypoints", SIGMAS) if kind == "keypoints" else ()
+    categories: list[dict[str, Any]] = [
+        {"id": c["id"], "name": category_name(c), **_part(c, more)}
         for c in content["categories"]
         if category_name(c) != BACKGROUND
     ]
@@ -269,8 +273,16 @@ def _truth(content: Mapping[str, Any], kind: str, name: str | Path) -> dict[str,
     for annotation in content["annotations"]:
         if annotation["category_id"] in evaluated:
             new_id = len(annotations) + 1  # pycocotools takes 0 for unmatched and needs distinct ids
-            row = {**annotation, "id": new_id, "iscrowd": int(annotation.get("iscrowd", 0))}
+            row = _part(annotation, ("image_id", "category_id", "area", FIELD[kind]))
+            row |= {"id": new_id, "iscrowd": int(annotation.get("iscrowd", 0))}
+            if are_coordinates(annotation.get("bbox"), 4):
+                row["bbox"] = annotation["bbox"]
             if kind == "keypoints":
                 row["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
             annotations.append(row)
-    return {"images": content["images"], "annotations": annotations, "categories": categories}
+    images = [_part(image, ("id", "file_name", "width", "height")) for image in content["images"]]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _part(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: entry[name] for name in names if name in entry}

@@ -161,6 +161,21 @@ def test_wrong_sigmas_are_refused_before_anything_is_evaluated(root: Path, refus
     refused(lambda: CocoEvaluator(read_coco(path), ["keypoints"], name=path), 3, message)
 
 
+def test_what_is_not_evaluated_is_not_given_to_a_backend(root: Path) -> None:
+    path = annotation_file(root, "val", "coco_kp")
+    sound = CocoEvaluator(read_coco(path), ["segm"]).evaluate([])
+
+    def spoil(content: Content) -> None:
+        content["annotations"][0].update(keypoints=0.5, num_keypoints="x", bbox=[1], more={"a": 1})
+        content["categories"][0].update(name=7, skeleton="x", keypoint_sigmas=[0.1] * 5)
+        content["images"][0].update(license=[])
+
+    change(root, spoil, "coco_kp")
+    for backend in ("pycocotools", "hotcoco", "faster"):
+        pytest.importorskip({"hotcoco": "hotcoco", "faster": "faster_coco_eval"}.get(backend, "pycocotools"))
+        assert CocoEvaluator(read_coco(path), ["segm"], backend=backend).evaluate([]) == sound
+
+
 def test_objects_of_no_category_are_not_evaluated_in_silence(root: Path, refused: Refused) -> None:
     change(root, lambda content: content["annotations"][0].update(category_id=77))
     path = annotation_file(root, "val", "coco")
