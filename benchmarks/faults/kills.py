@@ -92,7 +92,7 @@ CAMPAIGN = Campaign(
     promise="the folder can be resumed, the end is that of an undisturbed training to the bit, and no temporary file "
     "and no process is left.",
     size=AT_RANDOM + len(_AT_EVENTS),
-    quick=2,
+    quick=1,
     seconds=400,
     prepare=Trainings,
     run=run,

@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import get_worker_info
 
 from benchmarks.faults.campaign import Campaign, Outcome
-from benchmarks.faults.trainings import GONE, STEPS, Running, Setting, Trainings, descendants, temporary_files
+from benchmarks.faults.trainings import GONE, SETTINGS, STEPS, Running, Setting, Trainings, descendants, temporary_files
 from norton_det.cli.common import EXIT_AGAIN, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED
 from norton_det.data.coco.dataset import CocoDataset
 from norton_det.data.loader import PATIENCE
@@ -45,12 +45,12 @@ _STOPS: dict[str, Callable[[], object]] = {
 
 def run(trainings: Trainings, index: int, random: Random, folder: Path) -> Outcome:
     """Have one process crash, hang or end, and look at the others and at the end of the training."""
-    case = (_rank_crashes, _reader_crashes, _is_signalled)[index % 3]
-    return case(trainings, random, folder)
+    case = (_is_signalled, _rank_crashes, _reader_crashes)[index % 3]
+    return case(trainings, index // 3, random, folder)
 
 
-def _rank_crashes(trainings: Trainings, random: Random, folder: Path) -> Outcome:
-    setting, name = Setting(random.choice(["cls", "det"]), 2), random.choice([*_CRASHES])
+def _rank_crashes(trainings: Trainings, number: int, random: Random, folder: Path) -> Outcome:
+    setting, name = Setting(("cls", "det")[number % 2], 2), random.choice([*_CRASHES])
     bad, step = random.randrange(2), random.randrange(STEPS)
 
     def before(rank: int) -> None:
@@ -63,10 +63,10 @@ def _rank_crashes(trainings: Trainings, random: Random, folder: Path) -> Outcome
     return _end(trainings, setting, f"a rank {name}", folder, found)
 
 
-def _reader_crashes(trainings: Trainings, random: Random, folder: Path) -> Outcome:
+def _reader_crashes(trainings: Trainings, number: int, random: Random, folder: Path) -> Outcome:
     acts = {name: act for name, act in (_CRASHES | _STOPS).items() if act is not _fail}  # that one is told as it is
     name, act = random.choice([*acts.items()])
-    setting, bad = Setting("det", random.choice([1, 1, 2])), random.randrange(_IMAGES)
+    setting, bad = Setting("det", (1, 1, 2)[number % 3]), random.randrange(_IMAGES)
     words = [*trainings.words(setting, folder / "out"), "-j", "2"]
     running = trainings.start(
         setting, words, folder / "0.log", lambda rank: _at_image(bad, act), **{PATIENCE: str(_HANGS)}
@@ -80,9 +80,8 @@ def _reader_crashes(trainings: Trainings, random: Random, folder: Path) -> Outco
     return _end(trainings, setting, f"a process that reads {name}", folder, found)
 
 
-def _is_signalled(trainings: Trainings, random: Random, folder: Path) -> Outcome:
-    number = random.choice([*_CODES])
-    setting = Setting(random.choice(["cls", "det"]), random.choice([1, 2]))
+def _is_signalled(trainings: Trainings, number: int, random: Random, folder: Path) -> Outcome:
+    setting, sent = SETTINGS[number % len(SETTINGS)], random.choice([*_CODES])
     out, seconds = folder / "out", trainings.undisturbed(setting)[1]
     words = [*trainings.words(setting, out), "-j", str(random.choice([0, 2]))]
     running = trainings.start(setting, words, folder / "0.log")
@@ -91,11 +90,11 @@ def _is_signalled(trainings: Trainings, random: Random, folder: Path) -> Outcome
     whom = random.choice(["one rank", "all ranks", "the whole group"])
     if whom == "the whole group":
         for pid in descendants():
-            os.kill(pid, number)
+            os.kill(pid, sent)
     else:
-        running.signal(number, [random.randrange(setting.processes)] if whom == "one rank" else None)
-    kind = f"{signal.Signals(number).name} to {whom}" if setting.processes > 1 else signal.Signals(number).name
-    return _end(trainings, setting, kind, folder, _wrong_codes(trainings, setting, out, running, number))
+        running.signal(sent, [random.randrange(setting.processes)] if whom == "one rank" else None)
+    kind = f"{signal.Signals(sent).name} to {whom}" if setting.processes > 1 else signal.Signals(sent).name
+    return _end(trainings, setting, kind, folder, _wrong_codes(trainings, setting, out, running, sent))
 
 
 def _wrong_codes(trainings: Trainings, setting: Setting, out: Path, running: Running, number: int) -> str:

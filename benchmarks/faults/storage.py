@@ -20,6 +20,7 @@ _ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 _EVENTS = 150  # of a training, about
 _SMALLEST = 100_000  # bytes; the log of a process is smaller
 _WEIGHTS = (4, 3, 2, 1)
+_QUICK = 2
 _Fault = Callable[["Storage", Setting, Random, Path], Outcome]
 
 
@@ -44,7 +45,7 @@ class Storage(Trainings):
 
 def run(storage: Storage, index: int, random: Random, folder: Path) -> Outcome:
     """Have one fault in a training."""
-    (setting,) = random.choices(SETTINGS, _WEIGHTS)
+    (setting,) = random.choices(SETTINGS, _WEIGHTS) if index >= _QUICK else SETTINGS[:1]
     fault = _FAULTS[index % len(_FAULTS)]
     if fault in (_full, _read_only) and not storage.mounts:
         fault = _limited  # without the right to mount, the limit of a file's size stands for a full disk
@@ -206,7 +207,7 @@ CAMPAIGN = Campaign(
     promise="one line and exit code 4, before the work where it can be known; what was there is whole, and the "
     "training can be resumed to the end of an undisturbed one.",
     size=50,
-    quick=2,
+    quick=_QUICK,
     seconds=500,
     prepare=Storage,
     run=run,
