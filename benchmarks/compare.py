@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.memory import peak_memory
-from norton_det.files import make_record, read_json
+from norton_det.files import read_json
+from norton_det.json_text import make_record
 from norton_det.registry import Registry
 from norton_det.runtime.timing import describe_machine, time_alternating
 

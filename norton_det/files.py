@@ -1,4 +1,4 @@
-"""Reading and writing files: atomic writes, JSON, and records of it."""
+"""Reading and writing files: atomic writes, and JSON."""
 
 import errno
 import json
@@ -9,18 +9,12 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from norton_det.errors import DataError, UsageError
 from norton_det.file_locks import hold, is_held
 from norton_det.storage import MARK, naming, raise_full
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-RecordT = TypeVar("RecordT", bound="DataclassInstance")
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in lower case and alphabetical order."""
@@ -212,43 +206,6 @@ def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"key {reprlib.repr(key)} comes twice in {reprlib.repr(values)}")
     return values
-
-
-def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
-    """Return a dataclass made of the fields of a JSON object.
-
-    Args:
-        kind: the dataclass. It checks types and values in ``__post_init__`` with :func:`norton_det.errors.expect`.
-        values: the JSON object.
-        where: what the object is, for the messages ("results.json: row 2").
-
-    Raises:
-        DataError: not an object, an unknown or missing field, or a wrong value. The message begins with ``where``.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> from norton_det.files import make_record
-        >>> @dataclass
-        ... class Point:
-        ...     x: int
-        ...     y: int = 0
-        >>> make_record(Point, {"x": 1}, "row 2")
-        Point(x=1, y=0)
-        >>> make_record(Point, {"y": 1}, "row 2")
-        Traceback (most recent call last):
-        norton_det.errors.DataError: row 2 lacks x
-    """
-    if not isinstance(values, dict):
-        raise DataError(f"{where} is a {type(values).__name__}; expected an object")
-    required = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
-    if unknown := [name for name in values if name not in required]:
-        raise DataError(f"{where} has unknown fields {', '.join(unknown)}; expected {', '.join(required)}")
-    if missing := [name for name, needed in required.items() if needed and name not in values]:
-        raise DataError(f"{where} lacks {', '.join(missing)}")
-    try:
-        return kind(**values)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
 
 
 @contextmanager

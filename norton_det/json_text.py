@@ -1,10 +1,16 @@
-"""JSON of strangers: an object in a text, within limits."""
+"""JSON of strangers: an object in a text, within limits; a record of an object."""
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from norton_det.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RecordT = TypeVar("RecordT", bound="DataclassInstance")
 
 MOST_LEVELS = 50
 """Limit of how deep values are nested."""
@@ -36,6 +42,43 @@ def json_object(text: str, what: str) -> dict[str, Any]:
         raise DataError(f"{what} is a {type(values).__name__}; expected an object")
     _check_depth(values, what)
     return values
+
+
+def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
+    """Return a dataclass made of the fields of a JSON object.
+
+    Args:
+        kind: the dataclass. It checks types and values in ``__post_init__`` with :func:`norton_det.errors.expect`.
+        values: the JSON object.
+        where: what the object is, for the messages ("results.json: row 2").
+
+    Raises:
+        DataError: not an object, an unknown or missing field, or a wrong value. The message begins with ``where``.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from norton_det.json_text import make_record
+        >>> @dataclass
+        ... class Point:
+        ...     x: int
+        ...     y: int = 0
+        >>> make_record(Point, {"x": 1}, "row 2")
+        Point(x=1, y=0)
+        >>> make_record(Point, {"y": 1}, "row 2")
+        Traceback (most recent call last):
+        norton_det.errors.DataError: row 2 lacks x
+    """
+    if not isinstance(values, dict):
+        raise DataError(f"{where} is a {type(values).__name__}; expected an object")
+    required = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
+    if unknown := [name for name in values if name not in required]:
+        raise DataError(f"{where} has unknown fields {', '.join(unknown)}; expected {', '.join(required)}")
+    if missing := [name for name, needed in required.items() if needed and name not in values]:
+        raise DataError(f"{where} lacks {', '.join(missing)}")
+    try:
+        return kind(**values)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from norton_det.errors import DataError, UsageError, expect, expect_choice
 from norton_det.files import (
     check_name,
-    make_record,
     new_folder,
     read_json,
     remove_abandoned,
@@ -23,6 +22,7 @@ from norton_det.files import (
     write_text,
 )
 from norton_det.formatting import format_count, parse_count, table
+from norton_det.json_text import make_record
 from norton_det.runtime.run_folder import in_use
 from norton_det.storage import check_space
 

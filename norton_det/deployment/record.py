@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from norton_det.deployment.precision import LOWER
 from norton_det.errors import UsageError, expect
-from norton_det.files import make_record
 from norton_det.formatting import table
-from norton_det.json_text import json_object
+from norton_det.json_text import json_object, make_record
 
 MEMORY_FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from norton_det.errors import DataError, expect
-from norton_det.files import make_record, read_json
+from norton_det.files import read_json
+from norton_det.json_text import make_record
 from norton_det.reporting.published import DENSE, PublishedRow, names
 
 RowT = TypeVar("RowT", bound="PublishedRow | MeasuredRow")

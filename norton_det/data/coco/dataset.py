@@ -278,8 +278,7 @@ def _has_extent(start: float, extent: float, limit: int) -> bool:
 
 def _area(annotation: dict[str, Any]) -> float:
     area: Any = annotation.get("area")
-    width, height = annotation["bbox"][2:]
-    return float(area if is_area(area) else width * height)
+    return float(area if is_area(area) else annotation["bbox"][2] * annotation["bbox"][3])
 
 
 def drop_degenerate(target: Target) -> Target:
