@@ -228,7 +228,7 @@ CAMPAIGN = Campaign(
     "training has an optimizer and a schedule that take a step. Nothing takes more than 2 s of the processor; the "
     "published rows are accepted.",
     size=10_000,
-    quick=60,
+    quick=30,
     seconds=120,
     prepare=prepare,
     run=run,

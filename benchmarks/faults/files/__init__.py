@@ -77,7 +77,7 @@ CAMPAIGN = Campaign(
     promise="a damaged file loads with exactly its content or is refused in one line that names it; one whose checksum "
     "fits loads as what it says, or is refused likewise. Loading takes at most twice the file's size and 200 MB.",
     size=2000,
-    quick=30,
+    quick=19,
     seconds=120,
     prepare=prepare,
     run=run,
