@@ -22,6 +22,7 @@ _RECORD = re.compile(r"annotation|image|categor|result|\bid\b|ids|lacks|holds|ca
 _MOST_LETTERS = 5000
 _SECONDS = 900  # a training takes 10, unless the machine has much else to do
 _OF_RESULTS = (ways.results, ways.compare)
+_OF_CLASSES = (ways.detect, ways.train_command)  # the classes must be those of a detector
 _KINDS = ("control", "records", "records", "records", "records", "file", "images")
 _KINDS_APART = ("control", "records", "records", "file", "images", "images", "images")
 _MEMORY = 12 * 2**30
@@ -73,7 +74,7 @@ def _changed(case: Case, sound: Sound, random: Random, way: ways.Way) -> tuple[s
     count = random.choice([1, 1, 2, 3])
     if kind == "control":
         case.control = True
-        return kind, [_control(case, content, random, of_results=of_results)]
+        return kind, [_control(case, content, random, way)]
     if kind == "images" and not of_results:
         files = sorted(case.images.iterdir())
         names = [_change_image(case, path, random) for path in random.sample(files, min(count, 2))]
@@ -90,14 +91,14 @@ def _changed(case: Case, sound: Sound, random: Random, way: ways.Way) -> tuple[s
     return kind, names
 
 
-def _control(case: Case, content: dict[str, Any], random: Random, *, of_results: bool) -> str:
-    if random.random() < 0.3 and not of_results:
+def _control(case: Case, content: dict[str, Any], random: Random, way: ways.Way) -> str:
+    if random.random() < 0.3 and way not in _OF_RESULTS:
         path = random.choice(sorted(case.images.iterdir()))
         name = random.choice([*file_faults.SAME_PIXELS])
         file_faults.SAME_PIXELS[name](path, random)
         return name
-    names = [name for name in CONTROLS if not of_results or "ids" not in name]
-    name = random.choice(names)
+    wrong = ("ids",) if way in _OF_RESULTS else ("names", "category") if way in _OF_CLASSES else ()
+    name = random.choice([name for name in CONTROLS if not any(word in name for word in wrong)])
     case.renamed = CONTROLS[name](content, random)
     write(case.annotations, content, random)
     return name
@@ -135,6 +136,8 @@ def _wrong(case: Case, sound: Sound, ended: ways.Ended) -> str:
         return "refused what is right"
     if ended.code == 2 and "--keypoint-pairs" in ended.errors:
         return ""  # keypoints without partner: an option says how they are meant
+    if ended.code == 2 and "number of training images" in ended.errors and "left out of training" in ended.log:
+        return ""  # too few images are left for --batch-size, and it is said how many
     if ended.code != 3 or len(lines) != 1:
         return f"exit code {ended.code}, {len(lines)} errors"
     line = lines[0]

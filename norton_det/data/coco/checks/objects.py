@@ -72,7 +72,7 @@ def _wrong_sigmas(data: Annotations) -> Iterator[str]:
     for number, count in data.keypoints_of.items():
         category = data.category_of[number]
         if SIGMAS in category and not are_sigmas(category[SIGMAS], count):
-            yield f"category {number}: {describe_field(category, SIGMAS)}; expected {count}"
+            yield f"category {number}: {describe_field(category, SIGMAS)}; expected {count} numbers above 0"
 
 
 def _different_names(data: Annotations) -> Iterator[str]:
@@ -108,7 +108,7 @@ CHECKS: tuple[Check[Annotations], ...] = (
     ),
     Check("categories without keypoints", WARNING, _without_keypoints, "their objects have boxes alone", POINTS),
     Check("keypoints without partner", WARNING, _one_sided, "a flip needs --keypoint-pairs, or do not flip", POINTS),
-    Check("wrong keypoint sigmas", ERROR, _wrong_sigmas, "expected numbers above 0, as many as keypoints", POINTS),
+    Check("wrong keypoint sigmas", ERROR, _wrong_sigmas, "a tolerance for each keypoint", POINTS),
     Check("wrong keypoints", ERROR, each_annotation(_wrong_keypoints), "expected those of the category", POINTS),
     Check("unknown visibilities", ERROR, each_annotation(_unknown_visibility), "expected 0, 1 or 2 (visible)", POINTS),
     Check("wrong num_keypoints", WARNING, each_annotation(_wrong_num_keypoints), "other programs use it", POINTS),
