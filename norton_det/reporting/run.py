@@ -77,9 +77,12 @@ class Run:
         if self.about.get("cost"):
             return dict(self.about["cost"])
         network = self.folder / NETWORK_FILE
-        if not network.exists() or not has_spec(network):
+        try:
+            if not has_spec(network):
+                return {}
+            counted = count_complexity(read_spec(network, deployed=True))
+        except DataError:  # a damaged file does not cost the report
             return {}
-        counted = count_complexity(read_spec(network, deployed=True))
         return {"macs": counted.macs, "params": counted.params}
 
     def data(self, field: str) -> Path | None:

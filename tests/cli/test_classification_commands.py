@@ -104,6 +104,7 @@ EVAL = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--checkpoint"]
     ("name", "words", "code", "message"),
     [
         ("train_cls", TRAIN, 2, "--model is missing"),
+        ("train_cls", [*TRAIN, "--weights", "NONE"], 3, "none.pth: no such file; expected weights"),
         ("train_cls", [*TRAIN, "--model", "alexnet"], 2, "--model: 'alexnet' is unknown; expected one of: densenet40"),
         (
             "train_cls",
@@ -128,7 +129,7 @@ EVAL = ["--data-path", "CLASSES", "--device", "cpu", "-j", "0", "--checkpoint"]
         ("train_cls", [*TRAIN, "--weights", "NET", "--device", "tpu"], 2, "device tpu: not available"),
         ("train_cls", [*TRAIN, "--resume", "NONE"], 3, "none.pth: no such file"),
         ("train_cls", [*TRAIN, "--resume", "NET"], 3, "lacks model, optimizer"),
-        ("eval_cls", [*EVAL, "NONE"], 2, "none.pth: holds no spec; expected --model"),
+        ("eval_cls", [*EVAL, "NONE"], 3, "none.pth: no such file; expected a compressed file"),
         ("eval_cls", [*EVAL, "NONE", "--model", "resnet56_cifar"], 3, "none.pth: no such file"),
         ("eval_cls", [*EVAL, "NET", "--model", "resnet50"], 2, "is a resnet56_cifar; --model is resnet50"),
         ("eval_cls", [*EVAL, "NET", "--split", "dev"], 2, "unknown split 'dev'"),
