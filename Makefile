@@ -21,6 +21,7 @@ venv: .venv/ready
 	touch $@
 
 demo: venv
+	rm -rf demo
 	$(BIN)/norton-det demo --output demo
 
 test: venv

@@ -32,6 +32,10 @@ class TerminatedError(BaseException):
         return str(self.args[0])
 
 
+class NonFiniteLossError(RuntimeError):
+    """The loss is infinite or NaN. The message has the loss terms and the images of the batch. Exit code: 1."""
+
+
 def expect(condition: bool, where: str, value: object, expected: str) -> None:
     """Check one field of data that was read from a file.
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from norton_det.cli.numbers import NumberError
-from norton_det.errors import DataError, TerminatedError, UsageError, shown
+from norton_det.errors import DataError, NonFiniteLossError, TerminatedError, UsageError, shown
 from norton_det.runtime.distributed import LostProcessError
 from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
@@ -116,7 +116,7 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             path = "output" if error.filename is None else error.filename
             print(f"error: {path}: {error.strerror}; expected a path that can be written", file=sys.stderr)
             return EXIT_UNWRITTEN
-        except LostProcessError as error:
+        except (LostProcessError, NonFiniteLossError) as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_FAILED
         except TerminatedError as error:

@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
     for number, (text, configuration) in enumerate(configurations.items(), start=1):
         rows.append(_compressed(args, data, out / f"setting{number}", text, configuration))
     models = {row["setting"]: nd.load(row["folder"] / "checkpoint.pth", args.device)[0] for row in rows}
-    images = [CocoDataset(data, "val")[i][0].to(args.device) for i in range(min(DRAWN, args.val))]
+    held_out = CocoDataset(data, "val")
+    images = [held_out[i][0].to(args.device) for i in range(min(DRAWN, args.val))]
     _time(models, images[:1], rows)
     _report(rows, args, out / "report.json")
     _draw(models, images, out / "detections.png")

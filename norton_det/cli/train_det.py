@@ -76,6 +76,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("pil", "tensor", "tv_tensor")
 _LR_OF_AN_IMAGE = 0.02 / 16
+_FAR_ABOVE = 3  # times the usual learning rate
 _FREE = {*OF_A_NEW_DETECTOR, *COMPRESSION, *FILES, "keypoint_sigmas", "backend", "eval_every", "use_v2"}
 
 
@@ -160,6 +161,9 @@ def run(args: argparse.Namespace) -> None:
             args.lr = _LR_OF_AN_IMAGE * batch
             if is_main():
                 logger.info("--lr auto: %g for %d images an update", args.lr, batch)
+        elif args.opt == "sgd" and args.lr > _FAR_ABOVE * _LR_OF_AN_IMAGE * batch and is_main():
+            auto = _LR_OF_AN_IMAGE * batch
+            logger.warning("--lr %g is high for %d images an update: --lr auto would be %g", args.lr, batch, auto)
         checkpoint = Checkpoint.of(args)
         if checkpoint is not None and not args.test_only:
             check_division(args, checkpoint.args)

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from norton_det.errors import NonFiniteLossError
 from norton_det.runtime.distributed import gather, rank, sum_over_processes
 from norton_det.runtime.progress import ProgressLog
 from norton_det.runtime.seeds import derive_seed
 from norton_det.training.optim import warm_up
 from norton_det.training.state import TrainingState
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss is infinite or NaN. The message contains the loss terms and the images of the batch."""
 
 
 class SizedBatches(Protocol):
@@ -197,7 +194,8 @@ def _raise_non_finite(terms: Mapping[str, Tensor], images: str, position: str) -
     reports = gather((loss, text))
     not_finite = [(loss, text) for loss, text in reports if not math.isfinite(loss)] or reports
     texts = "; ".join(text for _, text in not_finite)
-    raise NonFiniteLossError(f"loss is {not_finite[0][0]} in {position}: {texts}")
+    advice = "a lower learning rate, a longer warm-up or a limit of the gradient's norm may help"
+    raise NonFiniteLossError(f"loss is {not_finite[0][0]} in {position}: {texts}; {advice}")
 
 
 def _record(state: TrainingState, log: ProgressLog, values: Mapping[str, float], seconds: float) -> None:

@@ -137,6 +137,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self._check()
         self._categories = class_categories(self.coco.dataset)
+        self.coco.cats = {category["id"]: category for category in self._categories}  # no other is evaluated
         self.labels = Labels.new(self._categories)
         self._read = PixelReader()
         self.ids = sorted(self.coco.imgs)
@@ -277,8 +278,7 @@ def _has_extent(start: float, extent: float, limit: int) -> bool:
 
 
 def _area(annotation: dict[str, Any]) -> float:
-    area: Any = annotation.get("area")
-    return float(area if is_area(area) else annotation["bbox"][2] * annotation["bbox"][3])
+    return float(area if is_area(area := annotation.get("area", -1)) else annotation["bbox"][2] * annotation["bbox"][3])
 
 
 def drop_degenerate(target: Target) -> Target:
