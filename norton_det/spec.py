@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from norton_det.errors import DataError, UsageError, expect
+from norton_det.errors import DataError, UsageError, expect, shown
 from norton_det.json_text import json_object
 from norton_det.version import __version__
 
@@ -170,7 +170,7 @@ def check_version(text: str) -> None:
 
 def _check_version(version: object, writer: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
-        raise DataError(f"spec field version is {version!r}; expected an integer from 0 to {VERSION}")
+        raise DataError(f"spec field version is {shown(version)}; expected an integer from 0 to {VERSION}")
     if version > VERSION:
         expect(isinstance(writer, str), "spec field norton_det", writer, "the release that wrote the file")
         raise DataError(

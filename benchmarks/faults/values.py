@@ -1,7 +1,9 @@
 """Values that no field expects, and changes of a JSON value at a random place."""
 
 import copy
+import json
 import math
+import re
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -12,6 +14,7 @@ JUNK: tuple[Any, ...] = (
     *("x" * 5000, [], [[]], {}, {"a": 1}, [1] * 1000, ["a"], [None], {"": {}}, [10**9] * 2, [-1, 0], {"0": 0}),
 )
 """Of every kind that JSON and YAML have."""
+_DEEP = re.compile(r'"<deep (\d+)>"')
 
 
 def nested(depth: int) -> Any:
@@ -20,6 +23,11 @@ def nested(depth: int) -> Any:
     for _ in range(depth):
         value = [value]
     return value
+
+
+def dumped(values: Any) -> str:
+    """Return values as JSON text; ``<deep N>`` becomes N lists in each other, which json cannot write."""
+    return _DEEP.sub(lambda found: "[" * int(found[1]) + "]" * int(found[1]), json.dumps(values))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -51,7 +59,7 @@ def changed(values: dict[str, Any], random: Random) -> tuple[dict[str, Any], str
     elif kind == "number" and isinstance(owner[key], (int, float)) and not isinstance(owner[key], bool):
         owner[key] = random.choice([owner[key] + 1, owner[key] - 1, owner[key] * 2, -owner[key], owner[key] * 1000])
     elif kind == "deep":
-        owner[key] = nested(random.choice([30, 60, 900, 5000]))
+        owner[key] = f"<deep {random.choice([30, 60, 900, 5000])}>"
     else:
         owner[key] = junk(random)
     return values, where

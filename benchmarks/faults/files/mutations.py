@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.faults.files.bases import Base, Read, header_of, rest_of, says
-from benchmarks.faults.values import JUNK, changed
+from benchmarks.faults.values import JUNK, changed, dumped
 from norton_det.models.tensor_files import DEPLOYMENT_KEY, SHA256_KEY, SPEC_KEY, sha256_of
 
 _LENGTH = 8  # bytes that hold the length of a safetensors header
@@ -131,7 +131,7 @@ def _header_lie(base: Base, random: Random, folder: Path, bases: Sequence[Base])
     else:
         header, name = changed(header, random)
     path = folder / base.path.name
-    text = json.dumps(header).encode()
+    text = dumped(header).encode()
     path.write_bytes(len(text).to_bytes(_LENGTH, "little") + text + content[end:])
     return Mutated(path, f"{kind} of {name}", "same", lambda: base.original)
 
@@ -157,7 +157,7 @@ def _lie(edit: Callable[[dict[str, Any], dict[str, Tensor], Random, Sequence[Bas
 def _text_lie(key: str) -> Change:
     def edit(header: dict[str, Any], tensors: dict[str, Tensor], random: Random, bases: Sequence[Base]) -> str:
         values, where = changed(json.loads(header[key]), random)
-        header[key] = json.dumps(values)
+        header[key] = dumped(values)
         return f"{where} is {str(values.get(where.partition('.')[0]))[:60]!r}"
 
     return _lie(edit)
