@@ -10,20 +10,26 @@ Examples:
 import argparse
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset
 from norton_det.cli.options import check_minimum
 from norton_det.data import find_split
 from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results
+from norton_det.data.coco.checks.content import Annotations
+from norton_det.data.coco.labels import category_name
 from norton_det.data.coco.layouts import Split
 from norton_det.errors import DataError
 from norton_det.evaluation.coco_results import read_results
 from norton_det.files import read_json
 from norton_det.formatting import table
 
+_CLASSES = 20
+"""Limit of the classes that are listed."""
 Report = Mapping[str, list[Finding]]
 """The findings in each split, and in the results."""
 
@@ -69,11 +75,23 @@ def _check(args: argparse.Namespace) -> Report:
             )
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
+        if not args.json:
+            print(f"{split}: {_contents(content)}")
         if not args.annotations_only:
             report[split] += check_images(content, found.images)
     if args.results:
         report["results"] = check_results(content, read_results(args.results))
     return report
+
+
+def _contents(content: Mapping[str, Any]) -> str:
+    """Return how many images and objects there are, by class."""
+    data = Annotations(content)
+    counts = Counter(annotation["category_id"] for annotation in data.annotations)
+    classes = [category for category in data.categories if counts[category["id"]]]
+    names = [f"{category_name(category)} {counts[category['id']]:,}" for category in classes[:_CLASSES]]
+    names += [f"{len(classes) - _CLASSES} more"] if len(classes) > _CLASSES else []
+    return f"{len(data.images):,} images, {len(data.annotations):,} objects: {', '.join(names) or 'none'}"
 
 
 def _splits(args: argparse.Namespace) -> dict[str, Split]:

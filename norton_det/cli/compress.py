@@ -34,6 +34,8 @@ from norton_det.models.tasks import Detection
 from norton_det.models.weights import initial_network
 from norton_det.runtime.device import check_device, default_device
 
+logger = logging.getLogger(__name__)
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
@@ -101,6 +103,9 @@ def run(args: argparse.Namespace) -> None:
     images = args.calibrate and read_calibration_set(args.calibrate, args.arch, count, seed=args.seed, **division)
     device = args.device or ("cpu" if budget else default_device())
     model, arch = _source(args)
+    if args.calibrate:
+        step = "choice of ranks and rates, then calibration" if budget else "calibration"
+        logger.info("%s on %d images: takes minutes", step, min(len(images), args.calibration_images))
     net, spec = nd.compress(
         model.to(device) if isinstance(model, nn.Module) else model,
         arch=arch,

@@ -128,6 +128,7 @@ def export_int8(
         if "height" not in done.contract.dynamic:
             size = done.contract.size
             held_out, calibration = ([resized(one, size) for one in part] for part in (held_out, calibration))
+        logger.info("int8: choosing ranges and correcting biases on %d images, for minutes", len(calibration))
         job = _Job(exact, done.contract, scopes, calibration, ranges, max_layer_error, correct)
         found: list[Quantized] = []
 
