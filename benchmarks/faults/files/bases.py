@@ -151,7 +151,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
+        plain = {key: _plain(inner) for key, inner in value.items()}
+        return {
+            key: inner for key, inner in plain.items() if inner is not None and inner != {}
+        }  # as where it is missing
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     return repr(value) if isinstance(value, float) else value
