@@ -21,6 +21,7 @@ from norton_det.linalg.least_squares import LeastSquares
 from norton_det.registry import Registry
 from norton_det.spec import Rank
 
+_MOST_OF_SMALL = 100  # rank of filters that have fewer weights
 _ESTIMATE_ITERATIONS = 30  # of fits that are compared, not kept
 
 
@@ -69,15 +70,15 @@ class CPConv2d(CPLayer, Decomposition):
         """Return ``rank``.
 
         Raises:
-            UsageError: ``layer`` is grouped or linear, or ``rank`` is not one positive number, or above the number of
-                weights of a filter.
+            UsageError: ``layer`` is grouped or linear, or ``rank`` is not one positive number, or above 100 and
+                the number of weights of a filter.
         """
         conv = as_convolution(layer, "CP")
         if not isinstance(rank, int) or rank < 1:
             raise UsageError(f"rank is {rank}; expected one number of at least 1 for a CP block")
         kh, kw = pair(conv.kernel_size)
-        if rank > (most := conv.in_channels * kh * kw):
-            raise UsageError(f"rank is {shown(rank)}; expected at most {most:,}, the number of weights of a filter")
+        if rank > (most := max(conv.in_channels * kh * kw, _MOST_OF_SMALL)):
+            raise UsageError(f"rank is {shown(rank)}; expected at most {most:,} for filters of this size")
         return rank
 
     @classmethod
