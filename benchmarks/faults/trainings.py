@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import faulthandler
 import json
 import logging
 import os
@@ -82,6 +83,8 @@ class Running:
         end = time.monotonic() + seconds
         while sum(self._has_ended(rank) for rank in range(len(self.pids))) < len(self.pids):
             if time.monotonic() > end:
+                self.signal(signal.SIGUSR2)  # it says where it is
+                time.sleep(1)
                 self.signal(signal.SIGKILL)
                 self.wait()
                 return None
@@ -223,6 +226,7 @@ def _become(words: Sequence[str], log: Path, environment: dict[str, str], before
         logging.getLogger().handlers.clear()
         for number in SIGNALS:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        faulthandler.register(signal.SIGUSR2, sys.stderr)
         os.environ.update(environment)
         sys.argv[:] = ["norton-det", *words]
         atexit._clear()  # what is the parent's
