@@ -100,7 +100,8 @@ def entry(words: list[str]) -> tuple[Any, list[str]]:
         words = ["python", *itertools.dropwhile(lambda word: word.startswith("--"), words[1:])]
     match words:
         case ["python", "-m", module, *arguments] if module.startswith(("benchmarks.", "scripts.")):
-            return importlib.import_module(module).main, arguments
+            is_package = (ROOT / module.replace(".", "/")).is_dir()
+            return importlib.import_module(f"{module}.__main__" if is_package else module).main, arguments
         case ["norton-det", *arguments] | ["python", "-m", "norton_det", *arguments]:
             return importlib.import_module("norton_det.cli.main").main, arguments
         case ["python", file, *arguments] if (path := Path(file)).parts[0] == "tools":

@@ -50,8 +50,7 @@ def fold_structure(net: nn.Module, folded: Mapping[str, str]) -> None:
 
 
 def _outputs(layer: Any) -> int:
-    dense: Any = layer.to_dense() if isinstance(layer, Decomposition) else layer
-    return int(getattr(dense, "out_channels", None) or dense.out_features)
+    return int(getattr(layer, "out_channels", None) or layer.out_features)
 
 
 @singledispatch

@@ -182,7 +182,7 @@ def test_networks_that_cannot_be_lowered() -> None:
 def test_a_record_of_an_unknown_type(classifier: tuple[nn.Module, nd.Spec]) -> None:
     fast: Any = nd.deploy(classifier[0], torch.rand(1, 3, 32, 32), repeats=1)
     record = fast.deployment
-    with pytest.raises(DataError, match=r"deployment has dtype 'int4'; expected one of: bfloat16, float16"):
+    with pytest.raises(DataError, match=r"deployment field dtype is 'int4'; expected one of: bfloat16, float16"):
         type(record).from_json(record.to_json().replace('"dtype": null', '"dtype": "int4"'))
 
 

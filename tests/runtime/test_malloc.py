@@ -27,6 +27,7 @@ def faults(keep: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.slow
 def test_memory_is_used_again() -> None:
     assert faults("keep_freed_memory()") < 0.1 * faults("")
 

@@ -228,8 +228,12 @@ def test_tools(classes: Path, small_net: Path, tmp_path: Path, refused: Refused)
     assert content["model"].keys() == nd.load(small_net)[0].state_dict().keys()
     for wrong, code, message in (
         ([str(tmp_path / "none.pt")], 3, "none.pt: no such file"),
-        ([str(tmp_path / "dense.pt"), "--teacher-weight", "2"], 2, "teacher_weight is 2.0"),
-        ([str(small_net), "--teacher-temperature", "0"], 2, "teacher_temperature is 0.0"),
+        (
+            [str(tmp_path / "dense.pt"), "--teacher-weight", "2"],
+            2,
+            "--teacher-weight is 2; expected a number from 0 to 1",
+        ),
+        ([str(small_net), "--teacher-temperature", "0"], 2, "--teacher-temperature is 0; expected a number above 0"),
     ):
         refused(partial(tool("train_cls").main, ["--overwrite", *words, *wrong]), code, message)
 
