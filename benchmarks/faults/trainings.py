@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 import norton_det as nd
 from norton_det.cli import train_cls, train_det, training_run  # noqa: F401  (children have no time to import)
@@ -230,6 +232,7 @@ def _become(words: Sequence[str], log: Path, environment: dict[str, str], before
         os.environ.update(environment)
         sys.argv[:] = ["norton-det", *words]
         atexit._clear()  # what is the parent's
+        tqdm.set_lock(threading.RLock())  # its own is the parent's as well: one that is killed with it would stop all
         atexit.register(multiprocessing_util._exit_function)  # type: ignore[attr-defined]
         before()
         code = main()

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from norton_det.errors import TerminatedError
+
 _OURS = ("norton_det", "benchmarks", "scripts")
 
 
@@ -18,7 +20,9 @@ class _BesideBars(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             tqdm.write(self.format(record), file=self.stream)
-        except Exception:
+        except Exception as error:
+            if isinstance(error.__context__, TerminatedError):  # it came as tqdm took its lock
+                raise error.__context__ from None
             self.handleError(record)
 
 

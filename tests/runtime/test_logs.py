@@ -9,10 +9,14 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT
 
+from norton_det.errors import TerminatedError
+from norton_det.runtime import logs
 from norton_det.runtime.logs import RunLog
 
 SCRIPT = """
@@ -89,3 +93,15 @@ def test_a_run_log_that_cannot_be_written_is_said_once(capsys: pytest.CaptureFix
     log.note("second")
     log.close()
     assert capsys.readouterr().err == "/dev/full: No space left on device; the log goes on without this file\n"
+
+
+def test_a_signal_as_a_line_is_written_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(text: str, **options: Any) -> None:
+        try:
+            raise TerminatedError("SIGTERM received")
+        finally:
+            RLock().release()  # RuntimeError, as in tqdm
+
+    monkeypatch.setattr(logs.tqdm, "write", interrupted)
+    with pytest.raises(TerminatedError):
+        logs._BesideBars(sys.stderr).emit(logging.makeLogRecord({"msg": "Start"}))
