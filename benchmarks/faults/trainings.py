@@ -3,7 +3,6 @@
 import atexit
 import ctypes
 import faulthandler
-import json
 import logging
 import os
 import signal
@@ -17,23 +16,21 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import util as multiprocessing_util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 import norton_det as nd
+from benchmarks.faults.differences import READ, difference
 from norton_det.cli import train_cls, train_det, training_run  # noqa: F401  (children have no time to import)
 from norton_det.cli.main import main
 from norton_det.data import make_shapes
 from norton_det.models import ARCHITECTURES
-from norton_det.models.state_dicts import read_state_dict
 from norton_det.runtime.signals import SIGNALS
 from norton_det.storage import MARK
-from norton_det.training.history import read_lines
 
 STEPS = 12
 """Updates of each training: 3 epochs of 4."""
@@ -181,8 +178,8 @@ class Trainings:
         if names[0] != names[1]:
             return f"other files: {sorted(names[0] ^ names[1])}"
         for name in sorted(names[0]):
-            read = _READ.get(Path(name).suffix)
-            if read is not None and (found := _difference(read(out / name), read(theirs / name), name)):
+            read = READ.get(Path(name).suffix)
+            if read is not None and (found := difference(read(out / name), read(theirs / name), name)):
                 return found
         return ""
 
@@ -276,31 +273,3 @@ def _make_classes(folder: Path) -> None:
             for number in range(count):
                 pixels = rng.normal(60 + 120 * label, 20, (32, 32, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
-
-
-def _checkpoint(path: Path) -> Any:
-    content = torch.load(path, weights_only=True)
-    return {name: value for name, value in content.items() if name not in ("args", "cuda_rng")}
-
-
-_READ: dict[str, Callable[[Path], Any]] = {
-    ".pth": _checkpoint,
-    ".safetensors": read_state_dict,
-    ".jsonl": read_lines,
-    ".json": lambda path: json.loads(path.read_text()),
-}
-
-
-def _difference(ours: Any, theirs: Any, where: str) -> str:
-    """Return where two values differ, be it in one bit, but for seconds; "" if they do not."""
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        parts = ((ours[key], theirs[key], f"{where}: {key}") for key in ours if key != "seconds")
-    elif isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(theirs):
-        parts = (
-            (one, other, f"{where}[{number}]") for number, (one, other) in enumerate(zip(ours, theirs, strict=True))
-        )
-    elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-        return "" if ours.dtype == theirs.dtype and torch.equal(ours, theirs) else f"{where} differs"
-    else:
-        return "" if type(ours) is type(theirs) and ours == theirs else f"{where} is {ours!r:.50}, not {theirs!r:.50}"
-    return next(filter(None, (_difference(*part) for part in parts)), "")

@@ -32,6 +32,7 @@ def exploding() -> nn.Module:
     return net.eval()
 
 
+@pytest.mark.slow
 def test_a_calibration_that_leads_away_from_the_dense_network_is_undone(caplog: pytest.LogCaptureFixture) -> None:
     dense, zeros = exploding(), torch.zeros(4, 3, 32, 32)
     plain, _ = nd.compress(dense, arch=ARCH, rank=1)

@@ -56,6 +56,7 @@ def test_a_file_that_is_deployed_is_timed_as_it_is(
 DECOMPOSED = {"backbone.body.layer1.0.conv2": nd.DecomposedLayer("cp", 1)}
 
 
+@pytest.mark.slow
 def test_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = nd.Spec("maskrcnn_cpresnet50_fpn", 2, decompositions=DECOMPOSED, options=TINY)
     nd.save(nd.build(spec), spec, tmp_path / "mask.safetensors")

@@ -56,6 +56,7 @@ def roboflow(shapes: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_layout_changes_nothing(
     shapes: Path, named: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

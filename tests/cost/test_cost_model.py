@@ -21,7 +21,7 @@ BESIDE = {
 
 
 @pytest.mark.parametrize(
-    "arch", [pytest.param(arch, marks=[pytest.mark.slow] * arch.endswith("_v2")) for arch in BESIDE]
+    "arch", [pytest.param(arch, marks=[pytest.mark.slow] * (arch != "maskrcnn_cpresnet50_fpn")) for arch in BESIDE]
 )
 def test_layers_beside_the_plan_cost_what_is_counted(arch: str) -> None:
     first, second = BESIDE[arch]

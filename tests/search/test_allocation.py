@@ -105,7 +105,10 @@ def test_measured_changes(resnet8: str) -> None:
     assert all(levels[2] < levels[14] for levels in found.rates.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.float64))],
+)
 def test_changes_do_not_depend_on_the_dtype(resnet8: str, dtype: torch.dtype) -> None:
     net, images = trained(), torch.randn(4, 3, 32, 32)
     single, other = (

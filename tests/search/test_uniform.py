@@ -121,6 +121,7 @@ def test_a_layer_is_timed() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_latency_knows_every_decomposition(timed: list[Any]) -> None:
     dense = dense_network("resnet56_cifar", device="cpu")
     model = latency.LatencyModel(CostModel(dense.architecture), dense, decomposition="tucker2")

@@ -238,6 +238,7 @@ def test_tools(classes: Path, small_net: Path, tmp_path: Path, refused: Refused)
         refused(partial(tool("train_cls").main, ["--overwrite", *words, *wrong]), code, message)
 
 
+@pytest.mark.slow
 def test_detection_tool(shapes: Path, tmp_path: Path) -> None:
     words = f"--data-path {shapes} --model fasterrcnn_cpresnet50_fpn --device cpu -j 0 --epochs 1 --amp".split()
     words += ["--model-kwargs", json.dumps(TINY)]
