@@ -107,7 +107,7 @@ def test_measured_changes(resnet8: str) -> None:
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.float64))],
+    [torch.bfloat16, *(pytest.param(other, marks=pytest.mark.slow) for other in (torch.float16, torch.float64))],
 )
 def test_changes_do_not_depend_on_the_dtype(resnet8: str, dtype: torch.dtype) -> None:
     net, images = trained(), torch.randn(4, 3, 32, 32)
