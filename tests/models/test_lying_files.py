@@ -72,8 +72,8 @@ LARGE = [
     ("cp", {"num_classes": 200, "classes": []}, "linear.weight has shape (3, 64); expected (200, 64)"),
     ("cp", {"attributes": {"conv1.kernel_size": [9, 9]}}, "conv1.kernel_size is (9, 9); the tensors of its layer are"),
     ("detector", {"attributes": {"roi_heads.box_roi_pool.output_size": [999] * 2}}, "expected numbers from 1 to 256"),
-    ("detector", {"attributes": ANCHORS}, "expected 1 to 100 values"),
-    ("detector", {"options": {"anchor_sizes": [[*range(1, 9999)]] * 5}}, "expected 1 to 100 values"),
+    ("detector", {"attributes": ANCHORS}, "more than 100 anchors for a position"),
+    ("detector", {"options": {"anchor_sizes": [[*range(1, 9999)]] * 5}}, "more than 100 anchors for a position"),
     ("detector", {"options": {"min_size": "large"}}, "min_size"),
     ("detector", {"options": {"box_score_thresh": [1]}}, "score_thresh"),
 ]
