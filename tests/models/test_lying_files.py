@@ -73,7 +73,7 @@ LARGE = [
     ("cp", {"attributes": {"conv1.kernel_size": [9, 9]}}, "conv1.kernel_size is (9, 9); the tensors of its layer are"),
     ("detector", {"attributes": {"roi_heads.box_roi_pool.output_size": [999] * 2}}, "expected numbers from 1 to 256"),
     ("detector", {"attributes": ANCHORS}, "more than 100 anchors for a position"),
-    ("detector", {"options": {"anchor_sizes": [[*range(1, 9999)]] * 5}}, "more than 100 anchors for a position"),
+    ("detector", {"options": {"anchor_sizes": [[*range(1, 9999)]] * 5}}, "expected 1 to 100 values"),
     ("detector", {"options": {"min_size": "large"}}, "min_size"),
     ("detector", {"options": {"box_score_thresh": [1]}}, "score_thresh"),
 ]
