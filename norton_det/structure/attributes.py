@@ -128,6 +128,7 @@ def set_attributes(net: nn.Module, attributes: Mapping[str, Any]) -> None:
         if value != frozen(present):
             _check_settable(owner, path, name, value)
             check_value(path, value, frozen(present))
+            _check_anchors(owner, path, name, value)
         setattr(owner, name, value)
         try:
             _renew(owner)
@@ -155,6 +156,14 @@ def _check_settable(owner: Any, path: str, name: str, value: Any) -> None:
     if name in OF_TENSORS and (has_tensors or isinstance(owner, (Decomposition, _BatchNorm))):
         text = f"{path} is {shown(value)}; the tensors of its layer are for {getattr(owner, name)}"
         raise UsageError(f"attribute {path!r}: {text}")
+
+
+def _check_anchors(owner: Any, path: str, name: str, value: Any) -> None:
+    """Check that as many boxes are predicted at a position as before: the head of the RPN stays."""
+    if isinstance(owner, AnchorGenerator) and name in ("sizes", "aspect_ratios"):
+        numbers = [len(level) for level in getattr(owner, name)]
+        if [len(level) for level in value] != numbers:
+            raise UsageError(f"attribute {path!r} is {shown(value)}; expected as many for each level as now: {numbers}")
 
 
 def _different(name: str, kind: type, given: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Difference]:

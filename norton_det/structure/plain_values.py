@@ -21,7 +21,7 @@ _LIMITS = {
 _MAY_BE_NONE = ("momentum", "fixed_size", "divisor_override", "stride")
 _MAY_BE_TEXT = ("padding",)
 _FOR_EACH_SIDE = ("stride", "padding", "dilation", "kernel_size", "output_size")
-_ANY_NUMBER_OF = ("min_size", "sizes", "aspect_ratios")  # of anchors; how many an RPN predicts follows from tensors
+_ANY_NUMBER_OF = ("min_size", "sizes", "aspect_ratios")
 OF_TENSORS = frozenset(
     {"in_channels", "out_channels", "kernel_size", "groups", "transposed", "in_features", "out_features"}
     | {"num_features", "num_groups", "num_channels", "num_parameters", "rank", "affine", "track_running_stats"}
