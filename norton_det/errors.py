@@ -69,7 +69,10 @@ def shown(value: object) -> str:
         >>> len(shown("a" * 1000))
         200
     """
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested deeply, or with a number of very many digits
+        text = f"{type(value).__name__} that is too large to be shown"
     text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 

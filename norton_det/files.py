@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import reprlib
 import shutil
 import stat
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from norton_det.errors import DataError, UsageError
 from norton_det.file_locks import hold, is_held
+from norton_det.json_text import keys_once
 from norton_det.storage import MARK, naming, raise_full
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -189,7 +189,7 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
     """
     try:
         with open_regular(path) as file:
-            content = json.loads(file.read(), object_pairs_hook=_with_keys_once)
+            content = json.loads(file.read(), object_pairs_hook=keys_once)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected {expected}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -197,15 +197,6 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
     if not isinstance(content, kind):
         raise DataError(f"{path}: holds a {type(content).__name__}; expected {expected}")
     return content
-
-
-def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        key = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {reprlib.repr(key)} comes twice in {reprlib.repr(values)}")
-    return values
 
 
 @contextmanager

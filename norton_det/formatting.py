@@ -1,6 +1,5 @@
 """Tables and counts as text."""
 
-import reprlib
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
@@ -9,9 +8,6 @@ from tabulate import tabulate
 
 _FORMATS = {"text": "simple", "markdown": "github"}  # names of tabulate
 _UNITS = {"G": 10**9, "M": 10**6, "k": 10**3}
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 4
-_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 120, 40, 60
 
 
 def table(
@@ -73,14 +69,3 @@ def parse_count(text: str) -> int:
     if unit not in _UNITS or not number.replace(".", "", 1).isdecimal():
         raise ValueError(f"count is {text!r}; expected a number with a unit, as 126.49M or 0.92G")
     return int(Decimal(number) * _UNITS[unit])
-
-
-def shown(value: object) -> str:
-    """Return a value as messages show it: in Python's notation, cut if it is long.
-
-    Example:
-        >>> from norton_det.formatting import shown
-        >>> shown([1, 2.5, "a"]), len(shown("a" * 10**6)) < 200
-        ("[1, 2.5, 'a']", True)
-    """
-    return _SHORT.repr(value)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,7 +35,7 @@ def json_object(text: str, what: str) -> dict[str, Any]:
         norton_det.errors.DataError: spec is not JSON: 'rank' comes twice
     """
     try:
-        values = json.loads(text, object_pairs_hook=_distinct)
+        values = json.loads(text, object_pairs_hook=keys_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -81,11 +81,21 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
         raise DataError(f"{where}: {error}") from None
 
 
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def keys_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; an ``object_pairs_hook`` of the ``json`` module.
+
+    Raises:
+        ValueError: a key comes twice.
+
+    Example:
+        >>> from norton_det.json_text import keys_once
+        >>> json.loads('{"a": 1, "b": 2}', object_pairs_hook=keys_once)
+        {'a': 1, 'b': 2}
+    """
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"{name!r} comes twice")
+            raise ValueError(f"{shown(name)} comes twice")
         values[name] = value
     return values
 

@@ -17,7 +17,8 @@ PACKAGE = ROOT / "norton_det"
 # From the ground up. A folder imports from itself and from lower floors: from none beside it and none above.
 FLOORS = [
     {"errors", "version", "file_locks", "storage"},
-    {"files", "formatting", "json_text", "linalg", "yaml_files"},
+    {"formatting", "json_text", "linalg", "yaml_files"},
+    {"files"},
     {"registry", "spec", "runtime", "channels", "image_files"},
     {"notation"},
     {"models", "decompositions", "visualization"},

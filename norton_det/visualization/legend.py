@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from norton_det.errors import DataError
+from norton_det.errors import DataError, shown
 from norton_det.files import read_json
-from norton_det.formatting import shown
 
 _LIMBS = ("shoulder elbow", "elbow wrist", "shoulder hip", "hip knee", "knee ankle", "eye ear", "ear shoulder")
 _OF_PERSONS = (

@@ -19,11 +19,10 @@ from norton_det.data import CocoDataset, annotation_file, make_shapes, read_coco
 from norton_det.data.coco.checks import check_annotations, check_images
 from norton_det.data.coco.checks.fields import is_text, mask_fault
 from norton_det.data.coco.truth import Truth
-from norton_det.errors import DataError
+from norton_det.errors import DataError, shown
 from norton_det.evaluation.coco import CocoEvaluator
 from norton_det.evaluation.coco_results import read_results
 from norton_det.files import read_json
-from norton_det.formatting import shown
 from norton_det.image_files import read_rgb
 from norton_det.visualization.legend import Legend
 
@@ -187,7 +186,12 @@ def test_objects_of_no_category_are_not_evaluated_in_silence(root: Path, refused
 def test_a_key_that_comes_twice_is_refused(text: str, tmp_path: Path, refused: Refused) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    refused(lambda: read_json(path, dict, "COCO annotations"), 3, f"{path}: cannot be read: key '", " comes twice in {")
+    refused(
+        lambda: read_json(path, dict, "COCO annotations"),
+        3,
+        f"{path}: cannot be read: '",
+        "' comes twice; expected COCO",
+    )
 
 
 def test_deep_json_is_refused_or_never_copied(root: Path, refused: Refused) -> None:
@@ -198,7 +202,7 @@ def test_deep_json_is_refused_or_never_copied(root: Path, refused: Refused) -> N
     change(root, lambda content: content["categories"][0].update(more=deep, supercategory=deep))
     assert CocoEvaluator(read_coco(path), ["bbox"]).evaluate([])["bbox"]["AP"] == 0
     change(root, lambda content: content["annotations"][0].update(iscrowd=deep))
-    refused(lambda: CocoDataset(root, "val"), 3, f"{path}: wrong iscrowd: annotation 1: iscrowd is [[[[...]]]]")
+    refused(lambda: CocoDataset(root, "val"), 3, f"{path}: wrong iscrowd: annotation 1: iscrowd is [[[[")
     path.write_text("[" * 100_000)
     refused(lambda: CocoDataset(root, "val"), 3, f"{path}: cannot be read")
 
@@ -235,10 +239,11 @@ def test_pycocotools_decodes_every_mask_that_is_accepted(mask: Any, change: int 
 @settings(max_examples=50, deadline=None)
 @given(st.recursive(st.none() | st.text() | st.integers() | st.floats(), lambda inner: st.lists(inner, max_size=20)))
 def test_a_message_shows_a_value_in_one_short_line(value: Any) -> None:
-    assert len(shown(value)) < 2000
+    assert len(shown(value)) <= 200
     assert len(shown(value).splitlines()) == 1
-    assert len(shown("x" * 10**6)) < 200
-    assert len(shown([10**400] * 99)) < 1000
+    assert len(shown("x" * 10**6)) <= 200
+    assert len(shown([10**400] * 99)) <= 200
+    assert shown(10**5000) == "int that is too large to be shown"
 
 
 def test_truth_is_checked_before_it_is_drawn(root: Path, refused: Refused) -> None:

@@ -16,8 +16,11 @@ from norton_det.cli import visualize
 from norton_det.cli.common import Parser
 from norton_det.data import CocoDataset, find_split
 from norton_det.data.calibration_set import read_calibration_set
+from norton_det.data.coco.dataset import read_coco
 from norton_det.data.coco.held_out import HeldOut
 from norton_det.errors import DataError, UsageError
+from norton_det.evaluation.coco import CocoEvaluator
+from norton_det.evaluation.matches import match_results
 
 Content = dict[str, Any]
 
@@ -201,6 +204,16 @@ def test_what_cannot_be_told_is_refused_by_name(shapes: Path, tmp_path: Path, re
     for fraction in (0, 1, -0.5, float("nan")):
         with pytest.raises(UsageError, match="expected a number between 0 and 1"):
             HeldOut(fraction, 0, held_out=True)
+
+
+def test_a_group_without_objects_is_evaluated_nowhere(shapes: Path, tmp_path: Path) -> None:
+    roboflow(shapes, tmp_path)
+    names = {"circle", "square", "triangle"}
+    found = find_split(tmp_path, "val")
+    for coco in (CocoDataset(tmp_path, "val").coco, read_coco(found.annotations)):
+        results = [{**one, "score": 0.5} for one in coco.dataset["annotations"]]
+        matches = match_results(CocoEvaluator(coco, ["bbox"]), results, "bbox")
+        assert set(matches.classes) == {category["name"] for category in coco.cats.values()} == names
 
 
 def test_a_group_with_objects_is_a_class(shapes: Path, tmp_path: Path) -> None:

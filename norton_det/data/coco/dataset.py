@@ -35,7 +35,7 @@ Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 
 def read_coco(path: str | Path, part: HeldOut | None = None) -> Any:
-    """Return the ``pycocotools.coco.COCO`` object of an annotation file.
+    """Return the ``pycocotools.coco.COCO`` object of an annotation file, without categories that only group others.
 
     Args:
         path: the file.
@@ -54,6 +54,7 @@ def read_coco(path: str | Path, part: HeldOut | None = None) -> Any:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     raise_errors(findings, path)
+    coco.dataset["categories"] = class_categories(coco.dataset)
     if part is not None:
         coco.dataset = part.of(coco.dataset, path)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -136,8 +137,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self._check()
-        self._categories = class_categories(self.coco.dataset)
-        self.coco.cats = {category["id"]: category for category in self._categories}  # no other is evaluated
+        self._categories = self.coco.dataset["categories"]
         self.labels = Labels.new(self._categories)
         self._read = PixelReader()
         self.ids = sorted(self.coco.imgs)

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from norton_det.errors import DataError
-from norton_det.formatting import shown
+from norton_det.errors import DataError, shown
 
 
 def leaves_folder(name: str) -> bool:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from norton_det.errors import DataError
-from norton_det.formatting import shown
+from norton_det.errors import DataError, shown
 from norton_det.models import ARCHITECTURES
 from norton_det.spec import UNUSED, Spec
 

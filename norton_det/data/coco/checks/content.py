@@ -5,8 +5,7 @@ from typing import Any
 
 from norton_det.data.coco.checks.fields import is_id, is_number, is_size, is_text
 from norton_det.data.coco.labels import BACKGROUND, category_name
-from norton_det.errors import DataError
-from norton_det.formatting import shown
+from norton_det.errors import DataError, shown
 
 _MAX_PATH = 4096  # letters; no system opens more
 Entry = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from norton_det.formatting import shown
+from norton_det.errors import shown
 
 _MAX_COORDINATE = 1e6  # in pixels; pycocotools visits every pixel on the edges of a polygon
 _MAX_ID = 2**63 - 1  # numpy and torch have integers of 64 bits

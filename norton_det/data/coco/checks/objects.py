@@ -7,7 +7,7 @@ from norton_det.data.coco.checks.content import Annotations, Entry, describe_fie
 from norton_det.data.coco.checks.fields import are_sigmas, is_text, keypoints_fault, mask_fault
 from norton_det.data.coco.checks.findings import ERROR, NOTE, WARNING, Check
 from norton_det.data.coco.sides import partners
-from norton_det.formatting import shown
+from norton_det.errors import shown
 
 MASK, POINTS, SIGMAS = "segmentation", "keypoints", "keypoint_sigmas"
 

@@ -14,7 +14,7 @@ from norton_det.data.coco.checks.fields import (
     outside,
 )
 from norton_det.data.coco.checks.findings import ERROR, WARNING, Check, Finding, run_checks
-from norton_det.formatting import shown
+from norton_det.errors import shown
 
 FIELD = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """Kinds of results, and the field of each kind."""
