@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 Described = tuple[nn.Module, Spec]
 """A network and its spec."""
+_SIDE = whole(1, 10_000)  # pixels
 
 
 def add_arguments(parser: Parser) -> None:
@@ -122,27 +123,9 @@ def _add_data(group: Group) -> None:
     add("--augmix-severity", default=3, type=whole(1, 10), metavar="S", help="of --auto-augment augmix")
     add("--random-erase", default=0.0, type=FRACTION, metavar="P", help="of imagenet: probability")
     add("--interpolation", default="bilinear", choices=INTERPOLATIONS, metavar="NAME", help="of imagenet")
-    add(
-        "--val-resize-size",
-        default=256,
-        type=whole(1, 10_000),
-        metavar="S",
-        help="of imagenet: length of the shorter side",
-    )
-    add(
-        "--val-crop-size",
-        default=224,
-        type=whole(1, 10_000),
-        metavar="S",
-        help="of imagenet: side of the crop for evaluation",
-    )
-    add(
-        "--train-crop-size",
-        default=224,
-        type=whole(1, 10_000),
-        metavar="S",
-        help="of imagenet: side of the crop for training",
-    )
+    add("--val-resize-size", default=256, type=_SIDE, metavar="S", help="of imagenet: length of the shorter side")
+    add("--val-crop-size", default=224, type=_SIDE, metavar="S", help="of imagenet: side of the crop for evaluation")
+    add("--train-crop-size", default=224, type=_SIDE, metavar="S", help="of imagenet: side of the crop for training")
 
 
 def run(args: argparse.Namespace) -> None:
