@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ class Noted:
     held: bool
     note: str
     seconds: float
+    commit: str
 
 
 def outcomes_in(path: Path) -> dict[int, Noted]:
@@ -41,6 +43,13 @@ def outcomes_in(path: Path) -> dict[int, Noted]:
         return {}
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return {noted.index: noted for noted in (Noted(**json.loads(line)) for line in lines)}
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with "-dirty" if files differ from it; "unknown" outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    said = subprocess.run(command, capture_output=True, text=True)
+    return said.stdout.strip() if said.returncode == 0 else "unknown"
 
 
 def run_cases(campaign: Campaign, seed: int, indices: Sequence[int], path: Path) -> Iterator[Noted]:
@@ -72,7 +81,7 @@ class _Process:
 
     def __init__(self, campaign: Campaign, seed: int, indices: Sequence[int]) -> None:
         self.campaign, self.seed, self.indices = campaign, seed, indices
-        self.read = b""
+        self.read, self.commit = b"", commit()
 
     def __enter__(self) -> "_Process":
         self.folder = Path(tempfile.mkdtemp(prefix=f"faults_{self.campaign.name}_"))
@@ -104,10 +113,11 @@ class _Process:
             line = self._line(self.campaign.seconds)
             seconds = round(time.monotonic() - start, 3)
             if line:
-                yield Noted(index, self.seed, *_read(line), seconds)
+                yield Noted(index, self.seed, *_read(line), seconds, self.commit)
                 continue
             how = f"longer than {self.campaign.seconds:g} s" if line is None else f"process ended: {self._end()}"
-            yield Noted(index, self.seed, "hang" if line is None else "crash", False, how, seconds)
+            kind = "hang" if line is None else "crash"
+            yield Noted(index, self.seed, kind, False, how, seconds, self.commit)
             return
 
     def _line(self, seconds: float) -> str | None:

@@ -1,7 +1,6 @@
 """The tables of docs/promises.md, from the outcomes of the campaigns."""
 
 import platform
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,22 +46,22 @@ def write_page(folder: Path, page: Path = PAGE) -> None:
 
 def _section(name: str, outcomes: Sequence[Noted]) -> str:
     tried = campaign(name)
-    seeds = ", ".join(map(str, sorted({each.seed for each in outcomes})))
+    seeds, commits = (_listed(getattr(each, name) for each in outcomes) for name in ("seed", "commit"))
+    of_all = "" if len(outcomes) == tried.size else f" of {tried.size:,}"
     minutes = sum(each.seconds for each in outcomes) / 60
     slowest = max(each.seconds for each in outcomes)
     facts = (
-        f"`python -m benchmarks.faults {name} --seed {seeds}`: {len(outcomes):,} cases, {minutes:.0f} minutes "
-        f"(the slowest case {slowest:.1f} s), commit {_commit()}, Python {platform.python_version()}."
+        f"`python -m benchmarks.faults {name} --seed {seeds}`: {len(outcomes):,}{of_all} cases, {minutes:.0f} minutes "
+        f"(the slowest case {slowest:.1f} s), commit {commits}, Python {platform.python_version()}."
     )
     return f"### {tried.title}\n\nPromised: {tried.promise}\n\n{facts}\n\n{table(outcomes)}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(sorted({*map(str, values)}))
 
 
 def _sections(text: str) -> dict[str, str]:
     """Return the sections of a page by the name of the campaign in their commands."""
     parts = [f"### {part.strip()}" for part in text.split("\n### ")[1:]]
     return {part.split("benchmarks.faults ")[1].split()[0]: part for part in parts}
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(PAGE.parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
