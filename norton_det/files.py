@@ -24,14 +24,15 @@ _swept: set[Path] = set()
 
 
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Write a file under a temporary name in the same folder, then rename it: no reader ever sees half a file.
+    """Write a file in a temporary folder beside it, then rename it: no reader ever sees half a file.
 
     The content is on the disk before it has its name, and the name is when this returns: a power failure leaves the old
-    file or the new one. What processes that were killed left in the folder is removed (see :func:`remove_abandoned`).
+    file or the new one. What processes that were killed left in the folder is removed (see :func:`remove_abandoned`),
+    also the temporary files of a library that writes.
 
     Args:
         path: the file; an existing one is replaced when the new one is complete.
-        write: called with the temporary name, which has the suffix of ``path``.
+        write: called with the temporary path, of the same name; it does not exist yet.
 
     Raises:
         UsageError: the folder does not exist.
@@ -51,13 +52,14 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
         raise UsageError(f"{path}: folder {path.parent} does not exist")
     if path.parent.resolve() not in _swept:  # once in a process
         remove_abandoned(path.parent)
-    with naming(path), _temporary(path, tempfile.mkstemp) as temporary:
+    with naming(path), _temporary(path) as folder:
+        temporary = folder / path.name
         try:
             write(str(temporary))
         except Exception:
             raise_full(temporary)
             raise
-        temporary.chmod(0o666 & ~_umask())  # mkstemp allows nobody else to read the file
+        temporary.chmod(0o666 & ~_umask())  # some libraries allow nobody else to read the file
         _put(temporary, path)
 
 
@@ -130,7 +132,7 @@ def check_name(path: str | Path) -> None:
     """
     path = Path(path)
     with naming(path), suppress(FileNotFoundError):
-        path.with_name(f".{path.name}.{MARK}12345678{path.suffix}").stat()
+        path.with_name(f".{path.name}.{MARK}12345678").stat()
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
@@ -149,7 +151,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise UsageError(f"{path}: exists already; expected a new or empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent)
-    with naming(path), _temporary(path, _make_folder) as temporary:
+    with naming(path), _temporary(path) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # mkdtemp allows nobody else to read the folder
         _put(temporary, path)
@@ -200,28 +202,23 @@ def read_json(path: str | Path, kind: type, expected: str) -> Any:
 
 
 @contextmanager
-def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
-    """Yield a new temporary file or folder beside ``path``, held until the end of the block, and removed then."""
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside ``path``, held until the end of the block, and removed then."""
     while True:
-        handle, name = make(dir=path.parent, prefix=f".{path.name}.{MARK}", suffix=path.suffix)
-        temporary = Path(name)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{MARK}"))
+        try:
+            handle = os.open(os.devnull if os.name == "nt" else temporary, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # just now, another process took it for an abandoned one
         if hold(handle) and temporary.exists():
             break
-        os.close(handle)  # just now, another process took it for an abandoned one
+        os.close(handle)  # it is about to
         _remove(temporary)
     try:
-        if os.name == "nt":
-            os.close(handle)  # it renames no open file
         yield temporary
     finally:
         _remove(temporary)
-        if os.name != "nt":
-            os.close(handle)
-
-
-def _make_folder(**named: Any) -> tuple[int, str]:
-    name = tempfile.mkdtemp(**named)
-    return os.open(os.devnull if os.name == "nt" else name, os.O_RDONLY), name
+        os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -85,6 +85,8 @@ from norton_det.runtime.run_folder import in_use
 
 def wait(name):
     Path(name).write_text("half")
+    if kind == "file":
+        Path(name).with_name(".tmp12345678").touch()  # as safetensors does
     print("ready", file=sys.stderr, flush=True)
     time.sleep(100)
 
@@ -113,6 +115,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         process.kill()
     if kind == "file":
         remove_abandoned(tmp_path)
+        assert set(tmp_path.iterdir()) == {mine}
     else:
         with new_folder(tmp_path / "y" / "z"):
             assert temporary.exists(), "another folder"

@@ -29,8 +29,8 @@ from norton_det.cli import train_cls, train_det, training_run  # noqa: F401  (ch
 from norton_det.cli.main import main
 from norton_det.data import make_shapes
 from norton_det.models import ARCHITECTURES
+from norton_det.runtime.run_folder import LOCK
 from norton_det.runtime.signals import SIGNALS
-from norton_det.storage import MARK
 
 STEPS = 12
 """Updates of each training: 3 epochs of 4."""
@@ -210,8 +210,9 @@ class Trainings:
 
 
 def temporary_files(folder: Path) -> list[str]:
-    """Return the names of temporary files in a folder."""
-    return [path.name for path in folder.rglob("*") if MARK in path.name] if folder.exists() else []
+    """Return the names of temporary files in a folder: all that are hidden, whoever wrote them, but for the lock."""
+    hidden = folder.rglob(".*") if folder.exists() else []
+    return [path.name for path in hidden if path.name != LOCK]
 
 
 def _become(words: Sequence[str], log: Path, environment: dict[str, str], before: Callable[[], object]) -> None:

@@ -181,8 +181,7 @@ class TrainingState:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Replace ``target`` by a hard link to ``source``, or by a copy if the file system has no hard links."""
-    target.unlink()
+    """Make ``target`` a hard link to ``source``, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
