@@ -12,10 +12,10 @@ from benchmarks.faults.trainings import Setting, Trainings, temporary_files
 
 AT_RANDOM = 300
 EVENTS = {
-    Setting("cls", 1): 150,
-    Setting("cls", 2): 150,
-    Setting("det", 1, epochs=1): 95,
-    Setting("det", 2, epochs=1): 95,
+    Setting("cls", 1): 180,
+    Setting("cls", 2): 180,
+    Setting("det", 1, epochs=1): 110,
+    Setting("det", 2, epochs=1): 110,
 }
 """Cases for the file events of each training; the last of them is to be past its last event."""
 _AT_RANDOM = {
