@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.faults.campaign import Campaign, Outcome
 
-_MOST_LETTERS = 500  # of a note
+_MOST_LETTERS = 5000  # of a note
 _TO_PREPARE = 300  # seconds
 _READY = "ready\n"
 

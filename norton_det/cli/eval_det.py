@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset, add_division, add_keypoint_sigmas, division_of
@@ -27,7 +26,7 @@ from norton_det.cli.options import (
     add_workers,
     check_minimum,
 )
-from norton_det.data import CocoDataset, collate, find_split, read_coco
+from norton_det.data import Batching, CocoDataset, evaluation_batches, find_split, read_coco
 from norton_det.data.coco.checks import check_results, raise_errors
 from norton_det.data.coco.checks.findings import ERROR
 from norton_det.data.coco.labels import Labels
@@ -228,5 +227,5 @@ def _read_detector(args: argparse.Namespace, path: str, data: CocoDataset) -> tu
 def _detect(args: argparse.Namespace, model: nn.Module, labels: Labels, data: CocoDataset) -> list[Result]:
     """Run a detector and return its results."""
     warn_of_detector_limit(model, data.coco.dataset, data.annotations, args.max_detections)
-    batches = DataLoader(data, batch_size=1, num_workers=args.workers, collate_fn=collate)
+    batches = evaluation_batches(data, Batching(1), workers=args.workers)
     return predict(model, batches, torch.device(args.device), labels=labels, print_freq=args.print_freq)

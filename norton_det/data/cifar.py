@@ -10,18 +10,19 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from norton_det.data.batching import Batches, Batching
 from norton_det.data.image_folder import MEAN, SPLITS, STD, image_folder
+from norton_det.data.loader import load
 from norton_det.errors import DataError, expect_choice
 from norton_det.files import write_atomically
 from norton_det.image_files import read_rgb
 
 SIZE, PADDING = 32, 4
+_CHUNK = 250  # images that are decoded at a time
 Batch = tuple[Tensor, Tensor]
 
 
@@ -140,10 +141,24 @@ def _read(path: str) -> Image.Image:
 
 
 def _decode(folder: ImageFolder, workers: int) -> Tensor:
-    folder.transform = TF.pil_to_tensor
-    chunks = DataLoader(folder, batch_size=250, num_workers=workers)
-    bar = tqdm(chunks, desc=f"Reading {folder.root}", disable=None, leave=False)
-    return torch.cat([images for images, _ in bar])
+    order = torch.arange(len(folder.samples))
+    chunks = load(_Files(folder), order, None, order.split(_CHUNK), workers=workers)
+    return torch.cat([*tqdm(chunks, desc=f"Reading {folder.root}", disable=None, leave=False)])
+
+
+class _Files:
+    """Images of files, uint8 (3, H, W), by index."""
+
+    def __init__(self, folder: ImageFolder) -> None:
+        self.folder = folder
+
+    def __getitem__(self, index: int) -> Tensor:
+        pixels: Tensor = TF.pil_to_tensor(self.folder.loader(self.name_of(index)))
+        return pixels
+
+    def name_of(self, index: int) -> str:
+        """Return the file of an image."""
+        return str(self.folder.samples[index][0])
 
 
 def _read_cache(path: Path, folder: ImageFolder) -> Tensor | None:

@@ -129,8 +129,7 @@ class FolderImages:
         """Return batches of images (B, 3, S, S), resized and cropped at the centre, and labels (B,)."""
         count = len(self)
         items = _Transformed(self.samples, self.preset.evaluation())
-        seeds = torch.zeros(count, dtype=torch.int64)  # nothing is random
-        return load(items, torch.arange(count), seeds, batching.evaluation(count), workers=self.workers)
+        return load(items, torch.arange(count), None, batching.evaluation(count), workers=self.workers)
 
 
 class _Transformed:

@@ -39,7 +39,7 @@ class Items(Protocol[T_co]):
 def load(
     items: Items[Any],
     order: Tensor,
-    seeds: Tensor,
+    seeds: Tensor | None,
     parts: Sequence[Tensor],
     *,
     workers: int = 0,
@@ -54,14 +54,16 @@ def load(
     Args:
         items: the items.
         order: index of the item at each position, int64 (N,).
-        seeds: seed of the random numbers at each position, int64 (N,).
+        seeds: seed of the random numbers at each position, int64 (N,); None: nothing is random.
         parts: the positions of each batch.
-        workers: number of processes that read; 0: this process reads.
+        workers: number of processes that read, at most one for each batch; 0: this process reads.
         collate: makes a batch from a list of items; None: tensors are stacked.
 
     Raises:
         UsageError: the environment variable is no number of seconds.
     """
+    workers = min(workers, len(parts))  # torch ends one that never got a batch with a traceback, if another fails
+    seeds = torch.zeros(len(order), dtype=torch.int64) if seeds is None else seeds
     keys = Batches(lambda part: list(zip(order[part].tolist(), seeds[part].tolist(), strict=True)), parts)
     readers = _Readers(workers, _patience())
     return _Loader(

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ENVIRONMENT
+from PIL import Image
 
+from norton_det.data import cifar
 from norton_det.data.loader import PATIENCE, load
 from norton_det.errors import DataError, UsageError
 
@@ -62,6 +64,31 @@ def test_what_a_process_read_that_is_killed_or_hangs_is_named(
         list(reading)
     assert str(raised.value) == f"5.png: the process that reads {told}"
     assert time.monotonic() - start < 30
+
+
+def test_no_more_processes_read_than_there_are_batches() -> None:
+    loader = load(range(4), torch.arange(4), None, [*torch.arange(4).split(2)], workers=8)
+    assert loader.num_workers == 2
+    assert torch.cat([*loader]).tolist() == [*range(4)]
+    assert load(range(0), torch.arange(0), None, [], workers=2).num_workers == 0
+
+
+@pytest.mark.slow
+def test_the_image_of_a_class_folder_whose_reader_is_killed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("black", "white"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), name).save(tmp_path / "train" / name / "1.png")
+
+    def read(path: str) -> Image.Image:
+        if "white" in path and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Image.open(path)
+
+    monkeypatch.setattr(cifar, "read_rgb", read)
+    with pytest.raises(DataError, match=r"white/1\.png: the process that reads was ended by SIGKILL"):
+        cifar.read_cifar(tmp_path, "train", workers=1)
 
 
 def test_loading_leaves_the_random_state_as_it_is() -> None:

@@ -33,11 +33,11 @@ def run_apart(run: Callable[[], Outcome], folder: Path, streams: str, seconds: f
     code, left = _waited(child, seconds)
     text = written.read_text(errors="replace")
     if not path.exists():
-        return Outcome("hang" if code == -signal.SIGKILL else "crash", False, f"exit code {code}\n{text[-300:]}")
+        return Outcome("hang" if code == -signal.SIGKILL else "crash", False, f"exit code {code}\n{text[-3000:]}")
     outcome = Outcome(*json.loads(path.read_text()))
     wrong = "processes were left" if left else f"exit code {code}" if code else ""
     wrong = wrong or ("wrote a traceback" if "Traceback (most" in text else "")
-    return outcome._replace(held=False, note=f"{outcome.note}\n{wrong}\n{text[-300:]}") if wrong else outcome
+    return outcome._replace(held=False, note=f"{outcome.note}\n{wrong}\n{text[-3000:]}") if wrong else outcome
 
 
 def _run_and_exit(run: Callable[[], Outcome], path: Path) -> None:

@@ -26,6 +26,8 @@ from norton_det.visualization.draw import draw_detections
 from norton_det.visualization.legend import Legend
 from norton_det.visualization.media import open_images
 
+READERS = 4
+"""Processes that read images, of each training."""
 STREAMS = "streams.txt"
 """Where a process of its own writes."""
 
@@ -86,24 +88,18 @@ def _ended(run: Callable[[], int], found: list[Found]) -> Ended:
 
 
 def train(case: Case, sound: Sound) -> Ended:
-    """Read, augment and evaluate as a training does, without the detector in most of the cases."""
+    """Read, augment and evaluate as a training with ``-j 4`` does, without the detector."""
     found: list[Found] = []
     return _ended(lambda: command(lambda words: _train(case, found))([]), found)
 
 
-def train_with_readers(case: Case, sound: Sound) -> Ended:
-    """Do the same with four processes that read."""
-    found: list[Found] = []
-    return _ended(lambda: command(lambda words: _train(case, found, workers=4))([]), found)
-
-
-def _train(case: Case, found: list[Found], workers: int = 0) -> None:
+def _train(case: Case, found: list[Found]) -> None:
     random = case.random
     model = "keypoint" if case.points else random.choice(["faster", "mask", "mask"])
     presets = ["hflip"] if case.points else ["hflip", "hflip", "ssdlite", "ssd", "multiscale"]
     words = f"--data-path {case.root} --model {model}rcnn_resnet50_fpn --dataset {case.dataset} --device cpu"
     args = parse_arguments(
-        parser_of("train-det"), [*words.split(), "--data-augmentation", random.choice(presets), "--workers", "0"]
+        parser_of("train-det"), [*words.split(), "--data-augmentation", random.choice(presets), "-j", str(READERS)]
     )
     train_det._check(args)
     train_images, val_images = train_det._images(args)
@@ -113,13 +109,13 @@ def _train(case: Case, found: list[Found], workers: int = 0) -> None:
     transform, train_images.transform = train_images.transform, None
     found.append(Found(True, train_images.masks, *rows_of(train_images, case.renamed)))
     train_images.transform = transform
-    for _, targets in training_batches(train_images, batching, 0, workers=workers):
+    for _, targets in training_batches(train_images, batching, 0, workers=args.workers):
         for target in targets:
             labels, boxes = target["labels"], target["boxes"]
             expect_right(((labels > 0) & (labels < train_images.num_classes)).all(), f"labels {labels}")
             expect_right((boxes[:, 2:] > boxes[:, :2]).all() and boxes.isfinite().all(), f"boxes {boxes}")
     results = []
-    for images, targets in evaluation_batches(val_images, batching, workers=workers):
+    for images, targets in evaluation_batches(val_images, batching, workers=args.workers):
         results += to_results(
             targets[0]["image_id"], _detections(images[0], kinds, val_images), labels=val_images.labels
         )
@@ -214,9 +210,7 @@ def draw(case: Case, sound: Sound) -> Ended:
 
 def detect(case: Case, sound: Sound) -> Ended:
     """Evaluate a detector with ``norton-det eval-det``."""
-    words = (
-        f"eval-det --checkpoint {sound.detector} --data-path {case.root} --device cpu -j {case.random.choice([0, 4])}"
-    )
+    words = f"eval-det --checkpoint {sound.detector} --data-path {case.root} --device cpu -j {READERS}"
     return _command(case, words)
 
 
@@ -230,8 +224,8 @@ def train_command(case: Case, sound: Sound) -> Ended:
     """Train with ``norton-det train-det -j 4``; it writes to the streams of its process."""
     model = "keypoint" if case.points else case.random.choice(["faster", "mask"])
     words = (
-        f"train-det --data-path {case.root} --model {model}rcnn_resnet50_fpn --dataset {case.dataset} -j 4 --no-plots "
-        f"--epochs 1 --momentum 0 --device cpu --output-dir {case.root / 'out'} --model-kwargs"
+        f"train-det --data-path {case.root} --model {model}rcnn_resnet50_fpn --dataset {case.dataset} -j {READERS} "
+        f"--no-plots --epochs 1 --momentum 0 --device cpu --output-dir {case.root / 'out'} --model-kwargs"
     )
     code = main([*words.split(), json.dumps(TINY)])
     sys.stderr.flush()
@@ -241,9 +235,9 @@ def train_command(case: Case, sound: Sound) -> Ended:
 
 Way = Callable[[Case, Sound], Ended]
 _OFTEN: list[Way] = [train, results, check, train, draw, train, results, compare, train, check]
-WAYS: tuple[Way, ...] = (*_OFTEN * 19, *_OFTEN[:3], *[train_with_readers] * 4, detect, visualize, train_command)
+WAYS: tuple[Way, ...] = (*_OFTEN * 19, *_OFTEN[:3], *[train] * 4, detect, visualize, train_command)
 """The way of each case, over and over; those that take long come last."""
-APART = (train_with_readers, detect, visualize, train_command)
+APART = (train, detect, visualize, train_command)
 """The ways that start processes or threads: each case has a process of its own."""
 
 

@@ -102,5 +102,4 @@ def evaluation_batches(data: CocoDataset, batching: Batching, *, workers: int = 
     """
     count = len(data)
     parts = replace(batching, batch_size=1).evaluation(count)
-    seeds = torch.zeros(count, dtype=torch.int64)  # nothing is random
-    return load(data, torch.arange(count), seeds, parts, workers=workers, collate=collate)
+    return load(data, torch.arange(count), None, parts, workers=workers, collate=collate)
