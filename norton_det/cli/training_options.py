@@ -6,6 +6,7 @@ command sets its own.
 
 import argparse
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,11 @@ def check_training(args: argparse.Namespace, **minimum: int) -> None:
         check_tensorboard()
 
 
+def _is_yet_to_begin(resume: str, output: str) -> bool:
+    """Tell whether a run goes on in its own folder, which is not there: one command then begins it and goes on."""
+    return bool(output) and not os.path.lexists(resume) and Path(resume).absolute() == Path(output).absolute()
+
+
 class Checkpoint:
     """The file of ``--resume``, read once.
 
@@ -191,7 +197,8 @@ class Checkpoint:
         """Return the checkpoint of a command's arguments, None without ``--resume``.
 
         Of a folder it is the newest one that is whole; a warning names those that are not. If the run ended before its
-        first checkpoint, there is none: it begins at its start.
+        first checkpoint, or ``--output-dir`` is the same folder and does not exist yet, there is none: it begins at its
+        start.
 
         Raises:
             DataError: the file is missing or damaged, or every one in the folder is.
@@ -201,6 +208,9 @@ class Checkpoint:
             return None
         if not args.test_only and is_before_checkpoints(args.resume):
             logger.info("%s: ended before its first checkpoint; the training begins at its start", args.resume)
+            return None
+        if not args.test_only and _is_yet_to_begin(args.resume, args.output_dir):
+            logger.info("%s: does not exist yet; the training begins at its start", args.resume)
             return None
         checkpoint = cls._newest(checkpoints_in(args.resume))
         args.resume = str(checkpoint.path)

@@ -201,6 +201,17 @@ def test_a_run_is_not_resumed_over_another_one(words: list[str], refused: Refuse
     assert [line["epoch"] for line in epochs_in(Path("b"))] == [0, 1, 2]
 
 
+def test_one_command_begins_a_run_and_goes_on_with_it(words: list[str], refused: Refused) -> None:
+    again = ["--output-dir", "run", "--resume", "./run"]
+    assert train(words, "--epochs", 1, *again) == 0
+    assert train(words, "--epochs", 2, *again) == 0
+    assert [line["epoch"] for line in epochs_in(Path("run"))] == [0, 1]
+    refused(lambda: train(words, "--output-dir", "run", "--resume", "ruin"), 3, "ruin: no such file")
+    refused(lambda: train(words, "--resume", "ruin"), 3, "ruin: no such file")
+    refused(lambda: train(words, "--test-only", "--output-dir", "new", "--resume", "new"), 3, "new: no such file")
+    assert not Path("ruin").exists()
+
+
 def test_the_newest_whole_checkpoint_is_resumed(
     words: list[str], refused: Refused, caplog: pytest.LogCaptureFixture
 ) -> None:
