@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 RESUMED = "resumed"
 """Key of ``args.yaml``: what a run was resumed with, each time."""
+_DATA = {"images": "the data of", "objects": "the data of", "sha256": "the annotation file of"}
+"""What a run is not to be resumed with others of, without a word."""
 
 
 def copy_beginning(source: Path, folder: Path) -> None:
@@ -43,9 +45,32 @@ def set_aside(folder: Path, state: TrainingState, metric: str) -> None:
 
 
 def with_beginning(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of ``args.yaml`` of a run that is resumed: how it began, and what it was resumed with."""
+    """Return the content of ``args.yaml`` of a run that is resumed: how it began, and what it was resumed with.
+
+    A warning says where its data differs from the data before.
+    """
     path = folder / ARGUMENTS
     if not path.exists():  # the run began without this file
         return dict(facts)
     began = read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES)
-    return {**began, RESUMED: [*began.get(RESUMED, []), dict(facts)]}
+    resumed = began.get(RESUMED)
+    resumed = resumed if isinstance(resumed, list) else []
+    _warn_of_other_data([began, *resumed][-1], facts)
+    return {**began, RESUMED: [*resumed, dict(facts)]}
+
+
+def _warn_of_other_data(before: Any, now: Mapping[str, Any]) -> None:
+    for split, own in now["data"].items():
+        for name, what in _DATA.items():
+            old, new = _field(before, "data", split, name), own.get(name)
+            if None not in (old, new) and old != new:
+                text = f"{what} {split} had {name} {str(old)[:12]} before, and has {str(new)[:12]} now"
+                logger.warning("%s; the training does not end as one that was never stopped", text)
+                break
+
+
+def _field(content: Any, *names: str) -> Any:
+    """Return what is below some keys, None if it is not there."""
+    for name in names:
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import hashlib
 import logging
 import platform
 import subprocess
@@ -169,7 +170,9 @@ def coco_facts(images: CocoDataset) -> dict[str, Any]:
     """Return what ``args.yaml`` says about a COCO data set."""
     objects = sum(len(images.coco.imgToAnns[number]) for number in images.ids)
     paths = {"annotations": str(images.annotations.absolute()), "folder": str(images.folder.absolute())}
-    return {"images": len(images), "objects": objects, **paths}
+    with images.annotations.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"images": len(images), "objects": objects, **paths, "sha256": digest}
 
 
 def _begin(

@@ -4,6 +4,8 @@ import argparse
 import importlib
 import json
 import logging
+import re
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ import norton_det as nd
 from norton_det.cli import training_run
 from norton_det.cli.common import Parser
 from norton_det.cli.main import COMMANDS, _module, main
+from norton_det.cli.resumed_folder import with_beginning
+from norton_det.cli.training_run import coco_facts
+from norton_det.data import CocoDataset, make_shapes
 from norton_det.training.history import read_lines
 
 cost_of = training_run.cost_of  # the tests' fixture replaces it
@@ -201,6 +206,37 @@ def test_a_run_is_not_resumed_over_another_one(words: list[str], refused: Refuse
     assert [line["epoch"] for line in epochs_in(Path("b"))] == [0, 1, 2]
 
 
+def test_a_run_that_goes_on_with_other_data_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_shapes(tmp_path / "data", train=4, val=2, size=32)
+    file = tmp_path / "data/annotations/instances_train2017.json"
+
+    def facts() -> dict[str, Any]:
+        return {"data": {"train": coco_facts(CocoDataset(tmp_path / "data", "train", train=True))}}
+
+    def warnings() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump(facts()))
+    assert with_beginning(tmp_path, facts())["resumed"] == [facts()]
+    assert not warnings()
+    began, content = facts(), json.loads(file.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    file.write_text(json.dumps(content))
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump(with_beginning(tmp_path, facts())))
+    (message,) = warnings()
+    assert message.startswith(f"the annotation file of train had sha256 {began['data']['train']['sha256'][:12]} before")
+    with_beginning(tmp_path, facts())
+    assert len(warnings()) == 1, "as the last time"
+    del content["annotations"][0]
+    file.write_text(json.dumps(content))
+    with_beginning(tmp_path, facts())
+    assert re.match(r"the data of train had objects \d+ before, and has \d+ now; the training", warnings()[-1])
+    for broken in ("resumed: 7", "data: [1]", "data: {train: 3}", "resumed: [[]]"):
+        (tmp_path / "args.yaml").write_text(broken)
+        with_beginning(tmp_path, facts())
+    assert len(warnings()) == 2
+
+
 def test_one_command_begins_a_run_and_goes_on_with_it(words: list[str], refused: Refused) -> None:
     again = ["--output-dir", "run", "--resume", "./run"]
     assert train(words, "--epochs", 1, *again) == 0
@@ -218,7 +254,9 @@ def test_the_newest_whole_checkpoint_is_resumed(
     assert train(words, "--epochs", 3, "--keep", "all", "--output-dir", "run") == 0
     last, whole = Path("run/checkpoint.pth"), epochs_in(Path("run"))
     content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 4
+    with zipfile.ZipFile(last) as archive:
+        largest = max((archive.read(name) for name in archive.namelist() if "/data/" in name), key=len)
+    content[content.find(largest) + len(largest) // 2] ^= 4
     last.write_bytes(content)  # and model_2.pth with it, which is the same file
     refused(
         lambda: train(words, "--epochs", 3, "--resume", last),
