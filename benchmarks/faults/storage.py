@@ -17,7 +17,7 @@ from norton_det.models.tensor_files import read_file
 
 _NEW_MOUNTS, _PRIVATE, _READ_ONLY, _REMOUNT = 0x20000, 0x4000 | 1 << 18, 1, 32
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
-_EVENTS = 150  # of a training, about
+_EVENTS = 180  # of a training, about
 _SMALLEST = 100_000  # bytes; the log of a process is smaller
 _WEIGHTS = (4, 3, 2, 1)
 _QUICK = 2
