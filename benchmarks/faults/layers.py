@@ -103,15 +103,13 @@ def run(prepared: None, index: int, random: Random, folder: Path) -> Outcome:
         return Outcome(f"{method}: no such block", grouped or linear or above, f"refused: {error}")
     if weights.refused:
         return Outcome(kind, False, f"{layer} was taken")
-    found = _wrong(layer, blocks)
-    return Outcome(kind, not found, f"{layer}, {dtype}, rank {rank}: {found}" if found else "")
+    hashes = {sha256(b"".join(_bytes(each) for each in block.state_dict().values())).hexdigest() for block in blocks}
+    found = "not the same each time" if len(hashes) > 1 else _wrong(layer, blocks)
+    return Outcome(kind, not found, f"{layer}, {dtype}, rank {rank}: {found or f'SHA-256 {hashes.pop()}'}")
 
 
 def _wrong(layer: DenseLayer, blocks: list[Decomposition]) -> str:
     """Return what is wrong with the blocks that were made of one layer, all alike; "" if nothing is."""
-    hashes = {sha256(b"".join(_bytes(each) for each in block.state_dict().values())).hexdigest() for block in blocks}
-    if len(hashes) > 1:
-        return "not the same each time"
     block, dense = blocks[0], blocks[0].to_dense()
     tensors = [*block.state_dict().values(), dense.weight]
     if not all(tensor.isfinite().all() for tensor in tensors):
