@@ -15,6 +15,7 @@ from benchmarks.faults.trainings import GONE, SETTINGS, STEPS, Running, Setting,
 from norton_det.cli.common import EXIT_AGAIN, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED
 from norton_det.data.coco.dataset import CocoDataset
 from norton_det.data.loader import PATIENCE
+from norton_det.evaluation.coco import CocoEvaluator
 from norton_det.training import loop
 
 _CODES = {
@@ -84,7 +85,8 @@ def _is_signalled(trainings: Trainings, number: int, random: Random, folder: Pat
     setting, sent = SETTINGS[number % len(SETTINGS)], random.choice([*_CODES])
     out, seconds = folder / "out", trainings.undisturbed(setting)[1]
     words = [*trainings.words(setting, out), "-j", str(random.choice([0, 2]))]
-    running = trainings.start(setting, words, folder / "0.log")
+    slow = setting.task == "det" and random.random() < 0.5
+    running = trainings.start(setting, words, folder / "0.log", lambda rank: _compute_slowly() if slow else None)
     _until_begun(out)
     time.sleep(random.uniform(0, seconds))
     whom = random.choice(["one rank", "all ranks", "the whole group"])
@@ -94,6 +96,7 @@ def _is_signalled(trainings: Trainings, number: int, random: Random, folder: Pat
     else:
         running.signal(sent, [random.randrange(setting.processes)] if whom == "one rank" else None)
     kind = f"{signal.Signals(sent).name} to {whom}" if setting.processes > 1 else signal.Signals(sent).name
+    kind += ", with metrics that take long" if slow else ""
     return _end(trainings, setting, kind, folder, _wrong_codes(trainings, setting, out, running, sent))
 
 
@@ -137,6 +140,18 @@ def _at_batch(step: int, act: Callable[[], object]) -> None:
         return reduce(terms, stop)
 
     loop._reduce = acting
+
+
+def _compute_slowly() -> None:
+    """Let COCO's metrics take longer than a training has time to end."""
+    evaluate = CocoEvaluator.evaluate
+
+    def slowly(self: CocoEvaluator, results: Any) -> Any:
+        for _ in range(int(20 * GONE)):
+            time.sleep(0.1)
+        return evaluate(self, results)
+
+    CocoEvaluator.evaluate = slowly  # type: ignore[method-assign,assignment]
 
 
 def _at_image(number: int, act: Callable[[], object]) -> None:

@@ -7,9 +7,8 @@ the others; without it they end where they next need the one that has ended.
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -28,7 +27,6 @@ _store: "Store | None" = None
 """What the processes have met by; it is open to notes as long as they run."""
 _SENT = (UsageError, DataError, OSError, TerminatedError)
 """Exceptions of one process that the others raise as they are."""
-_POLL = 1.0  # seconds between looks for a note
 
 
 class LostProcessError(RuntimeError):
@@ -135,31 +133,30 @@ class Note:
     """A note that a process leaves for the others, who need not be at the same place to read it.
 
     Args:
-        name: what it says.
+        name: of the note.
 
     Example:
         >>> from norton_det.runtime.distributed import Note
-        >>> note = Note("stopping")
-        >>> note.write()
-        >>> note.is_written()
+        >>> Note("signal").write("15")
+        >>> Note("signal").read() is None  # this process is alone
         True
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.written, self.looked = name, False, 0.0
+        self.name = name
 
-    def write(self) -> None:
-        """Leave the note."""
-        if not self.written and _store is not None:
-            _store.set(self.name, "1")
-        self.written = True
+    def write(self, text: str) -> None:
+        """Leave the note, if the others are still there."""
+        with suppress(RuntimeError):
+            if _store is not None:
+                _store.set(self.name, text)
 
-    def is_written(self) -> bool:
-        """Return whether some process left it; it is looked for once in a second."""
-        now = time.monotonic()
-        if not self.written and _store is not None and now - self.looked > _POLL:
-            self.written, self.looked = bool(_store.check([self.name])), now
-        return self.written
+    def read(self) -> str | None:
+        """Return what some process left; None if none did."""
+        with suppress(RuntimeError):
+            if _store is not None and _store.check([self.name]):
+                return _store.get(self.name).decode()
+        return None
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:

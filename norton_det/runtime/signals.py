@@ -1,6 +1,8 @@
 """Signals that end a run in order: SIGTERM, SIGINT (Ctrl-C), and SIGUSR1, which schedulers send before a job's end."""
 
+import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +11,13 @@ from types import FrameType
 from typing import Any
 
 from norton_det.errors import TerminatedError
-from norton_det.runtime.distributed import Note, gather
+from norton_det.runtime.distributed import Note, gather, world_size
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 """The signals that there are on this system."""
 _SAME = 1.0  # seconds within which a second SIGINT is the same Ctrl-C, from the terminal and from torchrun
-_OTHERS = "stopping"
-"""What a process notes for the others when it got a signal."""
+_POLL = 1.0  # seconds between looks for a signal of another process
+_END = b"\0"  # in place of a signal's number
 
 
 @contextmanager
@@ -43,17 +45,10 @@ class Stop:
     def __init__(self) -> None:
         self.signal = 0  # its number
         self.since = 0.0
-        self.note = Note(_OTHERS)
 
     def __call__(self) -> bool:
-        """Return whether this process received a signal."""
+        """Return whether this process received a signal, or learned of one that another received."""
         return bool(self.signal)
-
-    def anywhere(self) -> bool:
-        """Return whether some process received a signal; those that did not learn it within a second or two."""
-        if self.signal:
-            self.note.write()
-        return bool(self.signal) or self.note.is_written()
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Keep the signal; a second Ctrl-C ends at once."""
@@ -70,7 +65,8 @@ _current: Stop | None = None
 def catch_signals() -> Iterator[Stop]:
     """Keep the signals that come within the block, which have no other effect, but for a second Ctrl-C.
 
-    A block within another one is a part of that.
+    A signal to one of several processes reaches all of them within a second or two, also those that wait for others. A
+    block within another one is a part of that.
 
     Yields:
         A function that returns whether one came. What a run does in the block is stopped by :func:`stopping` and
@@ -90,7 +86,7 @@ def catch_signals() -> Iterator[Stop]:
         return
     _current = Stop()
     try:
-        with _handled(_current.receive):
+        with _handled(_current.receive), _shared(_current):
             yield _current
     finally:
         _current = None
@@ -110,7 +106,7 @@ def end_at_once() -> Iterator[None]:
 
 def stopping() -> bool:
     """Return whether a loop is to end: a signal was received, by this process or by another of the training."""
-    return _current is not None and _current.anywhere()
+    return _current is not None and _current()
 
 
 def end_if_stopped() -> None:
@@ -121,6 +117,45 @@ def end_if_stopped() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     raise TerminatedError(f"{signal.Signals(number).name} received", number)
+
+
+@contextmanager
+def _shared(stop: Stop) -> Iterator[None]:
+    """Tell the other processes of a signal within the block, and this one of theirs.
+
+    Python handles a signal when it goes on, which a process does not that waits for another one: a thread is told of
+    the signal at once.
+    """
+    if world_size() == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        writing.setblocking(False)
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=_share, args=(stop, reading), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            writing.send(_END)  # closing it would not end the thread while processes that were forked have it open
+            thread.join(_POLL)
+
+
+def _share(stop: Stop, received: socket.socket) -> None:
+    """Note the first signal for the others, or take the one that another process noted."""
+    note = Note("signal")
+    while not stop.signal:
+        if select.select([received], [], [], _POLL)[0]:
+            numbers = received.recv(64)
+            if own := [number for number in numbers if number in SIGNALS]:
+                note.write(str(own[0]))
+            if own or set(_END) & set(numbers):
+                return
+        elif text := note.read():
+            signal.raise_signal(int(text))
+            return
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """What docs/promises.md does not promise: each test says what one would wish, and fails."""
 
 import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import norton_det as nd
-from benchmarks.faults.trainings import GONE, Setting, Trainings
+from benchmarks.faults.trainings import Setting, Trainings
 from norton_det.cli.training_run import coco_facts
 from norton_det.data import CocoDataset, make_shapes
 from norton_det.errors import DataError
-from norton_det.evaluation.coco import CocoEvaluator, Metrics
 from norton_det.models.tensor_files import SHA256_KEY, read_file, sha256_of
 
 TWO = Setting("det", 2, epochs=1)
@@ -69,28 +66,3 @@ def test_a_process_that_ends_before_all_have_met_ends_the_others(tmp_path: Path)
     words = trainings.words(TWO, tmp_path / "out")
     running = trainings.start(TWO, words, tmp_path / "log", lambda rank: os._exit(7) if rank else None)
     assert running.wait() is not None, "a process is still there"
-
-
-@pytest.mark.slow
-@known_limit("COCO's metrics are computed by the first process; the others wait for it, and see no signal")
-def test_a_signal_to_another_process_ends_the_computing_of_metrics(tmp_path: Path) -> None:
-    trainings = Trainings(tmp_path)
-    begun = tmp_path / "begun"
-
-    def slowly(self: CocoEvaluator, results: object) -> Metrics:
-        begun.touch()
-        for _ in range(int(20 * GONE)):
-            time.sleep(0.1)
-        return {}
-
-    def before(rank: int) -> None:
-        CocoEvaluator.evaluate = slowly  # type: ignore[method-assign]
-
-    running = trainings.start(TWO, trainings.words(TWO, tmp_path / "out"), tmp_path / "log", before)
-    end = time.monotonic() + 120
-    while not begun.exists():
-        if time.monotonic() > end:
-            raise RuntimeError(f"no evaluation: {running.said()}")
-        time.sleep(0.1)
-    running.signal(signal.SIGTERM, [1])
-    assert running.wait() == [143, 143], "a process is still there"
