@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks.faults.campaign import NAMES, campaign
+from benchmarks.faults.campaign import NAMES, Campaign, campaign
 from benchmarks.faults.cases import Noted, outcomes_in
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "promises.md"
 START, END = "<!-- outcomes: written by python -m benchmarks.faults --page -->", "<!-- end of outcomes -->"
+_COLUMNS = ("campaign", "cases", "promise kept", "of them without a fault", "minutes", "slowest case", "seed", "commit")
 
 
 def table(outcomes: Iterable[Noted]) -> str:
@@ -24,44 +25,51 @@ def table(outcomes: Iterable[Noted]) -> str:
 
 
 def write_page(folder: Path, page: Path = PAGE) -> None:
-    """Put the tables of the outcomes in a folder into the page; a campaign without outcomes keeps its table.
+    """Put the tables of the outcomes in a folder into the page, in place of those before.
 
     Raises:
         ValueError: the page lacks the marks between which they stand.
     """
     text = page.read_text()
     before, marked, rest = text.partition(START)
-    old, ended, after = rest.partition(END)
+    _, ended, after = rest.partition(END)
     if not marked or not ended:
         raise ValueError(f"{page} has no {START!r} with {END!r} behind it")
-    sections = _sections(old)
-    for name in NAMES:
-        files = [outcomes_in(path) for path in sorted(folder.glob(f"{name}.*jsonl"))]
-        outcomes = {index: each for file in files for index, each in file.items()}
-        if outcomes:
-            sections[name] = _section(name, [outcomes[index] for index in sorted(outcomes)])
-    body = "\n\n".join(sections[name] for name in NAMES if name in sections)
+    found = [(campaign(name), outcomes) for name in NAMES if (outcomes := _outcomes(folder, name))]
+    summary = tabulate([_row(*each) for each in found], _COLUMNS, tablefmt="github", disable_numparse=True)
+    body = "\n\n".join(
+        [f"{summary}\n\nAll with Python {platform.python_version()}.", *(_section(*one) for one in found)]
+    )
     page.write_text(f"{before}{START}\n\n{body}\n\n{END}{after}")
 
 
-def _section(name: str, outcomes: Sequence[Noted]) -> str:
-    tried = campaign(name)
-    seeds, commits = (_listed(getattr(each, name) for each in outcomes) for name in ("seed", "commit"))
+def _outcomes(folder: Path, name: str) -> list[Noted]:
+    """Return the outcomes of all parts of a campaign."""
+    files = [outcomes_in(path) for path in sorted(folder.glob(f"{name}.*jsonl"))]
+    outcomes = {index: each for file in files for index, each in file.items()}
+    return [outcomes[index] for index in sorted(outcomes)]
+
+
+def _row(tried: Campaign, outcomes: Sequence[Noted]) -> list[str]:
     of_all = "" if len(outcomes) == tried.size else f" of {tried.size:,}"
-    minutes = sum(each.seconds for each in outcomes) / 60
-    slowest = max(each.seconds for each in outcomes)
-    facts = (
-        f"`python -m benchmarks.faults {name} --seed {seeds}`: {len(outcomes):,}{of_all} cases, {minutes:.0f} minutes "
-        f"(the slowest case {slowest:.1f} s), commit {commits}, Python {platform.python_version()}."
-    )
-    return f"### {tried.title}\n\nPromised: {tried.promise}\n\n{facts}\n\n{table(outcomes)}"
+    controls = sum("control" in each.kind for each in outcomes)
+    minutes, slowest = sum(each.seconds for each in outcomes) / 60, max(each.seconds for each in outcomes)
+    return [
+        f"{tried.title} (`{tried.name}`)",
+        f"{len(outcomes):,}{of_all}",
+        f"{sum(each.held for each in outcomes):,}",
+        f"{controls:,}",
+        f"{minutes:.1f}",
+        f"{slowest:.1f} s",
+        *(_listed(getattr(each, name) for each in outcomes) for name in ("seed", "commit")),
+    ]
+
+
+def _section(tried: Campaign, outcomes: Sequence[Noted]) -> str:
+    seeds = _listed(each.seed for each in outcomes)
+    command = f"python -m benchmarks.faults {tried.name} --seed {seeds}"
+    return f"### {tried.title}\n\nPromised: {tried.promise}\n\n```sh\n{command}\n```\n\n{table(outcomes)}"
 
 
 def _listed(values: Iterable[object]) -> str:
     return ", ".join(sorted({*map(str, values)}))
-
-
-def _sections(text: str) -> dict[str, str]:
-    """Return the sections of a page by the name of the campaign in their commands."""
-    parts = [f"### {part.strip()}" for part in text.split("\n### ")[1:]]
-    return {part.split("benchmarks.faults ")[1].split()[0]: part for part in parts}

@@ -1,6 +1,7 @@
 """Text on images: fonts, colours with contrast, labels that overlap nothing, and bars with titles."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
+_MOST_LETTERS = 2  # a pixel
 _ELLIPSIS = "…"
 _DARK = (32, 32, 32)
 _COVERED = 0.25
@@ -157,11 +159,14 @@ def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
         'short'
     """
     text = "".join(letter if letter.isprintable() else " " for letter in text)
-    kept, short = len(text), text
-    while kept and font.getlength(short) > width:
-        kept -= 1
-        short = text[: kept // 2] + _ELLIPSIS + text[len(text) - (kept - kept // 2) :]
-    return short
+    if len(text) <= _MOST_LETTERS * width and font.getlength(text) <= width:
+        return text
+
+    def short(kept: int) -> str:
+        return text[: kept // 2] + _ELLIPSIS + text[len(text) - (kept - kept // 2) :]
+
+    counts = range(1, min(len(text), int(_MOST_LETTERS * max(width, 0)) + 1))
+    return short(bisect_right(counts, width, key=lambda kept: font.getlength(short(kept))))
 
 
 def bar(width: int, size: int, title: str, details: str = "") -> Image.Image:

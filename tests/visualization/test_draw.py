@@ -263,3 +263,23 @@ def test_titles_stand_above() -> None:
     assert torch.equal(one[:, -480:], image)
     assert not torch.equal(one[:, :-480], other[:, :-480])
     assert joined([image, image], 1).shape[1] > 960
+
+
+@given(st.text("ab iW\u0301 中\n", max_size=60), st.integers(0, 200))
+def test_a_text_keeps_as_many_letters_as_fit(text: str, width: int) -> None:
+    font = font_of(12)
+    found = fitted(text, font, width)
+    whole = text.replace("\n", " ")
+    if font.getlength(whole) <= width:
+        assert found == whole
+        return
+    begin, end = found.split("…")
+    assert whole.startswith(begin)
+    assert whole.endswith(end)
+    assert len(end) - len(begin) in (0, 1)
+    assert found == "…" or font.getlength(found) <= width
+
+
+def test_a_text_of_any_length_is_fitted() -> None:
+    font = font_of(12)
+    assert fitted("x" * 10**6, font, 300) == fitted("x" * 1000, font, 300)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
+from warnings import filterwarnings
 
 import torch
 
@@ -20,7 +21,7 @@ from norton_det.files import read_json
 
 _RECORD = re.compile(r"annotation|image|categor|result|\bid\b|ids|lacks|holds|cannot be read|no such file|\.png|score")
 _MOST_LETTERS = 5000
-_SECONDS = 900  # a training takes 10, unless the machine has much else to do
+_SECONDS = 300  # a training takes 10, unless the machine has much else to do
 _OF_RESULTS = (ways.results, ways.compare)
 _OF_CLASSES = (ways.detect, ways.train_command)  # the classes must be those of a detector
 _KINDS = ("control", "records", "records", "records", "records", "file", "images")
@@ -31,6 +32,7 @@ _MEMORY = 12 * 2**30
 def prepare(folder: Path) -> Sound:
     """Make the sound data."""
     torch.set_num_threads(1)
+    filterwarnings("ignore", "This DataLoader will create")  # more processes than there are processors
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))  # what fills the memory fails here, not elsewhere
     return Sound(folder)
 
