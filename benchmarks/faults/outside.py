@@ -20,7 +20,7 @@ def main() -> int:
     """Judge the trainings; return 1 if one does not come back as it was."""
     parser = argparse.ArgumentParser("benchmarks.faults.outside", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/outside"), help="folder of the judge, a new one")
-    parser.add_argument("--points", type=int, help="most points at which a training is killed (default: all)")
+    parser.add_argument("--points", type=int, default=1000, help="most points at which a training is killed")
     args = parser.parse_args()
     judge = shutil.which("ckpt-chaos", path=Path(sys.executable).parent) or shutil.which("ckpt-chaos")
     if judge is None:
@@ -30,14 +30,14 @@ def main() -> int:
     return max([_judged(judge, trainings, setting, args.points) for setting in TRAININGS])
 
 
-def _judged(judge: str, trainings: Trainings, setting: Setting, points: int | None) -> int:
+def _judged(judge: str, trainings: Trainings, setting: Setting, points: int) -> int:
     out = Path("{out}/run")
     words = [*trainings.words(setting, out), "--resume", str(out)]
     options = {
         "--result-cmd": f"{sys.executable} -c '{_CHECKSUM}'",
         "--ranks": setting.processes,
         "--work": trainings.folder / f"{setting.task}{setting.processes}",
-        **({} if points is None else {"--max-points": points}),
+        "--max-points": points,
     }
     given = [str(word) for option in options.items() for word in option]
     command = [judge, "run", *given, "--", sys.executable, "-m", "norton_det", *words]
