@@ -22,12 +22,14 @@ class Meter:
 
     def __init__(self) -> None:
         self.recent: deque[float] = deque(maxlen=20)
+        self.first = 0.0
         self.total = 0.0
         self.count = 0
 
     def update(self, value: float) -> None:
         """Add a value."""
         self.recent.append(value)
+        self.first = self.first if self.count else value
         self.total += value
         self.count += 1
 
@@ -35,6 +37,11 @@ class Meter:
     def mean(self) -> float:
         """The mean of all values; 0 without a value."""
         return self.total / max(self.count, 1)
+
+    @property
+    def mean_of_later(self) -> float:
+        """The mean of all values but the first; 0 without a second one."""
+        return (self.total - self.first) / max(self.count - 1, 1)
 
     def __str__(self) -> str:
         return f"{median(self.recent):.4f} ({self.mean:.4f})" if self.recent else "-"
@@ -46,7 +53,8 @@ class ProgressLog:
     Args:
         header: beginning of each line ("Epoch: [0]").
         print_freq: number of iterations between log lines.
-        later: seconds that the whole run takes after this loop, of the seconds of an iteration.
+        later: seconds that the whole run takes after this loop, of the seconds of an iteration. The first iteration, in
+            which processes start, is no measure of that.
 
     Example:
         >>> from norton_det.runtime.progress import ProgressLog
@@ -90,10 +98,11 @@ class ProgressLog:
         logger.info("%s Total time: %s (%.4f s / it)", self.header, clock(seconds), seconds / max(timer.count, 1))
 
     def _log(self, i: int, total: int, timer: Meter, data: Meter) -> None:
-        left = timer.mean * (total - i - 1)
+        pace = timer.mean if timer.count == 1 else timer.mean_of_later
+        left = pace * (total - i - 1)
         parts = [f"{self.header}  [{i:{len(str(total))}d}/{total}]", f"eta: {clock(left)}"]
-        if self.later is not None:
-            parts.append(f"run: {clock(left + self.later(timer.mean))}")
+        if self.later is not None and timer.count > 1:
+            parts.append(f"run: {clock(left + self.later(pace))}")
         if self.lr is not None:
             parts.append(f"lr: {self.lr:.6f}")
         parts += [f"{name}: {meter}" for name, meter in {**self.meters, "time": timer, "data": data}.items()]

@@ -49,3 +49,13 @@ def test_loading_is_timed_by_itself(now: list[float], caplog: pytest.LogCaptureF
         for _ in ProgressLog("Test:", print_freq=1).follow(batches()):
             now[0] += 1
     assert "time: 4.0000 (4.0000)  data: 3.0000 (3.0000)" in caplog.text
+
+
+def test_the_first_iteration_is_no_measure_of_the_others(now: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    log = ProgressLog("Epoch: [0]", print_freq=1, later=lambda seconds: 100 * seconds)
+    with caplog.at_level("INFO", "norton_det"):
+        for batch in log.follow(range(4)):
+            now[0] += 1 if batch else 50
+    first, second, *_ = [record.getMessage() for record in caplog.records]
+    assert "run:" not in first
+    assert "eta: 0:00:02  run: 0:01:42" in second
