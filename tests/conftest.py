@@ -21,7 +21,7 @@ from norton_det.cli import training_run
 from norton_det.cli.main import main
 from norton_det.data import make_shapes
 from norton_det.errors import DataError, UsageError
-from norton_det.training.history import read_lines
+from norton_det.runtime.run_files import read_lines
 
 TOOLS = Path(__file__).parent.parent / "tools"
 # Settings with which a detector runs in a test's time: tiny images, few proposals.

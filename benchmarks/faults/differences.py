@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from norton_det.models.state_dicts import read_state_dict
-from norton_det.training.history import read_lines
+from norton_det.runtime.run_files import read_lines
 
 
 def _checkpoint(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from norton_det.files import write_atomically
 from norton_det.runtime.run_folder import ARGUMENTS, BEST, METRICS, MOST_BYTES
 from norton_det.training import TrainingState
-from norton_det.training.history import best_of, read_lines
+from norton_det.training.history import best_of, lines_in
 from norton_det.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def copy_beginning(source: Path, folder: Path) -> None:
 
 def set_aside(folder: Path, state: TrainingState, metric: str) -> None:
     """Say which epochs come after the checkpoint; rename the best network if it is of one of them."""
-    epochs = [line for line in read_lines(folder / METRICS) if "iteration" not in line]
+    epochs = [line for line in lines_in(folder / METRICS) if "iteration" not in line]
     dropped = [line["epoch"] for line in epochs if line["epoch"] > state.epoch]
     if not dropped:
         return

@@ -14,6 +14,7 @@ _SMOOTHED = 60
 """More points than this are drawn with their running mean."""
 _LINES = ("AP", "AP50", "AP75")
 _STYLES = ("-", "--", ":")
+_MOST_METRICS = 8
 
 
 def curves_figure(run: Run, others: Mapping[str, Run] | None = None) -> "Figure":
@@ -89,18 +90,27 @@ def _draw_line(axes: "Axes", x: Sequence[float], y: Sequence[float], label: str,
 
 def _draw_metrics(axes: "Axes", run: Run, others: Mapping[str, Run]) -> None:
     names = run.metric_names
-    kinds = list(dict.fromkeys(name.rpartition("_")[0] for name in names if name.endswith("_AP")))
+    kinds = list(dict.fromkeys(name.rpartition("_")[0] for name in names if name.endswith("_AP")))[:_MOST_METRICS]
     if kinds:
         shown = [
-            (f"{kind}_{line}", f"{kind} {line}", i, j) for i, kind in enumerate(kinds) for j, line in enumerate(_LINES)
+            (f"{kind}_{line}", f"{kind} {line}", i, j)
+            for i, kind in enumerate(kinds[:_MOST_METRICS])
+            for j, line in enumerate(_LINES)
         ]
     else:
-        shown = [(name, name, i, 0) for i, name in enumerate(names)]
+        shown = [(name, name, i, 0) for i, name in enumerate(names[:_MOST_METRICS])]
     for name, label, i, j in shown:
-        _draw_metric(axes, run, name, label=label, color=COLOURS[i], linestyle=_STYLES[j])
+        _draw_metric(axes, run, name, label=label, color=COLOURS[i % len(COLOURS)], linestyle=_STYLES[j])
     main = f"{kinds[-1]}_AP" if kinds else next(iter(names), "")
     for i, (title, other) in enumerate(others.items()):
-        _draw_metric(axes, other, main, label=f"{title}: {main.replace('_', ' ')}", color=COLOURS[-1 - i], alpha=0.8)
+        _draw_metric(
+            axes,
+            other,
+            main,
+            label=f"{title}: {main.replace('_', ' ')}",
+            color=COLOURS[-1 - i % len(COLOURS)],
+            alpha=0.8,
+        )
     style(axes, "Evaluation", "epoch", "" if kinds else "%")
     if kinds:
         axes.set_ylim(0, 1)

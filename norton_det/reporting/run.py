@@ -1,6 +1,5 @@
 """The folder of a finished training: what its files say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +10,7 @@ from norton_det.checkpoint import has_spec, read_spec
 from norton_det.cost.complexity import count_complexity
 from norton_det.errors import DataError
 from norton_det.evaluation.coco_results import RESULTS_FILE, Result, read_results
-from norton_det.files import read_json
-from norton_det.runtime.run_folder import MOST_BYTES
-from norton_det.yaml_files import read_yaml
+from norton_det.runtime.run_files import read_about, read_lines
 
 METRICS_FILE, ARGUMENTS_FILE, NETWORK_FILE = "metrics.jsonl", "args.yaml", "last.safetensors"
 Line = Mapping[str, Any]
@@ -69,7 +66,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Seconds of training."""
-        return float(sum(line.get("seconds", 0) for line in self.epochs))
+        return float(sum(line.get("seconds") or 0 for line in self.epochs))
 
     @cached_property
     def cost(self) -> Mapping[str, int | None]:
@@ -109,39 +106,6 @@ def read_run(folder: str | Path) -> Run:
         {'top1': 61.0}
     """
     folder = Path(folder)
-    lines = _read_lines(folder / METRICS_FILE)
-    path = folder / ARGUMENTS_FILE
+    lines = read_lines(folder / METRICS_FILE)
     epochs = [line for line in lines if "iteration" not in line]
-    return Run(
-        folder,
-        read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES) if path.exists() else {},
-        epochs,
-        [x for x in lines if "iteration" in x],
-    )
-
-
-def read_metrics(folder: Path) -> Mapping[str, Any]:
-    """Return the content of ``metrics.json``, the COCO metrics of the last evaluation; empty without the file."""
-    path = folder / "metrics.json"
-    return read_json(path, dict, "COCO metrics") if path.exists() else {}
-
-
-def _read_lines(path: Path) -> list[Line]:
-    try:
-        texts = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path}: no such file; expected the folder of a training") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; expected a JSON object in each line") from None
-    lines: list[Line] = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}: line {number} cannot be read: {error}; expected a JSON object") from None
-        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
-            raise DataError(
-                f"{path}: line {number} is {text[:60]!r}; expected a JSON object with the number of an epoch"
-            )
-        lines.append(line)
-    return lines
+    return Run(folder, read_about(folder / ARGUMENTS_FILE), epochs, [line for line in lines if "iteration" in line])

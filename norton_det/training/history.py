@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from norton_det.files import write_text
+from norton_det.runtime.run_files import read_lines
 from norton_det.runtime.run_folder import METRICS
 from norton_det.storage import naming
 from norton_det.training.state import TrainingState
@@ -85,7 +86,7 @@ class MetricsFile:
 
     def __init__(self, folder: str | Path, state: TrainingState) -> None:
         self.path = Path(folder) / METRICS
-        kept = [line for line in read_lines(self.path) if line.get("iteration", state.iteration) < state.iteration]
+        kept = [line for line in lines_in(self.path) if line.get("iteration", state.iteration) < state.iteration]
         lines = sorted([*kept, *state.history], key=lambda line: (line["epoch"], "iteration" not in line))
         write_text(self.path, "".join(map(_text, lines)))
 
@@ -97,16 +98,18 @@ class MetricsFile:
 
 def complete_lines(folder: str | Path, state: TrainingState) -> None:
     """Write ``metrics.jsonl`` again if it lacks the last epoch of a state: the run ended before it was added."""
-    epochs = [line["epoch"] for line in read_lines(Path(folder) / METRICS) if "iteration" not in line]
+    epochs = [line["epoch"] for line in lines_in(Path(folder) / METRICS) if "iteration" not in line]
     if max(epochs, default=-1) < state.epoch:
         MetricsFile(folder, state)
 
 
-def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``; none if there is no file. A last line that is cut off is left out."""
-    path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+def lines_in(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a ``metrics.jsonl``; none if there is no file.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    return read_lines(path) if path.exists() else []
 
 
 def _text(line: Line) -> str:

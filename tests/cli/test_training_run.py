@@ -23,7 +23,7 @@ from norton_det.cli.main import COMMANDS, _module, main
 from norton_det.cli.resumed_folder import with_beginning
 from norton_det.cli.training_run import coco_facts
 from norton_det.data import CocoDataset, make_shapes
-from norton_det.training.history import read_lines
+from norton_det.runtime.run_files import read_lines
 
 cost_of = training_run.cost_of  # the tests' fixture replaces it
 MODEL = "resnet56_cifar"

@@ -190,9 +190,30 @@ def test_held_out_images_are_those_that_are_evaluated(run_of: Callable[..., Path
     ("file", "content", "part"),
     [
         ("metrics.jsonl", None, "metrics.jsonl: no such file; expected the folder of a training"),
-        ("metrics.jsonl", '{"epoch": 0}\n{"epoch"', "metrics.jsonl: line 2 cannot be read"),
-        ("metrics.jsonl", "[1]\n", "line 1 is '[1]'; expected a JSON object with the number of an epoch"),
+        ("metrics.jsonl", '{"epoch": 0}\n{"epoch"\n{"epoch": 1}\n', "metrics.jsonl: line 2 is not JSON"),
+        ("metrics.jsonl", "[1]\n", "line 1 is a list; expected an object"),
+        ("metrics.jsonl", '{"epoch": -1}\n', "line 1: epoch is -1; expected a whole number of at least 0"),
+        ("metrics.jsonl", '{"epoch": 0, "iteration": "2"}\n', "line 1: iteration is '2'; expected a whole number"),
+        (
+            "metrics.jsonl",
+            '{"epoch": 0, "seconds": "2"}\n',
+            "line 1: seconds is '2'; expected a finite number",
+        ),
+        ("metrics.jsonl", '{"epoch": 0, "top1": [2]}\n', "line 1: top1 is [2]; expected a finite number, or null"),
+        ("metrics.jsonl", '{"epoch": 0, "lr": 1' + "0" * 400 + "}\n", "line 1: lr is 1000"),
+        ("metrics.jsonl", '{"epoch": ' + "[" * 10**5 + "\n\n", "line 1 is not JSON"),
         ("args.yaml", "a: [", "args.yaml: no YAML: "),
+        ("args.yaml", "args: [1]", "args.yaml: args is [1]; expected values by name"),
+        ("args.yaml", "args: {max_detections: x}", "args.max_detections is 'x'; expected a whole number of at least 1"),
+        ("args.yaml", "args: {val_fraction: '.1'}", "args.val_fraction is '.1'; expected a number between 0 and 1"),
+        ("args.yaml", "args: {split_seed: x}", "args.split_seed is 'x'; expected a whole number"),
+        ("args.yaml", "args: {keypoint_sigmas: 3}", "args.keypoint_sigmas is 3; expected a list of numbers"),
+        ("args.yaml", "data: x", "data is 'x'; expected values by name"),
+        ("args.yaml", "data: {val: [1]}", "data.val is [1]; expected values by name"),
+        ("args.yaml", "data: {val: {annotations: 7}}", "data.val.annotations is 7; expected a text"),
+        ("args.yaml", "cost: {macs: x}", "cost.macs is 'x'; expected a whole number"),
+        ("args.yaml", "classes: 3", "classes is 3; expected a list of texts"),
+        ("args.yaml", "versions: [1]", "versions is [1]; expected values by name"),
         ("args.yaml", "[1]", "args.yaml: holds a list; expected what a training wrote: fields with values"),
         ("coco_instances_results.json", "{}", "holds a dict; expected a list of COCO results"),
     ],
@@ -205,6 +226,21 @@ def test_files_that_cannot_be_read_are_refused(
     if content is not None:
         (run / file).write_text(content)
     refused(lambda: tool("report").main([str(run)]), 3, part)
+
+
+def test_a_run_with_a_line_that_is_cut_off_and_a_long_path_is_reported(run_of: Callable[..., Path]) -> None:
+    run = run_of("cut")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "tr')
+    assert len(read_run(run).epochs) == 2
+    about = yaml.safe_load((run / "args.yaml").read_text())
+    about["data"]["val"]["annotations"] = "/x" * 2000
+    about["data"]["val"]["folder"] = "y" * 300
+    (run / "args.yaml").write_text(yaml.safe_dump(about))
+    assert "does not exist" in Page(write_report([run])).text
+    names = {f"kind{i}_AP": 0.5 for i in range(20)} | {f"metric{i}": 1.0 for i in range(20)}
+    (run / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "seconds": None, **names}) + "\n")
+    write_report([run])
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from norton_det.runtime.run_files import read_lines
 from norton_det.training.history import (
     MetricsFile,
     best_of,
     evaluations_since_best,
     is_over,
     kept_epochs,
-    read_lines,
     summary,
 )
 
