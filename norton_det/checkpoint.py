@@ -31,6 +31,7 @@ from norton_det.models.tensor_files import (
 from norton_det.models.weights import load_state
 from norton_det.runtime.given import refuse_shared, unwrapped
 from norton_det.spec import Spec, is_plain
+from norton_det.storage import is_file
 from norton_det.structure.attributes import differences
 from norton_det.structure.build import build_checked
 from norton_det.structure.describe import described
@@ -219,7 +220,7 @@ def read_network(
     Raises:
         DataError: as of :func:`load`.
     """
-    if not Path(path).is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
     header = read_header(path)
     content = read_file(path) if content is None else content
@@ -252,7 +253,7 @@ def read_spec(path: str | Path, *, deployed: bool = False) -> Spec:
         DataError: the file is missing, damaged, of a newer format version, or holds no spec; or it is that of a
             deployed network, which is not accepted.
     """
-    if not Path(path).is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected one written by norton_det.save")
     header = read_header(path)
     return _parse_spec(path, _spec_text(path, header), header, deployed)
@@ -291,7 +292,7 @@ def has_spec(path: str | Path) -> bool:
     Raises:
         DataError: it is a file, and damaged.
     """
-    if not Path(path).is_file():
+    if not is_file(path):
         return False
     if is_safetensors(path):
         return SPEC_KEY in read_header(path)

@@ -17,6 +17,7 @@ from norton_det.errors import DataError, UsageError, expect, shown, similar
 from norton_det.files import write_text
 from norton_det.pruning import CRITERIA
 from norton_det.spec import Rank, Spec, is_rank
+from norton_det.storage import is_file
 from norton_det.structure.settings import Methods, Ranks, spec_from_configuration
 from norton_det.yaml_files import read_yaml
 
@@ -119,7 +120,7 @@ def find_config(name: str | Path) -> Path:
         UsageError: an unknown name; the message lists the known ones.
     """
     path = Path(name)
-    if path.is_file() or path.suffix in SUFFIXES or path.name != str(name):
+    if is_file(path) or path.suffix in SUFFIXES or path.name != str(name):
         return path
     files = config_files()
     if str(name) not in files:

@@ -7,11 +7,20 @@ MOST_LETTERS = 200
 """Of a value in a message."""
 
 
-class UsageError(ValueError):
+class _InputError(ValueError):
+    """The message is one line without control codes, whatever names of files and values of strangers it quotes."""
+
+    def __init__(self, message: object = "") -> None:
+        # One of a data-loading process comes with that process's traceback before it.
+        own = str(message).rpartition(f"\n{type(self).__module__}.{type(self).__name__}: ")[2]
+        super().__init__(printable(own.strip()))
+
+
+class UsageError(_InputError):
     """An argument is wrong: an unknown name, a malformed list of rates, a rank of 0. Exit code of a command: 2."""
 
 
-class DataError(ValueError):
+class DataError(_InputError):
     """A file is wrong: missing, truncated, of another format, or not consistent with another one. Exit code: 3."""
 
 
@@ -85,9 +94,25 @@ def one_line(error: BaseException) -> str:
         >>> one_line(ValueError("no\n\x1b[31mnumber")), one_line(MemoryError())
         ('no \\x1b[31mnumber', 'MemoryError')
     """
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    text = printable(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text with escapes in place of what is not printed: control codes, ends of lines, halves of letters.
+
+    Args:
+        text: of a stranger: the name of a file, of a class.
+        keep: letters that stay as they are.
+
+    Example:
+        >>> from norton_det.errors import printable
+        >>> printable("a\n\x1b[31mb"), printable("a\nb", keep="\n")
+        ('a\\n\\x1b[31mb', 'a\nb')
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
 
 
 def similar(name: object, choices: Iterable[str]) -> str:

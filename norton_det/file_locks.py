@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +18,57 @@ def hold(handle: int) -> bool:
     Returns:
         False if another process holds it. True if it is held now, or if there are no locks (Windows, some networks).
     """
-    return _lock(handle, "flock")
+    return _lock(handle, "flock") is not False
 
 
-def is_held(path: Path) -> bool:
-    """Tell whether a process holds a file or folder; without locks, always."""
-    if os.name == "nt":
-        return True
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Tell within the block whether no process holds a file or folder; none can come to hold it meanwhile.
+
+    Without locks that is not known, and of a link or a device nobody here is the owner: False.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.file_locks import abandoned
+        >>> with tempfile.TemporaryDirectory() as folder, abandoned(Path(folder)) as free:
+        ...     free
+        True
+    """
+    if os.name == "nt" or stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        yield False
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return not hold(handle)
+        yield _lock(handle, "flock") is True
     finally:
         os.close(handle)
+
+
+def open_own(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file for writing in a folder of ours, or make it; return its handle.
+
+    Args:
+        path: the file.
+        flags: of ``os.open``.
+
+    Raises:
+        OSError: it is a link, which may lead to a file of somebody else, or no regular file, or cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.file_locks import open_own
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "log.txt").symlink_to("/etc/passwd")
+        ...     open_own(f"{folder}/log.txt", os.O_WRONLY | os.O_APPEND)
+        Traceback (most recent call last):
+        OSError: [Errno 40] Too many levels of symbolic links: ...
+    """
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags | os.O_CREAT | more, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.ENXIO, "is no regular file", str(path))
+    return handle
 
 
 @contextmanager
@@ -45,9 +85,9 @@ def locked(path: Path, text: str) -> Iterator[str | None]:
         None if the lock is held, else the content that its holder wrote.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = open_own(path, os.O_RDWR)
         try:
-            if not _lock(handle, "lockf"):
+            if _lock(handle, "lockf") is False:
                 yield os.read(handle, 1000).decode(errors="replace").strip() or "another process"
                 return
             if not _is_still(path, handle):
@@ -62,15 +102,15 @@ def locked(path: Path, text: str) -> Iterator[str | None]:
             os.close(handle)
 
 
-def _lock(handle: int, function: str) -> bool:
-    """Lock with a function of ``fcntl``; False if the lock is taken, True also where there are no locks."""
+def _lock(handle: int, function: str) -> bool | None:
+    """Lock with a function of ``fcntl``; False if the lock is taken, None where there are no locks."""
     if os.name == "nt":
-        return True
+        return None
     fcntl: Any = importlib.import_module("fcntl")  # not on Windows
     try:
         getattr(fcntl, function)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _TAKEN  # a file system without locks
+        return False if error.errno in _TAKEN else None
     return True
 
 
@@ -84,6 +124,6 @@ def _write(handle: int, text: str, path: Path) -> None:
 
 def _is_still(path: Path, handle: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
+        return os.path.samestat(path.lstat(), os.fstat(handle))
     except FileNotFoundError:
         return False

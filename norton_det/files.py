@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from norton_det.errors import DataError, UsageError
-from norton_det.file_locks import hold, is_held
+from norton_det.file_locks import abandoned, hold
 from norton_det.json_text import keys_once
 from norton_det.storage import MARK, naming, raise_full
 
@@ -77,8 +77,8 @@ def remove_abandoned(folder: str | Path) -> None:
         False
     """
     for path in Path(folder).glob(f".*.{MARK}*"):
-        with suppress(OSError):  # it is another process that removes it, or whose it is
-            if not is_held(path):
+        with suppress(OSError), abandoned(path) as free:  # an error: another process has removed it just now
+            if free:
                 _remove(path)
     _swept.add(Path(folder).resolve())
 

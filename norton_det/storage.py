@@ -68,3 +68,24 @@ def raise_full(path: Path) -> None:
         file.write(bytes(_PROBE))
         file.flush()
         os.fsync(file.fileno())
+
+
+def is_file(path: str | Path) -> bool:
+    """Tell whether a path names a file; not one that the system refuses to look at, such as a name that is too long.
+
+    Example:
+        >>> from norton_det.storage import is_file
+        >>> is_file("x" * 5000)
+        False
+    """
+    return os.path.isfile(path)  # noqa: PTH113  Path's method raises an error then
+
+
+def is_folder(path: str | Path) -> bool:
+    """Tell whether a path names a folder, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: str | Path) -> bool:
+    """Tell whether a path names anything, likewise."""
+    return os.path.exists(path)  # noqa: PTH110

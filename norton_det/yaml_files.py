@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from norton_det.errors import DataError
+from norton_det.storage import is_file
 
 if TYPE_CHECKING:
     import yaml
@@ -36,7 +37,7 @@ def read_yaml(path: str | Path, expected: str, *, most_bytes: int = MOST_BYTES) 
         {'rank': 2, 'since': '2026-01-31'}
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected {expected}")
     size = path.stat().st_size
     if size > most_bytes:

@@ -1,7 +1,10 @@
 """Files are complete or absent, records are checked, and tables are readable."""
 
+import errno
 import json
 import os
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,58 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
             pass
     assert not temporary.exists()
     assert mine.exists()
+
+
+def test_no_file_that_is_written_is_swept_by_another_thread(tmp_path: Path) -> None:
+    end = time.monotonic() + 0.5
+
+    def sweep() -> None:
+        while time.monotonic() < end:
+            remove_abandoned(tmp_path)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    while time.monotonic() < end:
+        write_text(tmp_path / "x", "whole")
+    sweeper.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_nobody_here_made_is_left(kind: str, tmp_path: Path) -> None:
+    strange = tmp_path / ".x.norton_det-abc"
+    os.mkfifo(strange) if kind == "fifo" else strange.symlink_to(tmp_path)
+    write_text(tmp_path / "y", "whole")
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {strange.name, "y"}
+
+
+def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="not on Windows")
+
+    def none(*args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    half = tmp_path / ".x.norton_det-abcdefgh"
+    half.mkdir()
+    write_text(tmp_path / "x", "whole")
+    remove_abandoned(tmp_path)
+    assert half.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {half.name, "x"}
+
+
+def test_a_lock_is_no_link_and_no_pipe(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("of somebody else")
+    (tmp_path / ".lock").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"), in_use(tmp_path):
+        pass
+    (tmp_path / ".lock").unlink()
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(OSError, match="is no regular file"), in_use(tmp_path):
+        pass
+    assert other.read_text() == "of somebody else"
 
 
 def test_a_folder_in_use_tells_by_whom_until_that_process_ends(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Noted:
     held: bool
     note: str
     seconds: float
-    commit: str
+    commit: str = "unknown"
 
 
 def outcomes_in(path: Path) -> dict[int, Noted]:

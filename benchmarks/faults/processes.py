@@ -97,7 +97,10 @@ def _is_signalled(trainings: Trainings, number: int, random: Random, folder: Pat
         running.signal(sent, [random.randrange(setting.processes)] if whom == "one rank" else None)
     kind = f"{signal.Signals(sent).name} to {whom}" if setting.processes > 1 else signal.Signals(sent).name
     kind += ", with metrics that take long" if slow else ""
-    return _end(trainings, setting, kind, folder, _wrong_codes(trainings, setting, out, running, sent))
+    found = _wrong_codes(trainings, setting, out, running, sent)
+    if "Training time" in running.said():
+        kind = "control: a signal when the training is over"
+    return _end(trainings, setting, kind, folder, found)
 
 
 def _wrong_codes(trainings: Trainings, setting: Setting, out: Path, running: Running, number: int) -> str:
@@ -171,7 +174,7 @@ CAMPAIGN = Campaign(
     title="Ranks and readers that crash or hang, and signals",
     promise=f"all processes are gone within {GONE:g} s, a reader's file is named, the exit codes are 143, 130 and 75 "
     "after SIGTERM, SIGINT and SIGUSR1, and the resumed training ends as an undisturbed one.",
-    size=60,
+    size=72,
     quick=1,
     seconds=500,
     prepare=Trainings,

@@ -164,7 +164,7 @@ def _end(storage: Storage, setting: Setting, kind: str, out: Path, running: Runn
     codes, said = running.wait(120), running.said()
     if codes is not None and not any(codes):
         found = storage.difference(setting, out)
-        return Outcome(f"{kind}, where nothing needs it", not found, found)
+        return Outcome(f"control: nothing needs it: {kind}", not found, found)
     found = _wrong_end(codes, said) or _damaged(out) or storage.resume(setting, out, out.parent / "end.log")
     if not found and (still := temporary_files(out)):
         found = f"temporary files are left: {still}"
@@ -206,7 +206,7 @@ CAMPAIGN = Campaign(
     title="Disks that are full or fail, folders and paths that cannot be written",
     promise="one line and exit code 4, before the work where it can be known; what was there is whole, and the "
     "training can be resumed to the end of an undisturbed one.",
-    size=50,
+    size=80,
     quick=_QUICK,
     seconds=500,
     prepare=Storage,

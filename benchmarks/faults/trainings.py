@@ -44,6 +44,7 @@ _TINY = {
     **{f"rpn_{when}_nms_top_n_{mode}": 20 for when in ("pre", "post") for mode in ("train", "test")},
     "box_detections_per_img": 5,
 }
+_COST = ("macs", "params", "dense_macs", "dense_params")
 _SUBREAPER = 36  # of Linux' prctl: children of children that have ended become this process's
 
 
@@ -110,9 +111,6 @@ class Trainings:
     """
 
     def __init__(self, folder: Path) -> None:
-        torch.set_num_threads(1)
-        names = ("macs", "params", "dense_macs", "dense_params")
-        training_run.cost_of = lambda spec: dict.fromkeys(names, 1)  # they take longer than all else
         ctypes.CDLL(None).prctl(_SUBREAPER, 1)
         self.folder = folder
         self._made: dict[str, Path] = {}
@@ -228,6 +226,8 @@ def _become(words: Sequence[str], log: Path, environment: dict[str, str], before
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         faulthandler.register(signal.SIGUSR2, sys.stderr)
         os.environ.update(environment)
+        torch.set_num_threads(1)
+        training_run.cost_of = lambda spec: dict.fromkeys(_COST, 1)  # it takes longer than all else
         sys.argv[:] = ["norton-det", *words]
         atexit._clear()  # what is the parent's
         tqdm.set_lock(threading.RLock())  # its own is the parent's as well: one that is killed with it would stop all

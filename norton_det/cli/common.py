@@ -4,6 +4,7 @@ import argparse
 import errno
 import functools
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from norton_det.cli.numbers import NumberError
-from norton_det.errors import DataError, NonFiniteLossError, TerminatedError, UsageError, shown
+from norton_det.errors import DataError, NonFiniteLossError, TerminatedError, UsageError, printable, shown
 from norton_det.runtime.distributed import LostProcessError
 from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
@@ -106,21 +107,19 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             with end_at_signals() if argv is None else nullcontext():
                 run(sys.argv[1:] if argv is None else argv)
         except (UsageError, DataError) as error:
-            # One that comes from a data-loading process carries its traceback; the last line is its message.
-            kind = f"{type(error).__module__}.{type(error).__name__}: "
-            print(f"error: {str(error).strip().splitlines()[-1].removeprefix(kind)}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
         except OSError as error:
             if error.errno not in _UNWRITTEN:
                 raise
-            path = "output" if error.filename is None else error.filename
+            path = "output" if error.filename is None else shown(os.fsdecode(error.filename))[1:-1]
             print(f"error: {path}: {error.strerror}; expected a path that can be written", file=sys.stderr)
             return EXIT_UNWRITTEN
         except (LostProcessError, NonFiniteLossError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return EXIT_FAILED
         except TerminatedError as error:
-            print(f"terminated: {error}", file=sys.stderr)
+            print(f"terminated: {printable(str(error))}", file=sys.stderr)
             return _EXIT_OF[signal.Signals(error.signal).name]
         return EXIT_DONE
 

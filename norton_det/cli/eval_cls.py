@@ -7,7 +7,6 @@ Example:
 import argparse
 import json
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,6 +25,7 @@ from norton_det.evaluation.accuracy import evaluate
 from norton_det.models import ARCHITECTURES, classifiers
 from norton_det.models.weights import initial_network
 from norton_det.runtime.device import check_device
+from norton_det.storage import is_file
 from norton_det.structure.describe import describe
 
 
@@ -87,7 +87,7 @@ def _images(args: argparse.Namespace, spec: nd.Spec) -> ImageSet:
 
 def _network(path: str, model: str | None) -> tuple[nn.Module, nd.Spec]:
     """Return the network in a file, and its spec."""
-    if not Path(path).is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected a compressed file, training checkpoint or state dict")
     if has_spec(path):
         net, spec = nd.load(path)

@@ -37,6 +37,7 @@ from norton_det.export.preprocessing import preprocessing_of
 from norton_det.export.report import to_dict, to_text
 from norton_det.export.report_int8 import int8_to_dict, int8_to_text
 from norton_det.runtime.run_folder import BEST
+from norton_det.storage import is_file, is_folder
 
 WHOLE, BACKBONE, PYRAMID = "whole", "backbone", "pyramid"
 BUILDERS = ("deeplabv3_cpresnet50", "fcos_cpresnet50_fpn", "retinanet_cpresnet50_fpn")
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _calibration(args: argparse.Namespace, net: nn.Module, spec: nd.Spec | None) -> Sequence[Tensor]:
     """Return images of a folder, or of the training images of a data set."""
-    if spec is None or (Path(args.calibrate).is_dir() and image_paths(args.calibrate)):
+    if spec is None or (is_folder(args.calibrate) and image_paths(args.calibrate)):
         return read_images(args.calibrate, args.calibrate_count, preprocessing_of(net, spec), drawn=True)
     return [*read_calibration_set(args.calibrate, spec.arch, args.calibrate_count)]
 
@@ -140,15 +141,15 @@ def _image_size(sides: list[int] | None) -> tuple[int, int] | None:
 
 def _network(args: argparse.Namespace) -> tuple[nn.Module, nd.Spec | None]:
     """Return the network to export, and its spec if it has one."""
-    file = Path(args.file) / BEST if Path(args.file).is_dir() else Path(args.file)
+    file = Path(args.file) / BEST if is_folder(args.file) else Path(args.file)
     if args.model is not None:
         if args.part != WHOLE:
             raise UsageError(f"--part {args.part} with --model: expected a file with a spec")
-        if not file.is_file():
+        if not is_file(file):
             raise DataError(f"{file}: no such file; expected a state dict of {args.model}")
         options = {} if args.num_classes is None else {"num_classes": args.num_classes}
         return get_model(args.model, weights=str(file), **options, **(args.model_kwargs or {})).eval(), None
-    if file.is_file() and not has_spec(file):
+    if is_file(file) and not has_spec(file):
         raise DataError(f"{file}: holds no spec; expected a file of norton_det.save, or --model with its builder")
     if args.part != WHOLE:
         body = nd.backbone(file, fpn=args.part == PYRAMID)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from norton_det.errors import DataError
 from norton_det.files import write_atomically
 from norton_det.runtime.run_folder import ARGUMENTS, BEST, METRICS, MOST_BYTES
 from norton_det.training import TrainingState
@@ -52,7 +53,13 @@ def with_beginning(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     path = folder / ARGUMENTS
     if not path.exists():  # the run began without this file
         return dict(facts)
-    began = read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES)
+    try:
+        began = read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES)
+    except DataError as error:  # it is a record: the training does not need it
+        aside = path.with_name(f"damaged_{path.name}")
+        path.replace(aside)
+        logger.warning("%s; renamed to %s, and written anew", error, aside.name)
+        return dict(facts)
     resumed = began.get(RESUMED)
     resumed = resumed if isinstance(resumed, list) else []
     _warn_of_other_data([began, *resumed][-1], facts)

@@ -49,6 +49,7 @@ from norton_det.models.weights import initial_network, named_weights
 from norton_det.runtime.distributed import processes, rank, world_size
 from norton_det.runtime.logs import RunLog
 from norton_det.spec import Spec
+from norton_det.storage import is_file
 from norton_det.structure.describe import describe
 from norton_det.structure.history import TRAINING, with_step
 from norton_det.training.classification import Classification
@@ -186,7 +187,7 @@ def _described(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Descr
 def _architecture(args: argparse.Namespace, described: Described | None) -> str:
     """Return the architecture to train: that of the file if it says so, or else --model's."""
     arch = args.model if described is None else described[1].arch
-    if arch is None and args.weights and not (Path(args.weights).is_file() or _is_published(args.weights)):
+    if arch is None and args.weights and not (is_file(args.weights) or _is_published(args.weights)):
         raise DataError(f"{args.weights}: no such file; expected weights, or the name of torchvision's")
     if arch is None:
         raise UsageError("--model is missing; expected an architecture, or --weights with a compressed file")

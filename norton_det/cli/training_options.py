@@ -206,11 +206,11 @@ class Checkpoint:
         """
         if not args.resume:
             return None
-        if not args.test_only and is_before_checkpoints(args.resume):
-            logger.info("%s: ended before its first checkpoint; the training begins at its start", args.resume)
-            return None
         if not args.test_only and _is_yet_to_begin(args.resume, args.output_dir):
             logger.info("%s: does not exist yet; the training begins at its start", args.resume)
+            return None
+        if not args.test_only and is_before_checkpoints(args.resume):
+            logger.info("%s: ended before its first checkpoint; the training begins at its start", args.resume)
             return None
         checkpoint = cls._newest(checkpoints_in(args.resume))
         args.resume = str(checkpoint.path)

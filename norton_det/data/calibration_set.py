@@ -19,6 +19,7 @@ from norton_det.files import IMAGE_SUFFIXES
 from norton_det.image_files import AnnotatedSizes, read_image, read_rgb
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import Detection
+from norton_det.storage import is_folder
 
 
 def read_calibration_set(
@@ -56,7 +57,7 @@ def read_calibration_set(
     architecture = ARCHITECTURES[arch]
     expect_choice(f"data set of {arch}", architecture.dataset, ("cifar10", "imagenet", "coco", "coco_kp"))
     small = architecture.dataset == "cifar10"
-    if small and (Path(root) / CIFAR10.base_folder).is_dir():
+    if small and is_folder(Path(root) / CIFAR10.base_folder):
         images = read_cifar(root, "train").images
         return normalize(images[_select(len(images), count, holdout, seed)])
     paths, annotations = _files(root, val_fraction, split_seed)
@@ -90,7 +91,7 @@ def _files(root: str | Path, val_fraction: float | None, split_seed: int) -> tup
         raise DataError(
             f"{root}: no COCO annotations are recognised; expected some, to hold out images (--val-fraction)"
         )
-    if not folder.is_dir():
+    if not is_folder(folder):
         return [path for path, _ in image_folder(root, "train", loader=read_rgb).samples], None
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.v2 import functional as TF
@@ -17,9 +18,13 @@ from tqdm import tqdm
 from norton_det.data.batching import Batches, Batching
 from norton_det.data.image_folder import MEAN, SPLITS, STD, image_folder
 from norton_det.data.loader import load
-from norton_det.errors import DataError, expect_choice
+from norton_det.errors import DataError, expect_choice, one_line
 from norton_det.files import write_atomically
 from norton_det.image_files import read_rgb
+from norton_det.models.tensor_files import SHA256_KEY, read_header, sha256_of
+from norton_det.storage import is_file, is_folder
+
+logger = logging.getLogger(__name__)
 
 SIZE, PADDING = 32, 4
 _CHUNK = 250  # images that are decoded at a time
@@ -113,7 +118,7 @@ def read_cifar(root: str | Path, split: str, *, workers: int = 0, cache: bool = 
         DataError: the data are missing or damaged, or an image is not 32x32.
     """
     expect_choice("split", split, SPLITS)
-    if (Path(root) / CIFAR10.base_folder).is_dir():
+    if is_folder(Path(root) / CIFAR10.base_folder):
         try:
             data = CIFAR10(root, train=split == "train", download=False)
         except RuntimeError as error:
@@ -128,8 +133,8 @@ def read_cifar(root: str | Path, split: str, *, workers: int = 0, cache: bool = 
     images = _read_cache(path, folder)
     if images is None:
         images = _decode(folder, workers)
-        metadata = {"files": _fingerprint(folder)}
-        write_atomically(path, lambda name: save_file({"images": images}, name, metadata))
+        header = {"files": _fingerprint(folder), SHA256_KEY: sha256_of({"images": images})}
+        write_atomically(path, lambda name: save_file({"images": images}, name, header))
     return MemoryImages(images, labels, folder.classes)
 
 
@@ -162,14 +167,22 @@ class _Files:
 
 
 def _read_cache(path: Path, folder: ImageFolder) -> Tensor | None:
-    """Return the images of a cache file; None if the file is missing, damaged, or older than the images."""
-    try:
-        with safe_open(path, "pt") as file:
-            current = (file.metadata() or {}).get("files") == _fingerprint(folder)
-            images: Tensor | None = file.get_tensor("images") if current else None
-    except (OSError, SafetensorError):
+    """Return the images of a cache file; None if there is none of these images, and a warning if it is damaged."""
+    if not is_file(path):
         return None
-    return images
+    try:
+        header = read_header(path)
+        if header.get("files") != _fingerprint(folder):
+            return None  # older than the images
+        images: Tensor = load_file(path)["images"].clone()  # as long as it is mapped, cutting the file ends the process
+        good = images.dtype == torch.uint8 and images.shape == (len(folder.samples), 3, SIZE, SIZE)
+        if good and header.get(SHA256_KEY) == sha256_of({"images": images}):
+            return images
+        problem = f"{path}: damaged"
+    except (OSError, KeyError, SafetensorError, DataError) as error:
+        problem = f"{path}: damaged: {one_line(error)}"
+    logger.warning("%s; the images are read and stored anew", problem)
+    return None
 
 
 def _fingerprint(folder: ImageFolder) -> str:

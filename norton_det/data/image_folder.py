@@ -9,6 +9,7 @@ from torchvision.datasets import ImageFolder
 
 from norton_det.errors import DataError, UsageError, expect_choice
 from norton_det.spec import Spec
+from norton_det.storage import is_folder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of red, green and blue, 0 to 1, with which the published networks are trained."""
@@ -30,15 +31,30 @@ def image_folder(root: str | Path, split: str, loader: Callable[[Any], Any]) -> 
     """
     expect_choice("split", split, SPLITS)
     names = " or ".join(f"{name}/" for name in SPLITS[split])
-    if not Path(root).is_dir():
+    if not is_folder(root):
         raise DataError(f"{root}: no such folder; expected one with class folders in {names}")
-    folder = next((Path(root) / name for name in SPLITS[split] if (Path(root) / name).is_dir()), None)
+    folder = next((Path(root) / name for name in SPLITS[split] if is_folder(Path(root) / name)), None)
     if folder is None:
         raise DataError(f"{root}: has no {names}; expected class folders in it")
     try:
-        return ImageFolder(str(folder), loader=loader)
+        found = ImageFolder(str(folder), loader=loader)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no class folders with images: {error}") from None
+    _check_folders(sorted({Path(path).parent for path, _ in found.samples}))
+    return found
+
+
+def _check_folders(folders: Sequence[Path]) -> None:
+    """Check that no folder is there twice, which links can make of it: its images would count twice.
+
+    Raises:
+        DataError: one is.
+    """
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        other = seen.setdefault(folder.resolve(), folder)
+        if other != folder:
+            raise DataError(f"{folder}: is the same folder as {other}; expected each one once")
 
 
 def check_classes(train: Sequence[str], val: Sequence[str], root: str | Path) -> None:

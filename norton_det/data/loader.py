@@ -71,7 +71,7 @@ def load(
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),  # not for a training on the CPU
         worker_init_fn=readers.begin if workers else None,
         generator=torch.Generator(),  # each item has its seed: a checkpoint's random state is not to depend on loading
     )

@@ -14,6 +14,7 @@ from norton_det.data import make_shapes
 from norton_det.errors import DataError, UsageError
 from norton_det.files import IMAGE_SUFFIXES
 from norton_det.image_files import AnnotatedSizes, read_image
+from norton_det.storage import is_folder
 
 GENERATED = 3
 _SMALLEST = 32
@@ -36,7 +37,7 @@ def read_images(
     """
     if count < 1:
         raise UsageError(f"number of images is {count}; expected at least 1")
-    if not Path(folder).is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder}: no such folder; expected one with images")
     paths = image_paths(folder)
     if not paths:

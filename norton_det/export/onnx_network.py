@@ -13,6 +13,7 @@ from norton_det.export.onnx_graph import import_onnx, open_session
 from norton_det.models.detector_calls import LOGITS
 from norton_det.models.tasks import Images
 from norton_det.spec import Spec
+from norton_det.storage import is_file
 
 
 class OnnxNetwork(nn.Module):
@@ -122,7 +123,7 @@ def load_onnx(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProv
 
 def _open(path: str | Path, providers: Sequence[str]) -> Any:
     _, onnxruntime = import_onnx()
-    if not Path(path).is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected one of norton-det export")
     known = onnxruntime.get_available_providers()
     if unknown := [provider for provider in providers if provider not in known]:

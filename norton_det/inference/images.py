@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from norton_det.errors import UsageError
 from norton_det.image_files import AnnotatedSizes, read_image
+from norton_det.storage import is_folder
 from norton_det.visualization.media import Images, open_images
 
 OneImage: TypeAlias = str | Path | Image.Image | np.ndarray[Any, Any] | Tensor
@@ -47,7 +48,7 @@ class Source:
 def is_one(images: object) -> bool:
     """Tell whether this is one image, not several: not a folder, a video, a batch or any other iterable."""
     if isinstance(images, (str, Path)):
-        return not Path(images).is_dir() and isinstance(open_images([images]), Images)
+        return not is_folder(images) and isinstance(open_images([images]), Images)
     return isinstance(images, Image.Image) or (isinstance(images, (Tensor, np.ndarray)) and images.ndim <= 3)
 
 

@@ -18,6 +18,7 @@ from norton_det.models.weights import named_weights
 from norton_det.runtime.device import check_device, default_device
 from norton_det.runtime.run_folder import BEST
 from norton_det.spec import Spec
+from norton_det.storage import is_file, is_folder, is_there
 
 
 def load_detector(
@@ -69,10 +70,10 @@ def load_detector(
     file = Path(name)
     if _is_onnx(file):
         return _read_onnx(file, min_size, max_size)
-    if str(name) in known and not file.is_file():
+    if str(name) in known and not is_file(file):
         net, classes, keypoints = _built(str(name), weights)
-    elif file.exists():
-        net, spec = read_detector(_best_of(file) if file.is_dir() else name, device)
+    elif is_there(file):
+        net, spec = read_detector(_best_of(file) if is_folder(file) else name, device)
         classes, keypoints = spec.classes, spec.keypoints
     else:
         raise DataError(f"{name}: no such file; expected a file of a detector, or one of: {', '.join(known)}")

@@ -15,6 +15,7 @@ from norton_det.inference.images import OneImage, Source, is_one, sources
 from norton_det.inference.result import Result
 from norton_det.models.tasks import as_inputs
 from norton_det.runtime.modes import evaluating
+from norton_det.storage import is_folder
 from norton_det.visualization.legend import Legend
 
 
@@ -69,7 +70,7 @@ def predict(
         raise UsageError(f"batch_size is {batch_size}; expected at least 1")
     classes = getattr(detector, "class_names", ()) if class_names is None else class_names
     legend = Legend.of_names(classes, getattr(detector, "keypoint_names", ()))
-    several = Path(images).is_dir() if isinstance(images, (str, Path)) else hasattr(images, "__len__")
+    several = is_folder(images) if isinstance(images, (str, Path)) else hasattr(images, "__len__")
     one = is_one(images)
     results = _results(detector, sources(images), threshold, batch_size, legend)
     return next(results) if one else list(results) if several else results

@@ -13,6 +13,7 @@ from torch import Tensor
 from norton_det.errors import DataError, one_line
 from norton_det.models.unpickling import load_plain
 from norton_det.spec import check_version, version_of
+from norton_det.storage import is_file
 
 SPEC_KEY, DEPLOYMENT_KEY, SHA256_KEY = "norton_det.spec", "norton_det.deployment", "norton_det.sha256"
 """Keys of the header of a safetensors file."""
@@ -30,7 +31,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
             plain values and tensors (see :func:`norton_det.models.unpickling.load_plain`).
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected weights")
     try:
         if path.suffix == ".safetensors":

@@ -1,7 +1,6 @@
 """The report of finished trainings: pictures in each run's folder, and one self-contained page, ``report.html``."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from norton_det.reporting.plots import as_svg, width_of, write_figure
 from norton_det.reporting.run import Run, read_run
 from norton_det.reporting.sections import comparison_section, costs_of, facts_section, headline, overview
 from norton_det.reporting.sheets import unreadable_images
+from norton_det.storage import is_folder, is_there
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _report(
     start = [*([page.paragraph(str(model), "note")] if model else []), page.tiles(headline(run))]
     if run.results is None:
         return [*start, *training]
-    if annotations is None or not (told or os.path.exists(annotations)):  # noqa: PTH110  no error of a long name
+    if annotations is None or not (told or is_there(annotations)):
         missing = "their place is not known" if annotations is None else f"{annotations} does not exist"
         text = f"The detections are not analysed, because the validation annotations are missing: {missing}."
         logger.warning("%s: %s --annotations names them.", run.folder, text)
@@ -116,7 +116,7 @@ def _report(
     sides = {run.name: run, **others}
     analyses = analyse(coco, {name: side.results or [] for name, side in sides.items()}, annotations, limit)
     compared = [] if dense is None else _compare(coco, run, dense, annotations, limit, draws)
-    folder = Path(images) if images is not None and os.path.isdir(images) else None  # noqa: PTH112
+    folder = Path(images) if images is not None and is_folder(images) else None
     if folder is None:
         logger.warning("%s: no images are drawn; expected their folder, as --images names it", run.folder)
     missing_images = [] if folder is None else _missing_images(run, coco, folder, analyses, count)

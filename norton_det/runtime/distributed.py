@@ -8,7 +8,7 @@ the others; without it they end where they next need the one that has ended.
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -135,6 +135,9 @@ class Note:
     Args:
         name: of the note.
 
+    Raises:
+        RuntimeError: by its methods, if the process that keeps the notes, the first one, has ended.
+
     Example:
         >>> from norton_det.runtime.distributed import Note
         >>> Note("signal").write("15")
@@ -146,17 +149,14 @@ class Note:
         self.name = name
 
     def write(self, text: str) -> None:
-        """Leave the note, if the others are still there."""
-        with suppress(RuntimeError):
-            if _store is not None:
-                _store.set(self.name, text)
+        """Leave the note."""
+        if _store is not None:
+            _store.set(self.name, text)
 
     def read(self) -> str | None:
         """Return what some process left; None if none did."""
-        with suppress(RuntimeError):
-            if _store is not None and _store.check([self.name]):
-                return _store.get(self.name).decode()
-        return None
+        there = _store is not None and _store.check([self.name])
+        return _store.get(self.name).decode() if there and _store is not None else None
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:

@@ -9,9 +9,17 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from norton_det.errors import TerminatedError
+from norton_det.errors import TerminatedError, printable
+from norton_det.file_locks import open_own
 
 _OURS = ("norton_det", "benchmarks", "scripts")
+
+
+class _Printable(logging.Formatter):
+    """Escapes control codes in lines: names of files and classes may have them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 class _BesideBars(logging.StreamHandler[TextIO]):
@@ -28,7 +36,9 @@ class _BesideBars(logging.StreamHandler[TextIO]):
 
 def show_log() -> None:
     """Show the package's log on stderr; of other packages only warnings and errors."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_BesideBars(sys.stderr)])
+    shown = _BesideBars(sys.stderr)
+    shown.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
 
@@ -58,14 +68,14 @@ class RunLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(_Printable("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         self._held: list[logging.LogRecord] = []
         self._file: TextIO | None = None
         self.closed = False
 
     def open(self, path: Path) -> None:
         """Append to a file, beginning with what was kept."""
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8", opener=open_own)  # noqa: SIM115
         held, self._held = self._held, []
         for record in held:
             self.emit(record)

@@ -9,6 +9,7 @@ from norton_det.errors import DataError, expect
 from norton_det.files import open_regular
 from norton_det.json_text import json_object
 from norton_det.runtime.run_folder import MOST_BYTES
+from norton_det.storage import is_there
 from norton_det.yaml_files import read_yaml
 
 _MOST = 2**53  # epochs, operations, bytes
@@ -60,7 +61,7 @@ def read_about(path: str | Path) -> dict[str, Any]:
         DataError: the file cannot be read, or a field is of another kind; the message names it.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         return {}
     about = read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES)
     for field, checks in _ABOUT.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from norton_det.errors import UsageError
 from norton_det.file_locks import locked
 from norton_det.files import remove_abandoned
+from norton_det.storage import is_folder, is_there
 
 CHECKPOINT, METRICS, LOG, ARGUMENTS = "checkpoint.pth", "metrics.jsonl", "log.txt", "args.yaml"
 LOCK = ".lock"
@@ -53,15 +54,14 @@ def name_of_epoch(epoch: int) -> str:
 
 
 def refuse_other_run(folder: str | Path) -> None:
-    """Check that a folder does not hold a run.
+    """Check that a folder does not hold files of another run, or files of the same names that somebody else wrote.
 
     Raises:
         UsageError: it does; the message says what to do.
     """
     folder = Path(folder)
-    metrics = folder / METRICS
-    for path in (folder / CHECKPOINT, metrics):
-        if path.exists() and (path != metrics or metrics.stat().st_size):  # empty: it failed before it did anything
+    for path in (path for pattern in _WRITTEN for path in sorted(folder.glob(pattern))):
+        if path.name not in (LOG, METRICS) or path.stat().st_size:  # empty: it failed before it did anything
             raise UsageError(
                 f"--output-dir {folder}: holds another run ({path.name}); expected a new folder, --resume {folder} to "
                 "go on with it, or --overwrite to replace it"
@@ -113,7 +113,7 @@ def is_before_checkpoints(path: str | Path) -> bool:
         True
     """
     path = Path(path)
-    if not path.is_dir() or any(file.exists() for file in checkpoints_in(path)):
+    if not is_folder(path) or any(is_there(file) for file in checkpoints_in(path)):
         return False
     return any((path / name).exists() for name in (LOCK, LOG, ARGUMENTS, METRICS)) or not any(path.iterdir())
 
@@ -151,7 +151,7 @@ def checkpoints_in(path: str | Path) -> list[Path]:
         ['checkpoint.pth', 'model_10.pth', 'model_9.pth']
     """
     path = Path(path)
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     epochs = {int(match[1]): file for file in path.iterdir() if (match := re.fullmatch(r"model_(\d+)\.pth", file.name))}
     return [path / CHECKPOINT, *(epochs[epoch] for epoch in sorted(epochs, reverse=True))]

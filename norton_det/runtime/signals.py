@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -59,6 +59,7 @@ class Stop:
 
 
 _current: Stop | None = None
+_blocks = 0  # of catch_signals, so far
 
 
 @contextmanager
@@ -129,33 +130,47 @@ def _shared(stop: Stop) -> Iterator[None]:
     if world_size() == 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
+    global _blocks
+    _blocks += 1  # as in the other processes
     reading, writing = socket.socketpair()
     with reading, writing:
         writing.setblocking(False)
         before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-        thread = threading.Thread(target=_share, args=(stop, reading), daemon=True)
+        thread = threading.Thread(target=_share, args=(stop, Note(f"signal {_blocks}"), reading), daemon=True)
         thread.start()
         try:
             yield
         finally:
             signal.set_wakeup_fd(before)
-            writing.send(_END)  # closing it would not end the thread while processes that were forked have it open
+            with suppress(BlockingIOError):  # so many signals that the thread needs no other reason to wake up
+                writing.send(_END)  # closing it would not end the thread while processes that were forked have it open
             thread.join(_POLL)
 
 
-def _share(stop: Stop, received: socket.socket) -> None:
-    """Note the first signal for the others, or take the one that another process noted."""
-    note = Note("signal")
-    while not stop.signal:
-        if select.select([received], [], [], _POLL)[0]:
-            numbers = received.recv(64)
-            if own := [number for number in numbers if number in SIGNALS]:
-                note.write(str(own[0]))
-            if own or set(_END) & set(numbers):
+def _share(stop: Stop, note: Note, received: socket.socket) -> None:
+    """Note this process's signal for the others, or take the one that another process noted."""
+    with suppress(OSError, ValueError, RuntimeError):  # the block is over, or the process that keeps the notes
+        while not stop.signal:
+            if select.select([received], [], [], _POLL)[0]:
+                numbers = received.recv(64)
+                if own := [number for number in numbers if number in SIGNALS]:
+                    note.write(str(own[0]))
+                    return
+                if set(_END) & set(numbers):
+                    return
+            elif (text := note.read()) and received.fileno() >= 0:
+                _send_to_main(int(text))
                 return
-        elif text := note.read():
-            signal.raise_signal(int(text))
-            return
+        note.write(str(int(stop.signal)))  # it came between two looks
+
+
+def _send_to_main(number: int) -> None:
+    """Send a signal to the main thread, which also wakes it up where it sleeps."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
 
 
 @contextmanager

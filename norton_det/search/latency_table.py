@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from norton_det.deployment.record import MEMORY_FORMATS
 from norton_det.files import write_json
 from norton_det.runtime.timing import describe_machine
+from norton_det.storage import is_file
 
 _IMPLEMENTATIONS = 3  # a higher number for new implementations of layers: times from before them no longer hold
 Times = dict[str, float]
@@ -33,7 +34,7 @@ class LatencyTable:
         name = f"latency-{sha256(f'{self.machine}, implementations {_IMPLEMENTATIONS}'.encode()).hexdigest()[:12]}.json"
         self.path = Path(folder or cache / "norton_det") / name
         self.times: dict[str, Times] = {}
-        if self.path.is_file():
+        if is_file(self.path):
             try:
                 self.times = json.loads(self.path.read_text())["times"]
             except (ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
-_MOST_LETTERS = 2  # a pixel
+_MOST_LETTERS = 20  # a pixel
 _ELLIPSIS = "…"
 _DARK = (32, 32, 32)
 _COVERED = 0.25
@@ -159,7 +159,7 @@ def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
         'short'
     """
     text = "".join(letter if letter.isprintable() else " " for letter in text)
-    if len(text) <= _MOST_LETTERS * width and font.getlength(text) <= width:
+    if not text or (len(text) <= _MOST_LETTERS * width and font.getlength(text) <= width):
         return text
 
     def short(kept: int) -> str:

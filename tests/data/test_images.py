@@ -2,12 +2,15 @@
 
 import pickle
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
@@ -17,6 +20,7 @@ from norton_det.data.cifar import MemoryImages, normalize, read_cifar, shift_and
 from norton_det.data.image_folder import MEAN, STD
 from norton_det.data.imagenet import Preset, read_imagenet
 from norton_det.errors import DataError, UsageError
+from norton_det.models.tensor_files import SHA256_KEY, read_header, sha256_of
 
 
 def random_images(count: int) -> MemoryImages:
@@ -126,7 +130,7 @@ def test_torchvision_s_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_cache_is_read_as_long_as_the_files_are_the_same(
-    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(classes, folder)
@@ -138,8 +142,36 @@ def test_the_cache_is_read_as_long_as_the_files_are_the_same(
         assert torch.equal(read_cifar(folder, "train", cache=True).images, first.images)
     Image.new("RGB", (32, 32), (1, 2, 3)).save(folder / "train" / "black" / "0.png")
     assert read_cifar(folder, "train", cache=True).images[0, :, 0, 0].tolist() == [1, 2, 3]
-    (folder / "train.cache.safetensors").write_text("damaged")
-    assert read_cifar(folder, "train", cache=True).images[0, :, 0, 0].tolist() == [1, 2, 3]
+    cache = folder / "train.cache.safetensors"
+    whole = cache.read_bytes()
+    flipped = whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
+    header = read_header(cache)
+    images = load_file(cache)["images"].clone()
+    others = {"too few": images[:1], "of another type": images.float(), "flat": images.flatten()}
+    damage: dict[str, Callable[[], object]] = {
+        "no file": lambda: cache.write_text("damaged"),
+        "flipped": lambda: cache.write_bytes(flipped),
+        **{
+            name: partial(save_file, {"images": each}, cache, {**header, SHA256_KEY: sha256_of({"images": each})})
+            for name, each in others.items()
+        },
+        "other": partial(save_file, {"x": images}, cache, dict(header)),
+    }
+    for name, spoil in damage.items():
+        spoil()
+        caplog.clear()
+        again = read_cifar(folder, "train", cache=True)
+        assert torch.equal(again.images, images), name
+        assert "train.cache.safetensors: damaged" in caplog.text, name
+        assert cache.read_bytes() != flipped
+        assert torch.equal(load_file(cache)["images"].clone(), images), name
+
+
+def test_a_folder_that_is_there_twice_is_refused(classes: Path, tmp_path: Path) -> None:
+    shutil.copytree(classes, tmp_path / "copy")
+    (tmp_path / "copy" / "train" / "black" / "again").symlink_to("../black")
+    with pytest.raises(DataError, match="black/again: is the same folder as "):
+        read_cifar(tmp_path / "copy", "train")
 
 
 def test_held_out_images_are_others_and_always_the_same() -> None:

@@ -86,13 +86,34 @@ def test_a_run_log_has_what_was_logged_before_it_had_a_file(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_run_log_that_cannot_be_written_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_log_that_cannot_be_written_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "open_own", os.open)  # it refuses devices
     log = RunLog()
     log.note("first")
     log.open(Path("/dev/full"))
     log.note("second")
     log.close()
     assert capsys.readouterr().err == "/dev/full: No space left on device; the log goes on without this file\n"
+
+
+def test_a_log_shows_no_control_codes(tmp_path: Path) -> None:
+    log = RunLog()
+    log.open(tmp_path / "log.txt")
+    log.note("a\x1b[31mb\n\tc\r\ud800")
+    log.close()
+    assert (tmp_path / "log.txt").read_text().split("  ", 1)[1] == "a\\x1b[31mb\n\tc\\r\\ud800\n"
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_log_is_no_link_and_no_pipe(kind: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "log.txt", tmp_path / "other"
+    other.write_text("of somebody else")
+    {"link": lambda: path.symlink_to(other), "fifo": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(OSError, match=r"symbolic links|is no regular file|No such device|Is a directory"):
+        RunLog().open(path)
+    assert other.read_text() == "of somebody else"
 
 
 def test_a_signal_as_a_line_is_written_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:

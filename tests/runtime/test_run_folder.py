@@ -18,10 +18,14 @@ def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path: Path) -> No
     assert sorted(int(folder.name.removeprefix("net-")) for folder in folders) == list(range(5, 21))
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pth", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint.pth", "metrics.jsonl", "best.safetensors", "model_3.pth", "args.yaml", "log.txt"],
+)
 def test_a_folder_with_a_run_is_refused(name: str, tmp_path: Path, refused: Refused) -> None:
     refuse_other_run(tmp_path / "none")
-    (tmp_path / "metrics.jsonl").touch()  # of a run that failed at once
+    for empty in ("metrics.jsonl", "log.txt"):  # of a run that failed at once
+        (tmp_path / empty).touch()
     (tmp_path / "photograph.png").touch()
     refuse_other_run(tmp_path)
     (tmp_path / name).write_text("{}\n")

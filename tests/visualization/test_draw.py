@@ -265,7 +265,7 @@ def test_titles_stand_above() -> None:
     assert joined([image, image], 1).shape[1] > 960
 
 
-@given(st.text("ab iW\u0301 中\n", max_size=60), st.integers(0, 200))
+@given(st.text("ab iW\u0301 中\n", max_size=60), st.integers(3, 200))
 def test_a_text_keeps_as_many_letters_as_fit(text: str, width: int) -> None:
     font = font_of(12)
     found = fitted(text, font, width)

@@ -25,9 +25,9 @@ from norton_det.data.coco.pixels import PixelReader
 from norton_det.errors import DataError
 from norton_det.files import read_json
 from norton_det.spec import Spec
+from norton_det.storage import is_folder
 
 logger = logging.getLogger(__name__)
-
 _MIN_VISIBLE, _OF_KEYPOINTS = 10, 17  # torchvision's rule for COCO's persons
 
 Target = dict[str, Any]
@@ -133,7 +133,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         found = find_split(root, split, dataset, **named, val_fraction=val_fraction, split_seed=split_seed)
         self.folder, self.annotations = found.images, found.annotations
         self.coco = read_coco(found.annotations, found.part)
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             raise DataError(f"{self.folder}: no such folder; expected the images of {self.annotations}")
         self.train, self.masks, self.keypoints, self.transform = train, masks, dataset == "coco_kp", transform
         self._check()

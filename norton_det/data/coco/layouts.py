@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from norton_det.data.coco.held_out import HeldOut
 from norton_det.errors import DataError, expect_choice
 from norton_det.files import read_json
+from norton_det.storage import is_folder
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def find_split(
     part = None if val_fraction is None else HeldOut(val_fraction, split_seed, held_out=split == "val")
     if annotations is not None:
         folder = Path(annotations).parent if root is None else Path(root) / f"{split}2017"
-        if images is None and root is not None and not folder.is_dir():
+        if images is None and root is not None and not is_folder(folder):
             folder = _find(Path(root), split, dataset, part).images
         found = Split(folder, Path(annotations))
     else:
@@ -134,7 +135,7 @@ def has_split(root: str | Path, split: str, dataset: str = "coco") -> bool:
 
 
 def _find(root: Path, split: str, dataset: str, part: HeldOut | None) -> Split:
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"{root}: no such folder; expected one with images and COCO annotations")
     kind = KINDS[dataset]
     own = _only(root, split, _candidates(root, split, kind))
@@ -175,7 +176,7 @@ def _candidates(root: Path, split: str | None, kind: str) -> Iterator[Split]:
 
 def _with_images(folders: Iterable[Path], annotations: Path) -> Path:
     """Return the folder in which the first annotated image is; if none exists, the first one."""
-    first, *others = [folder for folder in folders if folder.is_dir()] or list(folders)[:1]
+    first, *others = [folder for folder in folders if is_folder(folder)] or list(folders)[:1]
     if not others:
         return first
     entries: Any = read_json(annotations, dict, "COCO annotations").get("images")
@@ -187,7 +188,7 @@ def _with_images(folders: Iterable[Path], annotations: Path) -> Path:
 def _only(root: Path, split: str, candidates: Iterable[Split]) -> Split | None:
     """Return the one candidate whose images exist, or else one whose images are missing; None if there is none."""
     places = {(each.annotations, each.images): each for each in reversed(list(candidates))}
-    complete = [each for each in places.values() if each.images.is_dir()]
+    complete = [each for each in places.values() if is_folder(each.images)]
     if len(complete) > 1:
         names = "; ".join(f"{each.annotations} with {each.images} ({each.layout})" for each in reversed(complete))
         raise DataError(f"{root}: several sets of images for {split}: {names}; expected one, or files that are named")
