@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from norton_det.decompositions.conv import pair
@@ -16,7 +15,6 @@ from norton_det.deployment.precision import LOWER
 from norton_det.deployment.record import DEPLOYED, Deployment, deployment_of
 from norton_det.deployment.restore import restore
 from norton_det.errors import DataError, UsageError, one_line
-from norton_det.files import write_atomically
 from norton_det.models import ARCHITECTURES
 from norton_det.models.state_dicts import check_tensors
 from norton_det.models.tensor_files import (
@@ -27,6 +25,7 @@ from norton_det.models.tensor_files import (
     read_file,
     read_header,
     sha256_of,
+    write_file,
 )
 from norton_det.models.weights import load_state
 from norton_det.runtime.given import refuse_shared, unwrapped
@@ -90,7 +89,7 @@ def save(net: nn.Module, spec: Spec, path: str | Path) -> None:
     metadata |= {DEPLOYMENT_KEY: deployment.to_json()} if deployment else {}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     metadata[SHA256_KEY] = sha256_of(tensors, metadata)
-    write_atomically(path, lambda file: save_file(tensors, file, metadata))
+    write_file(path, tensors, metadata)
 
 
 def _rebuilt(spec: Spec, state: Mapping[str, Tensor], deployment: Deployment | None, source: str | Path) -> nn.Module:

@@ -1,10 +1,13 @@
 """Tables and counts as text."""
 
+import html
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
 
 from tabulate import tabulate
+
+from norton_det.errors import printable
 
 _FORMATS = {"text": "simple", "markdown": "github"}  # names of tabulate
 _UNITS = {"G": 10**9, "M": 10**6, "k": 10**3}
@@ -20,7 +23,8 @@ def table(
 
     Args:
         header: the name of each column.
-        rows: the cells of each row, as many as there are columns; ``str`` is applied to them.
+        rows: the cells of each row, as many as there are columns; ``str`` is applied to them, and what is not printed,
+            or has a meaning in Markdown, is escaped.
         style: "text", for a terminal: the first column is aligned to the left and the others, mostly numbers, to the
             right; or "markdown".
         words: names of other columns that are aligned to the left.
@@ -33,11 +37,17 @@ def table(
         conv1     1.24G
         fc        2.05M
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[_cell(cell, style) for cell in row] for row in rows]
+    header = [_cell(name, style) for name in header]
     sides = ["left" if i == 0 or name in words else "right" for i, name in enumerate(header)]
     alignment = sides if style == "text" else None
     lines = tabulate(cells, header, _FORMATS[style], disable_numparse=True, colalign=alignment).splitlines()
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: object, style: str) -> str:
+    text = printable(str(value))
+    return html.escape(text, quote=False).replace("|", r"\|") if style == "markdown" else text
 
 
 def format_count(count: float) -> str:

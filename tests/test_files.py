@@ -345,3 +345,9 @@ def test_json_is_written_for_people(tmp_path: Path) -> None:
     assert json.loads(text) == [1, 2]
     assert text.endswith("\n")
     assert len(text.splitlines()) == 4
+
+
+def test_tables_show_no_control_codes_and_markdown_no_markup() -> None:
+    rows = [("<b>|\x1b[31m\n", 1)]
+    assert table(("a", "b"), rows).splitlines()[-1].split() == ["<b>|\\x1b[31m\\n", "1"]
+    assert table(("a", "b"), rows, "markdown").splitlines()[-1] == "| &lt;b&gt;\\|\\x1b[31m\\n | 1   |"

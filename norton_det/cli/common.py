@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
 from norton_det.cli.numbers import NumberError
@@ -20,6 +20,7 @@ from norton_det.runtime.signals import end_at_signals
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_UNWRITTEN = 0, 1, 2, 3, 4
 EXIT_TERMINATED, EXIT_INTERRUPTED = 143, 130  # what a shell reports of a process that SIGTERM or SIGINT ended
+EXIT_UNREAD = 141  # what a shell reports of a process that SIGPIPE ended
 EXIT_AGAIN = 75  # after SIGUSR1: that of a temporary failure, for schedulers that start the job again
 _EXIT_OF = {"SIGTERM": EXIT_TERMINATED, "SIGINT": EXIT_INTERRUPTED, "SIGUSR1": EXIT_AGAIN}
 
@@ -86,6 +87,20 @@ class Parser(argparse.ArgumentParser):
                 raise argparse.ArgumentError(action, f"{one!r} is unknown; expected one of: {expected}")
 
 
+def _flush() -> None:
+    """Print what is left; that nobody reads it is no failure of what was done."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Let what is still printed go nowhere: Python would raise the error again at the exit."""
+    with suppress(OSError, ValueError):  # a stream of Python's own, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
     """Make a ``main`` that returns the exit code; wrong arguments and wrong data are reported in one line.
 
@@ -106,9 +121,14 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
         try:
             with end_at_signals() if argv is None else nullcontext():
                 run(sys.argv[1:] if argv is None else argv)
+            if argv is None:
+                _flush()
         except (UsageError, DataError) as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DATA
+        except BrokenPipeError:  # nobody reads what is printed, as in "| head"
+            _drop_output()
+            return EXIT_UNREAD
         except OSError as error:
             if error.errno not in _UNWRITTEN:
                 raise

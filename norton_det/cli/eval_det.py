@@ -46,6 +46,7 @@ from norton_det.evaluation.tables import ERRORS, F1
 from norton_det.files import check_writable, write_json
 from norton_det.inference.load import open_detector
 from norton_det.models.tasks import kinds_of
+from norton_det.runtime.run_folder import has_run
 
 
 def add_arguments(parser: Parser) -> None:
@@ -98,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
     check_minimum(args, workers=0, print_freq=1, **({} if args.limit is None else {"limit": 1}))
     check_formats(args)
     if args.output_dir and not args.compare:
+        if has_run(args.output_dir):
+            raise UsageError(f"--output-dir {args.output_dir}: is the folder of a training; expected another one")
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         check_writable(args.output_dir)
     for flag in ("compare", "errors", "f1"):

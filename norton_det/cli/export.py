@@ -27,7 +27,7 @@ from norton_det.checkpoint import has_spec
 from norton_det.cli.common import Parser
 from norton_det.cli.options import check_minimum, check_output, json_object
 from norton_det.data.calibration_set import read_calibration_set
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, one_line, shown
 from norton_det.export.activations import RANGES
 from norton_det.export.formats import FORMATS
 from norton_det.export.images import image_paths, read_images
@@ -148,7 +148,11 @@ def _network(args: argparse.Namespace) -> tuple[nn.Module, nd.Spec | None]:
         if not is_file(file):
             raise DataError(f"{file}: no such file; expected a state dict of {args.model}")
         options = {} if args.num_classes is None else {"num_classes": args.num_classes}
-        return get_model(args.model, weights=str(file), **options, **(args.model_kwargs or {})).eval(), None
+        kwargs = args.model_kwargs or {}
+        try:
+            return get_model(args.model, weights=str(file), **options, **kwargs).eval(), None
+        except TypeError as error:
+            raise UsageError(f"--model-kwargs {shown(kwargs)}: {one_line(error)}") from None
     if is_file(file) and not has_spec(file):
         raise DataError(f"{file}: holds no spec; expected a file of norton_det.save, or --model with its builder")
     if args.part != WHOLE:

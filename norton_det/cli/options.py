@@ -1,17 +1,17 @@
 """Arguments that several commands have: their types, their checks, and groups of them."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from norton_det import json_text
 from norton_det.cli.common import Parser
 from norton_det.cli.list_rates import ListRates
 from norton_det.cli.numbers import FACTOR, NumberError, whole
 from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, shown
 from norton_det.files import check_name, check_writable
 from norton_det.models import ARCHITECTURES
 from norton_det.notation import parse_ranks
@@ -29,12 +29,9 @@ CONFIGURATION = "RANK[:RATES]|CONFIG"
 def json_object(text: str) -> dict[str, Any]:
     """Return the JSON object that an argument is; a ``type`` for ``add_argument``."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
-    return value
+        return json_text.json_object(text, shown(text))
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def pair_of_names(text: str) -> list[str]:

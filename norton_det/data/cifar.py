@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.v2 import functional as TF
@@ -19,9 +19,8 @@ from norton_det.data.batching import Batches, Batching
 from norton_det.data.image_folder import MEAN, SPLITS, STD, image_folder
 from norton_det.data.loader import load
 from norton_det.errors import DataError, expect_choice, one_line
-from norton_det.files import write_atomically
 from norton_det.image_files import read_rgb
-from norton_det.models.tensor_files import SHA256_KEY, read_header, sha256_of
+from norton_det.models.tensor_files import SHA256_KEY, read_header, sha256_of, write_file
 from norton_det.storage import is_file, is_folder
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ def read_cifar(root: str | Path, split: str, *, workers: int = 0, cache: bool = 
     if images is None:
         images = _decode(folder, workers)
         header = {"files": _fingerprint(folder), SHA256_KEY: sha256_of({"images": images})}
-        write_atomically(path, lambda name: save_file({"images": images}, name, header))
+        write_file(path, {"images": images}, header)
     return MemoryImages(images, labels, folder.classes)
 
 

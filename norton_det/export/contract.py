@@ -115,6 +115,6 @@ class Contract:
             expect(contract.kind in (DETECTION, MAPS, LOGITS), "kind", contract.kind, "detection, maps or logits")
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path}: metadata cannot be read: {type(error).__name__} {error}") from None
         return contract

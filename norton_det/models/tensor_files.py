@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from norton_det.errors import DataError, one_line
+from norton_det.files import write_atomically
 from norton_det.models.unpickling import load_plain
 from norton_det.spec import check_version, version_of
 from norton_det.storage import is_file
@@ -35,6 +36,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
         raise DataError(f"{path}: no such file; expected weights")
     try:
         if path.suffix == ".safetensors":
+            check_encoding(path)
             tensors = load_file(path)
             _check_tensors(path, tensors)
             return tensors
@@ -70,11 +72,35 @@ def read_header(path: str | Path) -> Mapping[str, str]:
     """
     if not is_safetensors(path):
         return {}
+    check_encoding(path)
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except _DAMAGED as error:
         raise DataError(f"{path}: damaged, or no safetensors file: {one_line(error)}") from None
+
+
+def write_file(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file, atomically.
+
+    Raises:
+        DataError: its path is not UTF-8.
+        UsageError: its folder does not exist.
+    """
+    check_encoding(path)
+    write_atomically(path, lambda name: save_file(tensors, name, header))
+
+
+def check_encoding(path: str | Path) -> None:
+    """Check that safetensors can open a path, which must be UTF-8.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: is not UTF-8; safetensors reads and writes no other paths") from None
 
 
 def is_safetensors(path: str | Path) -> bool:

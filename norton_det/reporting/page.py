@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from norton_det.errors import printable
+
 _STYLE = """
 :root { color-scheme: light dark;
  --ink: #1c2126; --soft: #5c6670; --paper: #fff; --card: #f4f6f8; --line: #dde2e7; --mark: #2563b8; }
@@ -46,6 +48,11 @@ nav a { color: var(--mark); margin-right: 1rem; }
 """
 
 
+def _escaped(value: object) -> str:
+    """Return a value as text of a page, without control codes and halves of letters."""
+    return html.escape(printable(str(value), keep="\n\t"))
+
+
 def document(title: str, parts: Sequence[str]) -> str:
     """Return a complete page.
 
@@ -59,7 +66,7 @@ def document(title: str, parts: Sequence[str]) -> str:
         True
     """
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f'<meta charset="utf-8">{viewport}<title>{html.escape(title)}</title>'
+    head = f'<meta charset="utf-8">{viewport}<title>{_escaped(title)}</title>'
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n'
         + "\n".join(parts)
@@ -69,24 +76,24 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 def heading(text: str, level: int = 2, anchor: str = "") -> str:
     """Return a heading, which a link may lead to."""
-    mark = f' id="{html.escape(anchor)}"' if anchor else ""
-    return f"<h{level}{mark}>{html.escape(text)}</h{level}>"
+    mark = f' id="{_escaped(anchor)}"' if anchor else ""
+    return f"<h{level}{mark}>{_escaped(text)}</h{level}>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
     """Return a paragraph of plain text, of a class of the page's style."""
-    return f'<p class="{kind}">{html.escape(text)}</p>' if kind else f"<p>{html.escape(text)}</p>"
+    return f'<p class="{kind}">{_escaped(text)}</p>' if kind else f"<p>{_escaped(text)}</p>"
 
 
 def links(names: Sequence[tuple[str, str]]) -> str:
     """Return links within the page, each of a text and the anchor of a heading."""
-    items = "".join(f'<a href="#{html.escape(anchor)}">{html.escape(text)}</a>' for text, anchor in names)
+    items = "".join(f'<a href="#{_escaped(anchor)}">{_escaped(text)}</a>' for text, anchor in names)
     return f"<nav>{items}</nav>"
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> str:
     """Return large numbers with their names below, each of a name and a text."""
-    items = "".join(f'<div class="tile"><b>{html.escape(v)}</b><span>{html.escape(n)}</span></div>' for n, v in values)
+    items = "".join(f'<div class="tile"><b>{_escaped(v)}</b><span>{_escaped(n)}</span></div>' for n, v in values)
     return f'<div class="tiles">{items}</div>'
 
 
@@ -98,20 +105,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         >>> "<td>0.500</td>" in table(("class", "AP"), [("cat", "0.500")])
         True
     """
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide rows"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def facts(rows: Sequence[tuple[str, object]]) -> str:
     """Return a table of names and texts."""
-    body = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(text))}</td></tr>" for name, text in rows)
+    body = "".join(f"<tr><td>{_escaped(name)}</td><td>{_escaped(text)}</td></tr>" for name, text in rows)
     return f'<table class="text">{body}</table>'
 
 
 def folded(title: str, content: str) -> str:
     """Return HTML that is shown when its title is clicked."""
-    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
+    return f"<details><summary>{_escaped(title)}</summary>{content}</details>"
 
 
 def beside(parts: Sequence[str]) -> str:
@@ -137,14 +144,14 @@ def images(pictures: Sequence[Tensor], captions: Sequence[str]) -> str:
     figures = []
     for picture, caption in zip(pictures, captions, strict=True):
         source = f"data:image/jpeg;base64,{_jpeg(picture)}"
-        image = f'<img style="min-width: {least}px" alt="{html.escape(caption)}" src="{source}">'
+        image = f'<img style="min-width: {least}px" alt="{_escaped(caption)}" src="{source}">'
         figures.append(f'<figure><div class="wide">{image}</div>{_caption(caption)}</figure>')
     columns = f"grid-template-columns: repeat(auto-fill, minmax(min(100%, {least}px), 1fr))"
     return f'<div class="images" style="{columns}">{"".join(figures)}</div>'
 
 
 def _caption(text: str) -> str:
-    return f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
+    return f"<figcaption>{_escaped(text)}</figcaption>" if text else ""
 
 
 def _jpeg(picture: Any) -> str:

@@ -20,7 +20,7 @@ def headline(run: Run) -> list[tuple[str, str]]:
     for name, value in run.metrics.items():
         kind, _, line = name.rpartition("_")
         if not kind:
-            rows.append((f"{name} (%)", f"{value:.2f}"))
+            rows.append((f"{name} (%)", NONE if value is None else f"{value:.2f}"))
         elif line in ("AP", "AP50"):
             rows.append((f"{kind} {line}", NONE if value is None else f"{value:.3f}"))
     for name, text in (("macs", "MACs"), ("params", "parameters")):

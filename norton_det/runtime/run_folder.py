@@ -68,6 +68,11 @@ def refuse_other_run(folder: str | Path) -> None:
             )
 
 
+def has_run(folder: str | Path) -> bool:
+    """Tell whether a folder is that of a training."""
+    return any(is_there(Path(folder) / name) for name in (CHECKPOINT, METRICS, ARGUMENTS, LOCK))
+
+
 @contextmanager
 def in_use(folder: str | Path) -> Iterator[str | None]:
     """Make and use the folder of a run alone within the block; abandoned temporary files in it are removed.

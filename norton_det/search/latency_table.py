@@ -1,6 +1,6 @@
 """Measured times of layers: the table that is kept on disk, and interpolation between its entries."""
 
-import json
+import logging
 import os
 from bisect import bisect
 from collections.abc import Mapping
@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from norton_det.deployment.record import MEMORY_FORMATS
-from norton_det.files import write_json
+from norton_det.errors import DataError, expect
+from norton_det.files import read_json, write_json
 from norton_det.runtime.timing import describe_machine
 from norton_det.storage import is_file
 
+logger = logging.getLogger(__name__)
+_LONGEST = 1e9  # milliseconds
 _IMPLEMENTATIONS = 3  # a higher number for new implementations of layers: times from before them no longer hold
 Times = dict[str, float]
 """Milliseconds in each memory format."""
@@ -36,14 +39,29 @@ class LatencyTable:
         self.times: dict[str, Times] = {}
         if is_file(self.path):
             try:
-                self.times = json.loads(self.path.read_text())["times"]
-            except (ValueError, KeyError, TypeError):
-                self.times = {}  # a damaged cache is measured anew
+                self.times = self._read()
+            except DataError as error:
+                logger.warning("%s; the times are measured anew", error)
+
+    def _read(self) -> dict[str, Times]:
+        times = read_json(self.path, dict, "times of layers").get("times")
+        expect(isinstance(times, dict), f"{self.path}: times", times, "times by layer")
+        for key, each in times.items():
+            right = isinstance(each, dict) and each.keys() >= set(MEMORY_FORMATS) and all(map(_is_time, each.values()))
+            expect(right, f"{self.path}: times of {key}", each, f"milliseconds of {', '.join(MEMORY_FORMATS)}")
+        return dict(times)
 
     def save(self) -> None:
-        """Write the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"machine": self.machine, "times": self.times})
+        """Write the file; without it the times are measured again the next time."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {"machine": self.machine, "times": self.times})
+        except OSError as error:
+            logger.warning("%s: %s; the times that were measured are not kept", self.path, error.strerror)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LONGEST
 
 
 class Grid:

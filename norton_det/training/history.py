@@ -1,15 +1,19 @@
 """The lines of ``metrics.jsonl``: what they say about a training, and the file of them."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from norton_det.errors import DataError
 from norton_det.files import write_text
 from norton_det.runtime.run_files import read_lines
 from norton_det.runtime.run_folder import METRICS
 from norton_det.storage import naming
 from norton_det.training.state import TrainingState
+
+logger = logging.getLogger(__name__)
 
 Line = Mapping[str, Any]
 
@@ -106,10 +110,17 @@ def complete_lines(folder: str | Path, state: TrainingState) -> None:
 def lines_in(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a ``metrics.jsonl``; none if there is no file.
 
-    Raises:
-        DataError: a line is damaged.
+    A damaged one is renamed: a training goes on without the lines of its iterations, for its checkpoint has the rest.
     """
-    return read_lines(path) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return read_lines(path)
+    except DataError as error:
+        aside = path.with_name(f"damaged_{path.name}")
+        path.replace(aside)
+        logger.warning("%s; renamed to %s", error, aside.name)
+        return []
 
 
 def _text(line: Line) -> str:

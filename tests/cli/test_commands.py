@@ -181,7 +181,7 @@ EVAL = ["--data-path", "SHAPES", "--device", "cpu"]
         ("train_det", [*TRAIN, "--dataset", "coco_kp"], 2, "keypoints need both"),
         ("train_det", [*TRAIN, "--device", "tpu"], 2, "device tpu: not available"),
         ("train_det", [*TRAIN, "--batch-size", "0"], 2, "--batch-size is 0"),
-        ("train_det", [*TRAIN, "--model-kwargs", "[]"], 2, "'[]' is no JSON object"),
+        ("train_det", [*TRAIN, "--model-kwargs", "[]"], 2, "'[]' is a list; expected an object"),
         ("train_det", [*TRAIN, "--weights-backbone", "CUT"], 3, "cut.safetensors: damaged"),
         ("train_det", [*TRAIN, "--resume", "TEXT"], 3, "text.pth: damaged"),
         ("train_det", [*TRAIN, "--data-path", "OUT"], 3, "out: no images for val are recognised; expected"),

@@ -235,6 +235,10 @@ def test_a_run_that_goes_on_with_other_data_says_so(tmp_path: Path, caplog: pyte
         (tmp_path / "args.yaml").write_text(broken)
         with_beginning(tmp_path, facts())
     assert len(warnings()) == 2
+    (tmp_path / "args.yaml").write_text("a: [")
+    assert with_beginning(tmp_path, facts()) == facts()
+    assert (tmp_path / "damaged_args.yaml").read_text() == "a: ["
+    assert warnings()[2].endswith("; renamed to damaged_args.yaml, and written anew")
 
 
 def test_one_command_begins_a_run_and_goes_on_with_it(words: list[str], refused: Refused) -> None:

@@ -239,7 +239,7 @@ def test_a_run_with_a_line_that_is_cut_off_and_a_long_path_is_reported(run_of: C
     (run / "args.yaml").write_text(yaml.safe_dump(about))
     assert "does not exist" in Page(write_report([run])).text
     names = {f"kind{i}_AP": 0.5 for i in range(20)} | {f"metric{i}": 1.0 for i in range(20)}
-    (run / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "seconds": None, **names}) + "\n")
+    (run / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "seconds": None, "top1": None, **names}) + "\n")
     write_report([run])
 
 

@@ -95,3 +95,12 @@ def test_lines_after_the_checkpoint_are_dropped(done: int, more: int, cut: int, 
         for line in lines_until(done + more)[len(saved) :]:
             file.add(line)
         assert read_lines(path) == lines_until(done + more)
+
+
+def test_a_damaged_file_is_set_aside_and_the_epochs_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": "x"}\n')
+    state: Any = SimpleNamespace(iteration=3, history=[{"epoch": 0, "top1": 5.0}])
+    MetricsFile(tmp_path, state)
+    assert read_lines(path) == state.history
+    assert (tmp_path / "damaged_metrics.jsonl").read_text() == '{"epoch": "x"}\n'
