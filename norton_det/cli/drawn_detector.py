@@ -48,14 +48,14 @@ class DrawnDetector:
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def run(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the detections in an image (3, H, W), uint8."""
-        return detect(self.net, self._input(image), threshold=self.threshold)
+    def run(self, image: Tensor, file: str) -> dict[str, Tensor]:
+        """Return the detections in an image (3, H, W), uint8, of a file."""
+        return detect(self.net, self._input(image), threshold=self.threshold, name=file)
 
     def found(self, image: Tensor, file: str, image_id: Any) -> Result:
         """Return the detections in an image (3, H, W), uint8, of a file; they are timed and noted."""
         with self.watch:
-            found = self.run(image)
+            found = self.run(image, file)
         result = Result.new(found, image.shape[-2:], self.legend, Source(Path(file), image))
         self.rows.extend(result.to_coco(image_id, self.ids))
         if self.ids is not None:

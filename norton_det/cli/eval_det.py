@@ -31,6 +31,7 @@ from norton_det.data.coco.checks import check_results, raise_errors
 from norton_det.data.coco.checks.findings import ERROR
 from norton_det.data.coco.labels import Labels
 from norton_det.data.coco.layouts import Split
+from norton_det.data.coco.shapes import check_scalable
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import BACKENDS, CLASSES, METRICS, CocoEvaluator, Metrics
 from norton_det.evaluation.coco_results import RESULTS_FILE, Result, kinds_of_results, read_results, write_results
@@ -224,6 +225,7 @@ def _read_detector(args: argparse.Namespace, path: str, data: CocoDataset) -> tu
     """Return the detector in a file, and its labels with the category ids of the data."""
     model, spec = open_detector(path, args.device, min_size=args.min_size, max_size=args.max_size)
     data.match(spec, path)
+    check_scalable(model, data)
     return model, data.labels
 
 

@@ -58,6 +58,7 @@ from norton_det.cli.training_state import images_per_update, make_state
 from norton_det.config import COMPRESSION
 from norton_det.data import Augment, Batching, CocoDataset, evaluation_batches, training_batches
 from norton_det.data.coco.copy_paste import copy_paste
+from norton_det.data.coco.shapes import check_scalable
 from norton_det.data.coco.transforms import PRESETS
 from norton_det.errors import UsageError
 from norton_det.evaluation.coco import CocoEvaluator, format_metrics
@@ -242,6 +243,8 @@ def _task(
     batching = Batching(args.batch_size, args.seed, rank(), world_size())
     if not args.test_only:
         batching.steps(len(train_images))
+        check_scalable(model, train_images)
+    check_scalable(model, val_images)
     kinds = kinds_of(model)
     evaluated, limit = val_images.annotations, args.max_detections
     warn_of_detector_limit(model, val_images.coco.dataset, evaluated, limit)

@@ -158,8 +158,9 @@ def _warm_up(detectors: Sequence[DrawnDetector], source: Images | Video) -> None
     first = next(iter(source), None)
     if first is None:
         raise DataError("the video has no frame")
+    file = str(source.path if isinstance(source, Video) else source.paths[0])
     for detector in detectors:
-        detector.run(first)
+        detector.run(first, file)
 
 
 def _drawn(

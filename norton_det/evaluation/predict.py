@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from norton_det.evaluation.coco_results import (
     masks_as_crops,
     to_results,
 )
+from norton_det.models.image_shapes import check_shapes, size_of
 from norton_det.runtime.distributed import gather
 from norton_det.runtime.progress import ProgressLog
 from norton_det.runtime.signals import end_if_stopped, stopping
@@ -84,6 +86,9 @@ def predict(
 def _detections(model: nn.Module, batch: Any, device: torch.device, labels: Labels | None) -> list[Result]:
     """Return the results of a batch."""
     images, targets = batch
+    check_shapes(
+        model, ((f"image {target['image_id']}", *size_of(i)) for i, target in zip(images, targets, strict=True))
+    )
     with masks_as_crops(model):
         predictions = model([image.to(device) for image in images])
     return [
@@ -94,17 +99,21 @@ def _detections(model: nn.Module, batch: Any, device: torch.device, labels: Labe
 
 
 @torch.inference_mode()
-def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[str, Tensor]:
+def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5, name: str = "an image") -> dict[str, Tensor]:
     """Return the detections in one image whose score is above ``threshold``.
 
     Args:
         model: a detector in evaluation mode.
         image: (3, H, W), float with values from 0 to 1, on the device of the model.
         threshold: minimum score, 0 to 1.
+        name: of the image, in messages.
 
     Returns:
         On the CPU: ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``labels`` (N,), ``scores`` (N,), and if the model
         predicts them ``masks`` (N, H, W) bool, ``keypoints`` (N, K, 3) and ``keypoints_scores`` (N, K).
+
+    Raises:
+        DataError: the image is too long and thin for the detector.
 
     Example:
         >>> import torch
@@ -115,7 +124,7 @@ def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[s
         >>> list(detections), detections["boxes"].shape[1]
         (['boxes', 'labels', 'scores'], 4)
     """
-    (detections,) = detect_each(model, [image], threshold=threshold)
+    (detections,) = detect_each(model, [image], threshold=threshold, names=[name])
     if has_masks(detections):
         masks = [mask[0] > MASK_THRESHOLD for mask in full_masks(detections, image.shape[-2:])]
         detections["masks"] = torch.stack(masks) if masks else torch.zeros(0, *image.shape[-2:], dtype=torch.bool)
@@ -124,7 +133,9 @@ def detect(model: nn.Module, image: Tensor, *, threshold: float = 0.5) -> dict[s
 
 
 @torch.inference_mode()
-def detect_each(model: nn.Module, images: Sequence[Tensor], *, threshold: float = 0.5) -> list[dict[str, Tensor]]:
+def detect_each(
+    model: nn.Module, images: Sequence[Tensor], *, threshold: float = 0.5, names: Iterable[str] = repeat("an image")
+) -> list[dict[str, Tensor]]:
     """Return the detections in each of several images, as :func:`detect` does, but for the masks.
 
     Masks remain ``mask_crops`` (N, 1, M, M), in the size of the mask head: in the size of the images they would fill
@@ -134,7 +145,12 @@ def detect_each(model: nn.Module, images: Sequence[Tensor], *, threshold: float 
         model: a detector in evaluation mode.
         images: (3, H, W) of any sizes, float with values from 0 to 1, on the device of the model.
         threshold: minimum score, 0 to 1.
+        names: of the images, in messages.
+
+    Raises:
+        DataError: an image is too long and thin for the detector.
     """
+    check_shapes(model, ((name, *size_of(image)) for image, name in zip(images, names, strict=False)))
     with masks_as_crops(model):
         predictions = model(list(images))
     return [

@@ -32,6 +32,11 @@ class Source:
     file: Path | None = None
     content: Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """What messages call the image."""
+        return "an image" if self.file is None else str(self.file)
+
     def pixels(self) -> Tensor:
         """Return the pixels (3, H, W), uint8 or float with values from 0 to 1; files are read anew.
 

@@ -82,7 +82,8 @@ def _results(
     while batch := list(islice(images, batch_size)):
         pixels = [source.pixels() for source in batch]
         inputs = as_inputs([TF.to_dtype(image, torch.float32, scale=True) for image in pixels], detector)
+        names = [source.name for source in batch]
         with evaluating(detector):
-            found = detect_each(detector, list(inputs), threshold=threshold)
+            found = detect_each(detector, list(inputs), threshold=threshold, names=names)
         for source, image, detections in zip(batch, pixels, found, strict=True):
             yield Result.new(detections, image.shape[-2:], legend, source)

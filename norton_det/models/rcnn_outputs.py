@@ -10,6 +10,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from norton_det.models.image_shapes import check_shapes, size_of
+
 _SIZES = (0.05, 0.2, 0.5, 1.0)
 """Of the boxes of each image for which the heads are run, as fractions of its sides: they lie on different levels."""
 _HEADS = {
@@ -44,8 +46,14 @@ def pyramid_of(rcnn: Any, images: Tensor | Sequence[Tensor]) -> Pyramid:
 
 
 def batch_of(rcnn: Any, images: Tensor | Sequence[Tensor]) -> ImageList:
-    """Return images (3, H, W), 0 to 1, as an R-CNN transforms them."""
-    batch: ImageList = rcnn.transform(list(images))[0]
+    """Return images (3, H, W), 0 to 1, as an R-CNN transforms them.
+
+    Raises:
+        DataError: an image is too long and thin for it.
+    """
+    images = list(images)
+    check_shapes(rcnn, (("an image", *size_of(image)) for image in images))
+    batch: ImageList = rcnn.transform(images)[0]
     return batch
 
 
@@ -96,7 +104,7 @@ def outputs_before_choice(rcnn: Any, images: list[Tensor], size: int | None = No
     Returns:
         Tensors by the name of the part.
     """
-    batch, _ = rcnn.transform(images)
+    batch = batch_of(rcnn, images)
     outputs: dict[str, Any] = {"transform": batch.tensors}
     pyramid = pyramid_of_batch(rcnn, batch if size is None else _scaled(batch, size))
     maps = list(pyramid.maps.values())

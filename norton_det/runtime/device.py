@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, shown
 
 
 def default_device() -> str:
@@ -30,10 +30,12 @@ def check_device(device: torch.device | str) -> None:
         >>> check_device("cpu")
     """
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
+        usable = not torch.zeros(1, device=device).is_meta  # which has shapes, and no values
+    except (RuntimeError, AssertionError, ImportError):
+        usable = False
+    if not usable:
         expected = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"device {device}: not available here; expected {expected}") from None
+        raise UsageError(f"device {shown(str(device))[1:-1]}: not available here; expected {expected}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from norton_det.evaluation.coco import CocoEvaluator, Metrics, format_metrics
 from norton_det.evaluation.coco_results import Result, write_results
 from norton_det.evaluation.predict import predict
 from norton_det.files import write_json
+from norton_det.models.image_shapes import check_shapes, size_of
 from norton_det.runtime.distributed import broadcast_buffers, compute_once
 from norton_det.runtime.signals import end_at_once
 from norton_det.training.loop import SizedBatches
@@ -61,6 +62,7 @@ class Detection:
         """Return the detector's losses, with torchvision's names."""
         images = [image.to(self.device, non_blocking=True) for image in batch[0]]
         targets = [_to(target, self.device) for target in batch[1]]
+        check_shapes(model, ((f"image {t.get('image_id')}", *size_of(i)) for i, t in zip(images, targets, strict=True)))
         if self.mix is not None:
             images, targets = self.mix(images, targets)
         losses: Mapping[str, Tensor] = model(images, targets)

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from norton_det.errors import DataError, UsageError
-from norton_det.files import IMAGE_SUFFIXES, write_atomically
+from norton_det.errors import DataError, UsageError, one_line
+from norton_det.files import IMAGE_SUFFIXES, open_regular, write_atomically
 from norton_det.image_files import AnnotatedSizes, read_image, write_image
+
+_CONTAINERS = (
+    *("asf", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg"),
+    *("mpegts", "mpegvideo", "mxf", "nut", "ogg", "rm", "yuv4mpegpipe"),
+)
+"""Formats that are read, by FFmpeg's names: those of one file. Of others, playlists open what they name, even from the
+network, and any text is a film of a terminal."""
+_LIMITED = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "none"}
+_EXPECTED = "an image, or a video as MP4, MOV, Matroska, WebM, AVI, MPEG, Ogg, FLV, ASF or MXF"
 
 
 class Images:
@@ -78,23 +88,33 @@ class Video:
             raise UsageError(f"{path}: videos need PyAV: pip install norton-det[video]") from None
         self.path, self._av = path, av
         try:
-            with av.open(str(path)) as container:
+            with self._open() as container:
                 stream = container.streams.video[0]
                 self.frames, self.rate = stream.frames, stream.average_rate or Fraction(25)
-        except (OSError, ValueError, IndexError) as error:
-            raise DataError(f"{path}: cannot be read as an image or a video: {error}") from None
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+            raise DataError(
+                f"{path}: cannot be read as an image or a video: {_reason(error)}; expected {_EXPECTED}"
+            ) from None
 
     def __len__(self) -> int:
         return int(self.frames)
 
     def __iter__(self) -> Iterator[Tensor]:
         try:
-            with self._av.open(str(self.path)) as container:
+            with self._open() as container:
                 for frame in container.decode(video=0):
                     pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                     yield torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: damaged: {error}") from None
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise DataError(f"{self.path}: damaged: {_reason(error)}") from None
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        with (
+            open_regular(self.path) as file,
+            self._av.open(file, mode="r", container_options=_LIMITED) as container,
+        ):
+            yield container
 
     def write(self, folder: str | Path, images: Iterable[Tensor]) -> Path:
         """Write images of equal size, (3, H, W), uint8, as a video into a folder, and return the file.
@@ -153,6 +173,11 @@ def open_images(paths: Sequence[str | Path], annotations: str | Path | None = No
     if len(files) > 1:
         raise UsageError(f"{videos[0]}: is not an image; a video must be the only input")
     return Video(videos[0])
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file is no video, without the name that PyAV gives it."""
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _make_output_folder(folder: str | Path, inputs: Sequence[Path]) -> Path:

@@ -11,10 +11,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from norton_det.data.coco.dataset import Target, drop_degenerate
 from norton_det.data.coco.sides import flipped_order
-from norton_det.errors import UsageError, expect_choice
+from norton_det.errors import DataError, UsageError, expect_choice
 
 _MEAN = (123.0, 117.0, 104.0)  # mean colour of COCO's images, 0 to 255
 _FILL = {tv_tensors.Image: [v / 255 for v in _MEAN], "others": 0}
+_THIN, _LONG = 10, 100  # presets may scale or cut images of such sides, or of such a ratio of them, to nothing
 PRESETS = ("hflip", "lsj", "multiscale", "ssd", "ssdlite")
 
 
@@ -56,15 +57,29 @@ class Augment:
             raise UsageError(f"data_augmentation {preset!r} does not support keypoints; expected 'hflip'")
         self.probability = probability
         self.flipped_order = flipped_order(keypoint_names, pairs) if probability > 0 else []
-        self.transforms = _transforms(preset)
+        self.preset, self.transforms = preset, _transforms(preset)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        """Return an augmented image (3, H, W) and its target, without the objects that left the image."""
+        """Return an augmented image (3, H, W) and its target, without the objects that left the image.
+
+        Raises:
+            DataError: the image is too thin for the preset.
+        """
         if self.transforms:
             geometry = {name: value for name, value in target.items() if name in ("boxes", "masks")}
             transformed: Any = tv_tensors.Image(image)
-            for transform in self.transforms:
-                transformed, geometry = transform(transformed, geometry)
+            try:
+                for transform in self.transforms:
+                    transformed, geometry = transform(transformed, geometry)
+            except (RuntimeError, ZeroDivisionError):  # of a size of 0, to which it was scaled or cut
+                shorter, longer = sorted(transformed.shape[-2:])
+                if shorter > _THIN and longer < _LONG * shorter:
+                    raise
+                raise DataError(
+                    f"image {target.get('image_id')}: is {image.shape[-1]} x {image.shape[-2]}, too thin for "
+                    f"data_augmentation {self.preset!r}; expected sides above {_THIN} pixels, none of {_LONG} times "
+                    "the other"
+                ) from None
             image = transformed.as_subclass(Tensor)
             target = drop_degenerate({**target, **geometry})
         if torch.rand(()) < self.probability:
