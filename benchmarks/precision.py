@@ -29,7 +29,7 @@ import norton_det as nd
 from benchmarks.memory import peak_memory
 from benchmarks.runtimes import PROFILED, RUNTIMES, prepare
 from norton_det.cli.common import Parser, command
-from norton_det.cli.options import check_minimum
+from norton_det.cli.numbers import whole
 from norton_det.errors import UsageError
 from norton_det.export.images import generated_images, read_images
 from norton_det.export.preprocessing import example_size, preprocessing_of
@@ -51,15 +51,14 @@ def main(argv: Sequence[str]) -> None:
     add = parser.add_argument
     add("--files", nargs=2, metavar=("DENSE", "FILE"), help="classifiers (default: ResNet-50 and its 0.92G, random)")
     add("--runtimes", nargs="+", choices=[*RUNTIMES], default=[*RUNTIMES], metavar="NAME", help="that are timed")
-    add("--repeats", type=int, default=21, metavar="N", help="timed runs of each network")
+    add("--repeats", type=whole(1), default=21, metavar="N", help="timed runs of each network")
     add("--calibrate", metavar="DIR", help="folder with images for int8 (default: generated ones)")
-    add("--calibrate-count", type=int, default=16, metavar="N", help="how many of them")
+    add("--calibrate-count", type=whole(4), default=16, metavar="N", help="how many of them")
     add("--profile", action="store_true", help="where onnxruntime's time goes, by operator")
     add("--folder", metavar="DIR", help="where the files are kept (default: a temporary one)")
     add("--json", metavar="FILE", help="write the results there as well")
     add("--child", nargs=2, metavar=("WHAT", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    check_minimum(args, repeats=1, calibrate_count=4)
     if args.child:
         what, folder = args.child
         print(json.dumps(_child(what, folder, args.repeats)))

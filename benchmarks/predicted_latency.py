@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from norton_det.cli.common import Parser, command
-from norton_det.cli.options import check_minimum
+from norton_det.cli.numbers import whole
 from norton_det.config import read_config
 from norton_det.cost.cost_model import CostModel
 from norton_det.cost.fixed_work import fix_work
@@ -36,9 +36,10 @@ def main(argv: Sequence[str]) -> None:
     """Parse the arguments, measure and print."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", required=True, nargs="+", metavar="NAME|FILE", help="of one architecture")
-    parser.add_argument("--repeats", type=int, default=5, help="number of measured runs of each network (default: 5)")
+    parser.add_argument(
+        "--repeats", type=whole(1), default=5, help="number of measured runs of each network (default: 5)"
+    )
     args = parser.parse_args(argv)
-    check_minimum(args, repeats=1)
     specs = {name: read_config(name).spec() for name in args.configs}
     architecture = ARCHITECTURES[next(iter(specs.values())).arch]
     dense = Spec(architecture.name, architecture.num_classes)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks import BENCHMARKS, Row, Settings, compare_sides, read_rows
 from norton_det.cli.common import Parser, command
-from norton_det.cli.options import check_minimum
+from norton_det.cli.numbers import whole
 from norton_det.files import write_json
 from norton_det.formatting import table
 from norton_det.runtime.device import check_device
@@ -36,17 +36,16 @@ def main(argv: Sequence[str]) -> None:
     add("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="decompose, similarity: ranks (default: 1 2 4 8)")
     add("--sizes", type=int, nargs="+", default=[224, 800], help="backbone: image sizes (default: 224 800)")
     add("--batch-sizes", type=int, nargs="+", default=[1, 8], help="backbone: batch sizes (default: 1 8)")
-    add("--train-batch", type=int, default=128, help="train-step: batch size (default: 128; an eighth at 224x224)")
+    add("--train-batch", type=whole(1), default=128, help="train-step: batch size (default: 128; an eighth at 224x224)")
     add("--configs", default=str(CONFIGS), metavar="DIR", help="folder of the configs of the published rows")
     add("--only", default="", metavar="TEXT", help="run only the cases whose arguments contain this text")
     add("--device", default="cpu", help="device of the networks: cpu or cuda (default: cpu)")
     add("--amp", action="store_true", help="run the networks in bfloat16 by autocast")
-    add("--repeats", type=int, default=3, help="number of measured runs of each side (default: 3)")
+    add("--repeats", type=whole(1), default=3, help="number of measured runs of each side (default: 3)")
     add("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
     add("--json", action="store_true", help="print a JSON list of rows")
     add("--output", metavar="FILE", help="also write the rows to this JSON file, and keep the other rows in it")
     args = parser.parse_args(argv)
-    check_minimum(args, repeats=1, train_batch=1)
     check_device(args.device)
     written = {(row.benchmark, row.name): row for row in (read_rows(Path(args.output)) if args.output else [])}
     rows = []

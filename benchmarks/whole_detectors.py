@@ -19,7 +19,7 @@ import torch
 from benchmarks.detector import watched
 from norton_det.checkpoint import read_spec
 from norton_det.cli.common import Parser, command
-from norton_det.cli.options import check_minimum
+from norton_det.cli.numbers import whole
 from norton_det.cost.complexity import count_complexity
 from norton_det.deployment.deploy import deploy
 from norton_det.formatting import format_count, table
@@ -34,9 +34,10 @@ def main(argv: Sequence[str]) -> None:
     """Parse the arguments, measure and print."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="compressed detectors of one architecture")
-    parser.add_argument("--repeats", type=int, default=9, help="number of measured runs of each network (default: 9)")
+    parser.add_argument(
+        "--repeats", type=whole(1), default=9, help="number of measured runs of each network (default: 9)"
+    )
     args = parser.parse_args(argv)
-    check_minimum(args, repeats=1)
     # Without its options and attributes a detector has torchvision's image size and number of proposals.
     specs = {file: replace(read_spec(file), options={}, attributes={}) for file in args.files}
     first = next(iter(specs.values()))

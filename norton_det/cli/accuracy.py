@@ -17,7 +17,8 @@ from torch import nn
 
 import norton_det as nd
 from norton_det.cli.common import Parser
-from norton_det.cli.options import CONFIGURATION, add_device, check_minimum, parse_configuration
+from norton_det.cli.numbers import FACTOR, SEED, whole
+from norton_det.cli.options import CONFIGURATION, add_device, parse_configuration
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.data.image_datasets import ImageSet, read_images
@@ -39,18 +40,18 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--arch", required=True, choices=classifiers(), metavar="NAME", help="architecture")
     add("--weights", required=True, metavar="FILE|NAME", help="state-dict file, or the name of torchvision's weights")
-    add("--seed", default=0, type=int, metavar="K", help="of random starts and of the choice of images")
+    add("--seed", default=0, type=SEED, metavar="K", help="of random starts and of the choice of images")
     add = parser.add_argument_group("data").add_argument
     add("--data-path", required=True, metavar="DIR", help="folder with the splits; calibration is on train/")
-    add("--holdout", default=0, type=int, metavar="N", help="evaluate on N training images that are left out")
+    add("--holdout", default=0, type=whole(0), metavar="N", help="evaluate on N training images that are left out")
     add = parser.add_argument_group("compression").add_argument
     flags = ("--configurations", "--settings")
     add(*flags, required=True, nargs="+", metavar=CONFIGURATION, help="compression configurations to measure")
-    add("--calibration-images", default=1024, type=int, metavar="N", help="images of the calibration")
-    add("--reconstruct", default=0, type=int, metavar="EPOCHS", help="as in norton-det compress")
-    add("--reconstruct-images", default=1024, type=int, metavar="N", help="images of --reconstruct")
-    add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
-    add("--lr", default=1e-3, type=float, help="initial learning rate of --reconstruct")
+    add("--calibration-images", default=1024, type=whole(1), metavar="N", help="images of the calibration")
+    add("--reconstruct", default=0, type=whole(0), metavar="EPOCHS", help="as in norton-det compress")
+    add("--reconstruct-images", default=1024, type=whole(1), metavar="N", help="images of --reconstruct")
+    add("--batch-size", default=128, type=whole(1), metavar="N", help="images in an update of --reconstruct")
+    add("--lr", default=1e-3, type=FACTOR, help="initial learning rate of --reconstruct")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
     add_device(parser.add_argument_group("computation"))
     add = parser.add_argument_group("output").add_argument
@@ -59,7 +60,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compress and evaluate each configuration in each way, print the table."""
-    check_minimum(args, calibration_images=1, holdout=0, reconstruct=0, reconstruct_images=1, batch_size=1)
     configurations = {text: parse_configuration(text, args.arch) for text in args.configurations}
     check_device(args.device)
     dense = initial_network(ARCHITECTURES[args.arch], args.weights)[0].to(args.device)

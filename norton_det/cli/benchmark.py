@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_device, check_minimum
+from norton_det.cli.numbers import SEED, SIDE, whole
+from norton_det.cli.options import add_device
 from norton_det.cost.fixed_work import DETECTIONS, PARTS, fix_work
 from norton_det.deployment.precision import LOWER
 from norton_det.deployment.record import deployment_of
@@ -71,10 +72,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="compressed file or training checkpoint")
     group = parser.add_argument_group("run")
     add = group.add_argument
-    add("--image-size", type=int, metavar="S", help="side of the images in pixels (default: the architecture's)")
-    add("--batch-size", default=1, type=int, metavar="N", help="images in a batch")
-    add("--repeats", default=10, type=int, metavar="N", help="timed runs of each network")
-    add("--seed", default=0, type=int, metavar="K", help="of the images and of the dense network's weights")
+    add("--image-size", type=SIDE, metavar="S", help="side of the images in pixels (default: the architecture's)")
+    add("--batch-size", default=1, type=whole(1), metavar="N", help="images in a batch")
+    add("--repeats", default=10, type=whole(1), metavar="N", help="timed runs of each network")
+    add("--seed", default=0, type=SEED, metavar="K", help="of the images and of the dense network's weights")
     add("--dtype", choices=list(LOWER), metavar="T", help="time both deployed in lower precision as well")
     add("--parts", action="store_true", help="time the parts of a detector as well, in further runs")
     add_device(group)
@@ -84,9 +85,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Time and print."""
-    check_minimum(args, batch_size=1, repeats=1)
-    if args.image_size is not None:
-        check_minimum(args, image_size=1)
     check_device(args.device)
     net, spec = nd.load(args.file, args.device)
     architecture = ARCHITECTURES[spec.arch]

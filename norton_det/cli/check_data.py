@@ -17,7 +17,7 @@ from typing import Any
 
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset
-from norton_det.cli.options import check_minimum
+from norton_det.cli.numbers import whole
 from norton_det.data import find_split
 from norton_det.data.coco.checks import Finding, check_annotations, check_images, check_results
 from norton_det.data.coco.checks.content import Annotations
@@ -44,16 +44,15 @@ def add_arguments(parser: Parser) -> None:
     add("--results", metavar="FILE", help="results in COCO's format, for the last of the splits")
     add("--annotations-only", action="store_true", help="read no image")
     add = parser.add_argument_group("model").add_argument
-    add("--num-classes", type=int, metavar="N", help="outputs of the detector, with the background (default: any)")
+    add("--num-classes", type=whole(1), metavar="N", help="outputs of the detector, with the background (default: any)")
     add("--masks", action="store_true", help="each object needs a mask, as for Mask R-CNN")
     add = parser.add_argument_group("output").add_argument
-    add("--examples", default=5, type=int, metavar="N", help="cases of each kind to print")
+    add("--examples", default=5, type=whole(0), metavar="N", help="cases of each kind to print")
     add("--json", action="store_true", help="print all as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Check and print."""
-    check_minimum(args, examples=0)
     report = _check(args)
     if args.json:
         print(json.dumps({part: [asdict(finding) for finding in findings] for part, findings in report.items()}))

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from norton_det.checkpoint import read_spec
 from norton_det.cli.common import Parser
+from norton_det.cli.numbers import SIDE
 from norton_det.config import Config, names_config, read_config
 from norton_det.cost.complexity import Complexity, count_complexity
 from norton_det.errors import UsageError
@@ -31,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="compressed file, training checkpoint, config or published row")
     add("--config", nargs="+", default=[], dest="configs", metavar="NAME|FILE", help="the same, as in other commands")
-    add("--image-size", type=int, metavar="S", help="side of the image (default: the architecture's)")
+    add("--image-size", type=SIDE, metavar="S", help="side of the image (default: the architecture's)")
     add("--json", action="store_true", help="print a JSON list, one object for each file")
 
 

@@ -23,7 +23,8 @@ from norton_det.cli.common import Parser
 from norton_det.cli.compress_report import Report, already_compressed
 from norton_det.cli.config_defaults import add_config
 from norton_det.cli.data_options import add_division, division_of
-from norton_det.cli.options import add_budget, add_compression, budget_of, check_minimum, check_output
+from norton_det.cli.numbers import SEED, whole
+from norton_det.cli.options import add_budget, add_compression, budget_of, check_output
 from norton_det.cost.budget import Budget
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.decompositions import DECOMPOSITIONS
@@ -48,8 +49,8 @@ def add_arguments(parser: Parser) -> None:
         help="state-dict file, training checkpoint, compressed file, or name of torchvision's weights "
         "(default: random, by --seed)",
     )
-    add("--num-classes", type=int, metavar="N", help="number of classes (default: those of the weights)")
-    add("--seed", default=0, type=int, metavar="K", help="of random weights and of random starts")
+    add("--num-classes", type=whole(1), metavar="N", help="number of classes (default: those of the weights)")
+    add("--seed", default=0, type=SEED, metavar="K", help="of random weights and of random starts")
     solvers = sorted({solver for name in DECOMPOSITIONS for solver in DECOMPOSITIONS[name].solvers})
     add = add_compression(parser).add_argument
     add("--solver", choices=solvers, metavar="NAME", help="of the decomposition: als or tensorly of cp (default: als)")
@@ -57,7 +58,7 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("detector").add_argument
     add(
         "--proposals",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="limit for an image in evaluation, put down in the file; costs are counted at 1000 all the same",
     )
@@ -76,20 +77,20 @@ def _add_calibration(parser: Parser) -> None:
     add("--calibrate", metavar="DIR", help="class folders or COCO annotations: refit what is left on training images")
     add(
         "--calibration-images",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="number of them (default: 1024; for a detector 64)",
     )
     add(
         "--reconstruct",
         default=0,
-        type=int,
+        type=whole(0),
         metavar="EPOCHS",
         help="then train without labels to imitate the network's outputs on images of --calibrate",
     )
-    add("--reconstruct-images", default=1024, type=int, metavar="N", help="number of them, all in memory")
+    add("--reconstruct-images", default=1024, type=whole(1), metavar="N", help="number of them, all in memory")
     add_division(group)
-    add("--batch-size", default=128, type=int, metavar="N", help="images in an update of --reconstruct")
+    add("--batch-size", default=128, type=whole(1), metavar="N", help="images in an update of --reconstruct")
     add("--amp", action="store_true", help="mixed precision in --reconstruct")
 
 
@@ -145,10 +146,8 @@ def _check(args: argparse.Namespace) -> Budget:
     _check_dense(args)
     if args.calibration_images is None:
         args.calibration_images = ARCHITECTURES[args.arch].task.calibration_images
-    if args.proposals is not None:
-        check_minimum(args, proposals=1)
-        if ARCHITECTURES[args.arch].task.name != Detection.name:
-            raise UsageError(f"--proposals with {args.arch}: expected a detector")
+    if args.proposals is not None and ARCHITECTURES[args.arch].task.name != Detection.name:
+        raise UsageError(f"--proposals with {args.arch}: expected a detector")
     budget = budget_of(args)
     if budget and (args.calibrate is None or args.rank is not None or args.rates is not None):
         raise UsageError("a target takes the place of --rank and --rates; expected --calibrate and neither of these")
@@ -156,7 +155,6 @@ def _check(args: argparse.Namespace) -> Budget:
         raise UsageError(f"--device {args.device} with a target: expected cpu, whose latencies are measured")
     check_device(args.device or "cpu")
     check_output(args.output, ".safetensors")
-    check_minimum(args, calibration_images=1, reconstruct=0, reconstruct_images=1, batch_size=1)
     if args.reconstruct and not args.calibrate:
         raise UsageError("--reconstruct without --calibrate: expected the folder with the images")
     return budget

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from norton_det.cli.numbers import FRACTION, SEED
 from norton_det.cli.options import Group
 from norton_det.data.coco.layouts import KINDS
 from norton_det.errors import UsageError
@@ -23,8 +24,8 @@ def add_dataset(group: Group) -> None:
 def add_division(group: Group) -> None:
     """Add how training images are divided where there is no validation set."""
     text = "fraction of the training images that is held out for validation, if there is no validation set"
-    group.add_argument("--val-fraction", type=float, metavar="F", help=text)
-    group.add_argument("--split-seed", default=0, type=int, metavar="K", help="of --val-fraction (default: 0)")
+    group.add_argument("--val-fraction", type=FRACTION, metavar="F", help=text)
+    group.add_argument("--split-seed", default=0, type=SEED, metavar="K", help="of --val-fraction (default: 0)")
 
 
 def add_files(group: Group) -> None:

@@ -27,7 +27,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 import norton_det as nd
 from norton_det.cli.common import Parser
 from norton_det.cli.detector_to_train import MODELS
-from norton_det.cli.options import CONFIGURATION, add_device, check_minimum, parse_configuration
+from norton_det.cli.numbers import SIDE, whole
+from norton_det.cli.options import CONFIGURATION, add_device, parse_configuration
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import CLASSES
 from norton_det.errors import UsageError
@@ -62,14 +63,14 @@ def add_arguments(parser: Parser) -> None:
     flags = ("--configurations", "--settings")
     add(*flags, default=[PUBLISHED], nargs="+", metavar=CONFIGURATION, help="compression configurations to compare")
     add = parser.add_argument_group("data").add_argument
-    add("--train", default=400, type=int, metavar="N", help="training images")
-    add("--val", default=100, type=int, metavar="N", help="held-out images")
-    add("--size", default=128, type=int, metavar="S", help="side of the images in pixels")
+    add("--train", default=400, type=whole(1), metavar="N", help="training images")
+    add("--val", default=100, type=whole(1), metavar="N", help="held-out images")
+    add("--size", default=128, type=SIDE, metavar="S", help="side of the images in pixels")
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--epochs", default=3, type=int, metavar="N", help="of training the dense detector")
-    add("--finetune-epochs", default=2, type=int, metavar="N", help="of fine-tuning a compressed one")
-    add("--batch-size", default=4, type=int, metavar="N", help="images in a batch")
+    add("--epochs", default=3, type=whole(1), metavar="N", help="of training the dense detector")
+    add("--finetune-epochs", default=2, type=whole(1), metavar="N", help="of fine-tuning a compressed one")
+    add("--batch-size", default=4, type=whole(1), metavar="N", help="images in a batch")
     add_device(group)
     add("--amp", action="store_true", help="train in mixed precision")
     add = parser.add_argument_group("output").add_argument
@@ -78,7 +79,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the steps, print and write the comparison."""
-    check_minimum(args, train=1, val=1, size=1, epochs=1, finetune_epochs=1, batch_size=1)
     check_device(args.device)
     configurations = {text: parse_configuration(text, args.model) for text in args.configurations}
     out = Path(args.output)

@@ -14,7 +14,8 @@ from torch import nn
 import norton_det as nd
 from norton_det.checkpoint import has_spec
 from norton_det.cli.common import Parser
-from norton_det.cli.options import add_device, add_implementation, add_workers, check_minimum
+from norton_det.cli.numbers import SIDE, whole
+from norton_det.cli.options import add_device, add_implementation, add_workers
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.image_datasets import DATASETS, ImageSet, read_images
 from norton_det.data.image_folder import match_classes
@@ -39,25 +40,30 @@ def add_arguments(parser: Parser) -> None:
     add("--data-path", required=True, metavar="DIR", help="folder with the splits, or CIFAR-10 as torchvision has it")
     add("--dataset", choices=DATASETS, metavar="NAME", help="data set (default: cifar10 for networks of 32x32 images)")
     add("--split", default="val", help="train, test, or val (which is test/ where there is no val/)")
-    add("--holdout", default=0, type=int, metavar="N", help="the N training images that train-cls --holdout leaves out")
+    add(
+        "--holdout",
+        default=0,
+        type=whole(0),
+        metavar="N",
+        help="the N training images that train-cls --holdout leaves out",
+    )
     add("--interpolation", default="bilinear", choices=INTERPOLATIONS, metavar="NAME", help="of imagenet")
-    add("--val-resize-size", default=256, type=int, metavar="S", help="of imagenet: length of the shorter side")
-    add("--val-crop-size", default=224, type=int, metavar="S", help="of imagenet: side of the crop")
+    add("--val-resize-size", default=256, type=SIDE, metavar="S", help="of imagenet: length of the shorter side")
+    add("--val-crop-size", default=224, type=SIDE, metavar="S", help="of imagenet: side of the crop")
     add("--cache-dataset", action="store_true", help="keep decoded CIFAR class folders in a file beside them")
-    add("-b", "--batch-size", default=256, type=int, metavar="N", help="images in a batch")
+    add("-b", "--batch-size", default=256, type=whole(1), metavar="N", help="images in a batch")
     add_workers(group)
     group = parser.add_argument_group("computation")
     add_device(group)
     add_implementation(group)
     group.add_argument("--amp", action="store_true", help="mixed precision")
     add = parser.add_argument_group("output").add_argument
-    add("--print-freq", default=100, type=int, metavar="N", help="batches between log lines")
+    add("--print-freq", default=100, type=whole(1), metavar="N", help="batches between log lines")
     add("--json", action="store_true", help="print JSON rather than a line")
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
-    check_minimum(args, batch_size=1, workers=0, print_freq=1, holdout=0)
     check_device(args.device)
     net, spec = _network(args.checkpoint, args.model)
     set_implementation(net, args.implementation)

@@ -19,12 +19,12 @@ from torch import nn
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset, add_division, add_keypoint_sigmas, division_of
 from norton_det.cli.eval_output import add_formats, check_formats, show_comparison, show_metrics
+from norton_det.cli.numbers import FRACTION, whole
 from norton_det.cli.options import (
     add_device,
     add_image_size,
     add_max_detections,
     add_workers,
-    check_minimum,
 )
 from norton_det.data import Batching, CocoDataset, evaluation_batches, find_split, read_coco
 from norton_det.data.coco.checks import check_results, raise_errors
@@ -82,22 +82,21 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help="library; faster: faster-coco-eval",
     )
-    add("--iou-thresholds", nargs="+", type=float, metavar="T", help="of IoU (default: COCO's, 0.5 to 0.95)")
-    add("--limit", type=int, metavar="N", help="evaluate the first N images alone (default: all)")
+    add("--iou-thresholds", nargs="+", type=FRACTION, metavar="T", help="of IoU (default: COCO's, 0.5 to 0.95)")
+    add("--limit", type=whole(1), metavar="N", help="evaluate the first N images alone (default: all)")
     add("--errors", action="store_true", help="what each kind of error costs in AP50: the error split of TIDE")
     add("--f1", action="store_true", help="precision, recall and F1 at the score threshold with the best F1, IoU 0.5")
-    add("--draws", default=DRAWS, type=int, metavar="N", help="of the bootstrap of --compare")
-    add("--seed", default=0, type=int, metavar="N", help="of the bootstrap of --compare")
+    add("--draws", default=DRAWS, type=whole(1, 1_000_000), metavar="N", help="of the bootstrap of --compare")
+    add("--seed", default=0, type=whole(0), metavar="N", help="of the bootstrap of --compare")
     group = parser.add_argument_group("output")
     add = group.add_argument
-    add("--print-freq", default=100, type=int, metavar="N", help="images between log lines")
+    add("--print-freq", default=100, type=whole(1), metavar="N", help="images between log lines")
     add("--output-dir", metavar="DIR", help=f"write metrics.json there, and {RESULTS_FILE} of --checkpoint")
     add_formats(group)
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate or compare, and print."""
-    check_minimum(args, workers=0, print_freq=1, **({} if args.limit is None else {"limit": 1}))
     check_formats(args)
     if args.output_dir and not args.compare:
         if has_run(args.output_dir):

@@ -25,7 +25,8 @@ from torchvision.models import get_model
 import norton_det as nd
 from norton_det.checkpoint import has_spec
 from norton_det.cli.common import Parser
-from norton_det.cli.options import check_minimum, check_output, json_object
+from norton_det.cli.numbers import FACTOR, FRACTION, SIDE, whole
+from norton_det.cli.options import check_output, json_object
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.errors import DataError, UsageError, one_line, shown
 from norton_det.export.activations import RANGES
@@ -51,7 +52,7 @@ def add_arguments(parser: Parser) -> None:
     text = "what is exported: all, or the backbone in it, or that with its feature pyramid"
     add("--part", default=WHOLE, choices=(WHOLE, BACKBONE, PYRAMID), metavar="NAME", help=text)
     add("--model", choices=BUILDERS, metavar="NAME", help="builder of the network, needed for a state dict of one")
-    add("--num-classes", type=int, metavar="N", help="of --model, background included (default: the builder's)")
+    add("--num-classes", type=whole(1), metavar="N", help="of --model, background included (default: the builder's)")
     add("--model-kwargs", type=json_object, metavar="JSON", help="of --model")
     add = parser.add_argument_group("export").add_argument
     add("--format", default="onnx", choices=[*FORMATS], metavar="NAME", help="of the file")
@@ -59,20 +60,22 @@ def add_arguments(parser: Parser) -> None:
     text = "in which decomposed layers are computed; auto: the fastest of each, measured"
     add("--implementation", default=AUTO, choices=(AUTO, *NAMES), metavar="NAME", help=text)
     text = "height and width of the example, or one number for both (default: as trained, or the images')"
-    add("--image-size", type=int, nargs="+", metavar="S", help=text)
+    add("--image-size", type=SIDE, nargs="+", metavar="S", help=text)
     add("--static", action="store_true", help="sizes and batch are those of the example, for runtimes that need that")
     add = parser.add_argument_group("eight bits").add_argument
     add("--int8", action="store_true", help="the file computes in eight bits (--format onnx)")
     text = "images for --int8: a folder of them, or a data set with training images; every fourth is held out"
     add("--calibrate", metavar="DIR", help=text)
-    add("--calibrate-count", default=64, type=int, metavar="N", help="how many of them, at most")
+    add("--calibrate-count", default=64, type=whole(1), metavar="N", help="how many of them, at most")
     add("--ranges", default="mse", choices=[*RANGES], metavar="NAME", help="of the values that are told apart")
     text = "relative change of a layer's own outputs above which it stays in float32"
-    add("--max-layer-error", default=LAYER_ERROR, type=float, metavar="E", help=text)
+    add("--max-layer-error", default=LAYER_ERROR, type=FACTOR, metavar="E", help=text)
     add = parser.add_argument_group("check").add_argument
     add("--check-images", metavar="DIR", help="folder with images (default: generated images)")
-    add("--check-count", default=20, type=int, metavar="N", help="how many of them, at most")
-    add("--check-threshold", default=0.3, type=float, metavar="T", help="detections with a higher score are compared")
+    add("--check-count", default=20, type=whole(1), metavar="N", help="how many of them, at most")
+    add(
+        "--check-threshold", default=0.3, type=FRACTION, metavar="T", help="detections with a higher score are compared"
+    )
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="FILE", help="file to write")
     add("--json", action="store_true", help="print the report as JSON")
@@ -80,7 +83,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, check and print what was compared."""
-    check_minimum(args, check_count=1)
     check_output(args.output, FORMATS[args.format].suffix)
     if not 0 <= args.check_threshold < 1:
         raise UsageError(f"--check-threshold is {args.check_threshold}; expected 0 to 1")

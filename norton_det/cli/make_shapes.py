@@ -7,6 +7,7 @@ Example:
 import argparse
 
 from norton_det.cli.common import Parser
+from norton_det.cli.numbers import SIDE, whole
 from norton_det.data import make_shapes
 
 
@@ -14,10 +15,10 @@ def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="folder to make")
-    add("--train", required=True, type=int, metavar="N", help="number of training images")
-    add("--val", required=True, type=int, metavar="N", help="number of validation images")
-    add("--size", default=128, type=int, metavar="S", help="side of the images in pixels")
-    add("--seed", default=0, type=int, metavar="K", help="of the shapes, their places and colours")
+    add("--train", required=True, type=whole(1), metavar="N", help="number of training images")
+    add("--val", required=True, type=whole(1), metavar="N", help="number of validation images")
+    add("--size", default=128, type=SIDE, metavar="S", help="side of the images in pixels")
+    add("--seed", default=0, type=whole(0), metavar="K", help="of the shapes, their places and colours")
 
 
 def run(args: argparse.Namespace) -> None:

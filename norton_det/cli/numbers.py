@@ -73,3 +73,9 @@ FRACTION = Number(0, 1)
 """Probabilities, and parts of a whole."""
 FACTOR = Number(0, 1e6)
 """Learning rates, weights of losses, decays."""
+SEED = whole(-MOST, 2 * MOST)
+"""Seeds that torch takes."""
+SIDE = whole(1, 100_000)
+"""Sides of images in pixels that are read or computed."""
+DRAWN = 2**13
+"""Limit of the sides of images that are drawn, which are in memory several times."""

@@ -7,7 +7,7 @@ from typing import Any
 from norton_det import json_text
 from norton_det.cli.common import Parser
 from norton_det.cli.list_rates import ListRates
-from norton_det.cli.numbers import FACTOR, NumberError, whole
+from norton_det.cli.numbers import FACTOR, SIDE, Number, NumberError, whole
 from norton_det.config import COMPRESSION, names_config, ranks_by_layer, read_config
 from norton_det.cost.budget import CONVENTIONS, Budget
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
@@ -22,6 +22,7 @@ from norton_det.spec import Rank
 Group = argparse._ArgumentGroup
 SCOPES = ("backbone", "detector")
 """Of the detectors; classifiers have none."""
+_DIGITS = 10  # more than any rank has
 CONFIGURATION = "RANK[:RATES]|CONFIG"
 """How a compression configuration is written on the command line; see :func:`parse_configuration`."""
 
@@ -50,9 +51,13 @@ def rate_or_auto(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither {error} nor auto") from None
 
 
+def _is_rank(text: str) -> bool:
+    return text.isdecimal() and len(text) < _DIGITS
+
+
 def rank_or_ranks(text: str) -> int | str | dict[str, Rank]:
     """Return the rank that an argument is, ranks like [2]*9+[3]*18 as text, or by layer; a ``type``."""
-    if text.isdigit():
+    if _is_rank(text):
         return int(text)
     if text.startswith("{"):
         try:
@@ -92,23 +97,12 @@ def parse_configuration(text: str, arch: str) -> dict[str, Any]:
             raise UsageError(f"configuration {text}: is one of {config.arch}; expected one of {arch}")
         return {name: getattr(config, name) for name in COMPRESSION}
     rank, _, rates = text.partition(":")
-    if not (rank.isdigit() or rank.startswith("[")):
+    if not (_is_rank(rank) or rank.startswith("[")):
         raise UsageError(
             f"configuration {text!r}: expected a rank, a rank and rates as 7:[0.]+[0.18]*29, or a config "
             "(.yaml file or published row)"
         )
-    return {"rank": int(rank) or None if rank.isdigit() else rank, "rates": rates or None}
-
-
-def check_minimum(args: argparse.Namespace, **minimum: int) -> None:
-    """Check that the arguments of these names are not below their minimum.
-
-    Raises:
-        UsageError: one is.
-    """
-    for name, bound in minimum.items():
-        if getattr(args, name) < bound:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}")
+    return {"rank": int(rank) or None if _is_rank(rank) else rank, "rates": rates or None}
 
 
 def check_output(path: str, *suffixes: str) -> None:
@@ -154,7 +148,7 @@ def add_scope(group: Group) -> None:
     text = "part of a detector that is compressed, and that rank and rates are of (default: backbone, as published)"
     group.add_argument("--scope", choices=SCOPES, metavar="NAME", help=text)
     text = "widths, and ranks that are numbers of channels, are rounded down to multiples"
-    group.add_argument("--round-to", default=1, type=int, metavar="N", help=text)
+    group.add_argument("--round-to", default=1, type=whole(1), metavar="N", help=text)
 
 
 def add_budget(parser: Parser) -> Group:
@@ -163,7 +157,7 @@ def add_budget(parser: Parser) -> Group:
     add = group.add_argument
 
     def limit(name: str, letter: str, text: str) -> None:
-        add(f"--target-{name}", type=float, metavar=letter, help=f"{text} (default: no limit)")
+        add(f"--target-{name}", type=Number(0, 1e18, above=True), metavar=letter, help=f"{text} (default: no limit)")
 
     limit("macs", "M", "limit of multiply-accumulates for one image")
     limit("params", "P", "limit of parameters")
@@ -221,8 +215,8 @@ def add_device(group: Group) -> None:
 def add_image_size(group: Group) -> None:
     """Add ``--min-size`` and ``--max-size`` of a detector that is read from a file."""
     add = group.add_argument
-    add("--min-size", type=int, metavar="S", help="length to which the shorter side is scaled (default: as trained)")
-    add("--max-size", type=int, metavar="S", help="limit of the longer side (default: as trained)")
+    add("--min-size", type=SIDE, metavar="S", help="length to which the shorter side is scaled (default: as trained)")
+    add("--max-size", type=SIDE, metavar="S", help="limit of the longer side (default: as trained)")
 
 
 def add_max_detections(group: Group) -> None:

@@ -10,7 +10,8 @@ import argparse
 
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset
-from norton_det.cli.options import check_minimum, check_output
+from norton_det.cli.numbers import whole
+from norton_det.cli.options import check_output
 from norton_det.data import find_split
 from norton_det.evaluation.compare import DRAWS, check_draws
 from norton_det.reporting.report import IMAGES, write_report
@@ -28,13 +29,14 @@ def add_arguments(parser: Parser) -> None:
     add("--images", metavar="DIR", help="the validation images")
     add = parser.add_argument_group("output").add_argument
     add("--output", metavar="FILE", help="the page (default: report.html in the first folder)")
-    add("--count", default=IMAGES, type=int, metavar="N", help="validation images that are drawn, and worst images")
-    add("--draws", default=DRAWS, type=int, metavar="N", help="of the bootstrap of --compare")
+    add(
+        "--count", default=IMAGES, type=whole(1), metavar="N", help="validation images that are drawn, and worst images"
+    )
+    add("--draws", default=DRAWS, type=whole(1, 1_000_000), metavar="N", help="of the bootstrap of --compare")
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw and write."""
-    check_minimum(args, count=1)
     check_draws(args.draws, 0)
     if args.output:
         check_output(args.output, ".html")

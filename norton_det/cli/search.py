@@ -20,7 +20,8 @@ from dataclasses import asdict
 from norton_det.checkpoint import has_spec, load
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import add_division, division_of
-from norton_det.cli.options import add_budget, add_methods, add_scope, budget_of, check_minimum, check_output
+from norton_det.cli.numbers import SEED, whole
+from norton_det.cli.options import add_budget, add_methods, add_scope, budget_of, check_output
 from norton_det.config import Config, write_config
 from norton_det.cost.budget import Budget
 from norton_det.cost.cost_model import CostModel
@@ -50,29 +51,28 @@ def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("--arch", required=True, choices=[*ARCHITECTURES], metavar="NAME", help="architecture")
-    add("--rank", type=int, metavar="R", help="the only rank to consider (default: 1 to 8)")
+    add("--rank", type=whole(1), metavar="R", help="the only rank to consider (default: 1 to 8)")
     add_scope(group)
     add = add_budget(parser).add_argument
-    add("--batch-size", default=1, type=int, metavar="N", help="images in a batch, for a latency")
+    add("--batch-size", default=1, type=whole(1), metavar="N", help="images in a batch, for a latency")
     add("--device", help="cuda or cpu, for a latency (default: cuda if there is one; with --allocate: cpu)")
     group = parser.add_argument_group("allocation")
     add = group.add_argument
     add("--allocate", action="store_true", help="a rank for each layer and a rate for each group, for these weights")
     add("--weights", metavar="FILE|NAME", help="state-dict file, or the name of torchvision's weights")
     add("--calibrate", metavar="DIR", help="class folders, or a folder with COCO annotations: training images")
-    add("--calibration-images", default=MEASURED, type=int, metavar="N", help="number of them")
+    add("--calibration-images", default=MEASURED, type=whole(1), metavar="N", help="number of them")
     add_division(group)
     add_methods(group)
-    add("--seed", default=0, type=int, metavar="K", help="of the choice of images and of random starts")
+    add("--seed", default=0, type=SEED, metavar="K", help="of the choice of images and of random starts")
     add("--output", metavar="FILE", help="config to write (.yaml)")
     add = parser.add_argument_group("output").add_argument
-    add("--top", default=10, type=int, metavar="N", help="number of candidates to print, without --allocate")
+    add("--top", default=10, type=whole(0), metavar="N", help="number of candidates to print, without --allocate")
     add("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Search or allocate, and print."""
-    check_minimum(args, batch_size=1)
     check_device(args.device or "cpu")
     if isinstance(args.decomposition, Mapping):
         raise UsageError("--decomposition is by layer; expected one name: a search chooses the layers")
@@ -164,7 +164,6 @@ def _allocate(args: argparse.Namespace) -> None:
 
 def _check_allocation(args: argparse.Namespace) -> Budget:
     """Refuse at once what would fail late; return the budget."""
-    check_minimum(args, calibration_images=1)
     if args.rank is not None or args.device not in (None, "cpu") or args.batch_size != 1:
         raise UsageError(
             "--allocate with --rank, --device or --batch-size: expected none of them; it chooses the ranks, and its "

@@ -34,7 +34,7 @@ from norton_det.cli.data_options import (
     files_of,
 )
 from norton_det.cli.detector_to_train import MODELS, OF_A_NEW_DETECTOR, detector_to_train, match
-from norton_det.cli.numbers import FACTOR, FRACTION, whole
+from norton_det.cli.numbers import FACTOR, FRACTION, SIDE, whole
 from norton_det.cli.options import (
     add_compression,
     add_max_detections,
@@ -116,11 +116,11 @@ def _add_model(parser: Parser) -> None:
     add("--rpn-score-thresh", type=FRACTION, metavar="P", help="minimum score of a proposal (default: 0)")
     add(
         "--min-size",
-        type=whole(1, 100_000),
+        type=SIDE,
         metavar="S",
         help="length to which an image's shorter side is scaled (default: 800)",
     )
-    add("--max-size", type=whole(1, 100_000), metavar="S", help="limit of the longer side (default: 1333)")
+    add("--max-size", type=SIDE, metavar="S", help="limit of the longer side (default: 1333)")
     example = '{"anchor_sizes": [[8], [16], [32], [64], [128]], "rpn_post_nms_top_n_train": 200}'
     add("--model-kwargs", default="{}", type=json_object, metavar="JSON", help=f"more of the detector, as {example}")
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from norton_det.checkpoint import read_network
 from norton_det.cli.common import Parser
-from norton_det.cli.numbers import FACTOR, FRACTION, MOST, Number, whole
-from norton_det.cli.options import Group, add_device, add_implementation, check_minimum
+from norton_det.cli.numbers import FACTOR, FRACTION, SEED, Number, whole
+from norton_det.cli.options import Group, add_device, add_implementation
 from norton_det.cli.training_state import OF_OPTIMIZER, OF_SCHEDULE, make_state
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
@@ -123,7 +123,7 @@ def add_computation(parser: Parser) -> Group:
         metavar="N",
         help="ignored; the number of processes is set by torchrun",
     )
-    add("--seed", default=0, type=whole(-MOST, 2 * MOST), metavar="K", help="of weights, order and augmentation")
+    add("--seed", default=0, type=SEED, metavar="K", help="of weights, order and augmentation")
     return group
 
 
@@ -154,13 +154,12 @@ def add_output(parser: Parser) -> Group:
     return group
 
 
-def check_training(args: argparse.Namespace, **minimum: int) -> None:
-    """Refuse at once what would fail late; ``minimum`` as for :func:`check_minimum`.
+def check_training(args: argparse.Namespace) -> None:
+    """Refuse at once what would fail late.
 
     Raises:
-        UsageError: an argument is too small, or the device is not available.
+        UsageError: an argument does not fit another, or the device is not available.
     """
-    check_minimum(args, **minimum)
     make_state(args, nn.Linear(1, 1), Spec("none", 1), torch.device("cpu"), images=1, lr=1e-3)
     if args.reset_schedule and not args.resume:
         raise UsageError("--reset-schedule without --resume; expected the checkpoint of a training")

@@ -33,7 +33,8 @@ from norton_det.cli.class_maps import draw_classes
 from norton_det.cli.common import Parser
 from norton_det.cli.data_options import FOLDER, add_dataset, add_division, division_of
 from norton_det.cli.drawn_detector import DrawnDetector
-from norton_det.cli.options import add_device, add_image_size, check_minimum
+from norton_det.cli.numbers import DRAWN, FRACTION, whole
+from norton_det.cli.options import add_device, add_image_size
 from norton_det.data import find_split
 from norton_det.data.coco.dataset import annotated_images
 from norton_det.data.coco.truth import Truth
@@ -62,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
     add("--compare", metavar="FILE", help="another one, drawn beside it")
     add("--titles", nargs="+", metavar="TEXT", help="of the two (default: the names of the files)")
     add_image_size(group)
-    add("--score-thresh", default=0.5, type=float, metavar="P", help="minimum score of what is drawn")
+    add("--score-thresh", default=0.5, type=FRACTION, metavar="P", help="minimum score of what is drawn")
     add_device(group)
     group = parser.add_argument_group("data")
     add = group.add_argument
@@ -79,16 +80,24 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--output", required=True, metavar="DIR", help="folder for the images, or for the video as MP4; and for JSON")
     add(
-        "--side", type=int, metavar="S", help="longer side of an image as drawn (default: its own, small ones enlarged)"
+        "--side",
+        type=whole(1, DRAWN),
+        metavar="S",
+        help="longer side of an image as drawn (default: its own, small ones enlarged)",
     )
-    add("--zoom", default=3, type=int, metavar="N", help="parts that are enlarged where those beside each other differ")
+    add(
+        "--zoom",
+        default=3,
+        type=whole(0, 100),
+        metavar="N",
+        help="parts that are enlarged where those beside each other differ",
+    )
     add("--cam", action="store_true", help="draw class activation maps as well; needs norton-det[cam]")
     add("--json", action="store_true", help="print the speeds as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw and print the speeds."""
-    check_minimum(args, zoom=0, **({} if args.side is None else {"side": 1}))
     files = [file for file in (args.checkpoint, args.compare) if file is not None]
     titles = args.titles or files
     if args.compare is not None and Path(args.compare) == Path(args.checkpoint):
