@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from norton_det.errors import DataError, UsageError
 from norton_det.file_locks import abandoned, hold
 from norton_det.json_text import keys_once
-from norton_det.storage import MARK, naming, raise_full
+from norton_det.storage import MARK, make_folder, naming, raise_full, unwritten
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in lower case and alphabetical order."""
@@ -116,7 +116,7 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None
+        raise unwritten(error, folder) from None
 
 
 def check_name(path: str | Path) -> None:
@@ -149,7 +149,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path}: exists already; expected a new or empty folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_abandoned(path.parent)
     with naming(path), _temporary(path) as temporary:
         yield temporary

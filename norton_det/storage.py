@@ -28,7 +28,41 @@ def naming(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or (error.filename is not None and MARK not in os.fsdecode(error.filename)):
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise unwritten(error, path) from None
+
+
+def unwritten(error: OSError, path: str | Path) -> OSError:
+    """Return the error of a file or folder that cannot be made, with its name.
+
+    A place that is no storage, such as /proc, says that there is no such file: it gives no permission.
+
+    Example:
+        >>> from norton_det.storage import unwritten
+        >>> unwritten(FileNotFoundError(2, "No such file or directory"), "/proc/x")
+        PermissionError(13, 'No such file or directory')
+    """
+    return OSError(errno.EACCES if error.errno == errno.ENOENT else error.errno, error.strerror, str(path))
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder, and those above it, unless it exists; return its path.
+
+    Raises:
+        OSError: it cannot be made; its file name is that of the folder.
+
+    Example:
+        >>> import tempfile
+        >>> from norton_det.storage import make_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_folder(f"{folder}/a/b").is_dir()
+        True
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(error, path) from None
+    return path
 
 
 def check_space(folder: str | Path, size: int, what: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 import norton_det as nd
 from norton_det.cli.common import Parser
 from norton_det.cli.numbers import FACTOR, SEED, whole
-from norton_det.cli.options import CONFIGURATION, add_device, parse_configuration
+from norton_det.cli.options import CONFIGURATION, add_device, check_output, parse_configuration
 from norton_det.data.batching import Batching, hold_out
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.data.image_datasets import ImageSet, read_images
@@ -60,6 +60,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compress and evaluate each configuration in each way, print the table."""
+    if args.json:
+        check_output(args.json, flag="--json")
     configurations = {text: parse_configuration(text, args.arch) for text in args.configurations}
     check_device(args.device)
     dense = initial_network(ARCHITECTURES[args.arch], args.weights)[0].to(args.device)

@@ -39,6 +39,7 @@ from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.runtime.device import check_device
 from norton_det.runtime.timing import time_alternating
+from norton_det.storage import make_folder
 from norton_det.visualization.beside import draw_beside, joined
 from norton_det.visualization.legend import Legend
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.output)
     if out.exists():
         raise UsageError(f"--output {out}: exists already; expected a new folder")
-    out.mkdir(parents=True)
+    make_folder(out)
     data = out / "shapes"
     step = _run("make-shapes", output=data, train=args.train, val=args.val, size=args.size)
     rows = [_dense(args, data, out / "dense")]

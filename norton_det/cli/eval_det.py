@@ -48,6 +48,7 @@ from norton_det.files import check_writable, write_json
 from norton_det.inference.load import open_detector
 from norton_det.models.tasks import kinds_of
 from norton_det.runtime.run_folder import has_run
+from norton_det.storage import make_folder
 
 
 def add_arguments(parser: Parser) -> None:
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output_dir and not args.compare:
         if has_run(args.output_dir):
             raise UsageError(f"--output-dir {args.output_dir}: is the folder of a training; expected another one")
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(args.output_dir)
         check_writable(args.output_dir)
     for flag in ("compare", "errors", "f1"):
         if getattr(args, flag) and args.backend != "pycocotools":

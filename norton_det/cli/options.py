@@ -105,17 +105,17 @@ def parse_configuration(text: str, arch: str) -> dict[str, Any]:
     return {"rank": int(rank) or None if _is_rank(rank) else rank, "rates": rates or None}
 
 
-def check_output(path: str, *suffixes: str) -> None:
-    """Check that ``--output`` can be written: a name with one of the suffixes in a folder that exists.
+def check_output(path: str, *suffixes: str, flag: str = "--output") -> None:
+    """Check that the file of an argument can be written: a name with one of the suffixes in a folder that exists.
 
     Raises:
         UsageError: it cannot, for it has another suffix or no folder.
         OSError: the folder cannot be written to, or the name cannot be that of a file.
     """
     if suffixes and Path(path).suffix not in suffixes:
-        raise UsageError(f"--output {path}: expected a name that ends with {' or '.join(suffixes)}")
+        raise UsageError(f"{flag} {path}: expected a name that ends with {' or '.join(suffixes)}")
     if not Path(path).parent.is_dir():
-        raise UsageError(f"--output {path}: folder {Path(path).parent} does not exist")
+        raise UsageError(f"{flag} {path}: folder {Path(path).parent} does not exist")
     check_writable(Path(path).parent)
     check_name(path)
 

@@ -68,6 +68,7 @@ from norton_det.evaluation.limits import warn_of_detector_limit
 from norton_det.models import ARCHITECTURES
 from norton_det.models.tasks import kinds_of
 from norton_det.runtime.distributed import is_main, processes, rank, world_size
+from norton_det.storage import make_folder
 from norton_det.training import Detection, Task
 from norton_det.training.detection import keep_losses_finite
 from norton_det.training.distillation import DISTANCES, by_features, feature_channels, load_teacher
@@ -264,7 +265,7 @@ def _task(
 def _test(args: argparse.Namespace, model: nn.Module, task: Detection) -> None:
     """Evaluate, write the files and print."""
     if args.output_dir:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(args.output_dir)
     metrics = task.measure(model)
     if is_main():
         print(format_metrics(metrics))

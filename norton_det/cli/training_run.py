@@ -41,7 +41,7 @@ from norton_det.runtime.run_folder import (
 from norton_det.runtime.signals import catch_signals, end_at_once
 from norton_det.runtime.tensorboard import tensorboard_log
 from norton_det.spec import UNUSED, Spec
-from norton_det.storage import check_space, naming
+from norton_det.storage import check_space, make_folder, naming
 from norton_det.training import Task, TrainingState, TrainOptions
 from norton_det.training.fit import fit
 from norton_det.training.history import complete_lines, is_over, summary
@@ -185,7 +185,7 @@ def _begin(
 ) -> None:
     """Make the folder ready, and say and write down what is trained on what."""
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if args.overwrite and not _is_own(args):
         remove_run(folder)
     if checkpoint is not None and not _is_own(args):

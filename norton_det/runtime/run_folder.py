@@ -1,6 +1,5 @@
 """The folder of a training run: its name, what tells it from an empty one, and its files."""
 
-import errno
 import os
 import platform
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from norton_det.errors import UsageError
 from norton_det.file_locks import locked
 from norton_det.files import remove_abandoned
-from norton_det.storage import is_folder, is_there
+from norton_det.storage import is_folder, is_there, make_folder
 
 CHECKPOINT, METRICS, LOG, ARGUMENTS = "checkpoint.pth", "metrics.jsonl", "log.txt", "args.yaml"
 LOCK = ".lock"
@@ -35,7 +34,7 @@ def new_run_folder(model: str, root: str | Path = "runs") -> Path:
         ['resnet50-1', 'resnet50-2']
     """
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     pattern = re.compile(re.escape(model) + r"-(\d+)")
     number = max((int(match[1]) for path in root.iterdir() if (match := pattern.fullmatch(path.name))), default=0)
     while True:
@@ -91,10 +90,7 @@ def in_use(folder: str | Path) -> Iterator[str | None]:
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # a place that is no storage, such as /proc
-        raise PermissionError(errno.EACCES, error.strerror, str(folder)) from None
+    make_folder(folder)
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         with locked(folder / LOCK, f"process {os.getpid()} on {platform.node()} since {since}") as holder:

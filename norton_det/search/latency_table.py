@@ -15,7 +15,7 @@ from norton_det.deployment.record import MEMORY_FORMATS
 from norton_det.errors import DataError, expect
 from norton_det.files import read_json, write_json
 from norton_det.runtime.timing import describe_machine
-from norton_det.storage import is_file
+from norton_det.storage import is_file, make_folder
 
 logger = logging.getLogger(__name__)
 _LONGEST = 1e9  # milliseconds
@@ -54,7 +54,7 @@ class LatencyTable:
     def save(self) -> None:
         """Write the file; without it the times are measured again the next time."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_json(self.path, {"machine": self.machine, "times": self.times})
         except OSError as error:
             logger.warning("%s: %s; the times that were measured are not kept", self.path, error.strerror)

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from norton_det.errors import DataError, UsageError, one_line
 from norton_det.files import IMAGE_SUFFIXES, open_regular, write_atomically
 from norton_det.image_files import AnnotatedSizes, read_image, write_image
+from norton_det.storage import make_folder
 
 _CONTAINERS = (
     *("asf", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg"),
@@ -184,5 +185,4 @@ def _make_output_folder(folder: str | Path, inputs: Sequence[Path]) -> Path:
     folder = Path(folder)
     if any(os.path.realpath(path.parent) == os.path.realpath(folder) for path in inputs):
         raise UsageError(f"{folder}: contains the input; expected another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return make_folder(folder)
