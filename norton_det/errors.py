@@ -86,17 +86,6 @@ def shown(value: object) -> str:
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 
 
-def printable(text: str) -> str:
-    r"""Return a text without control codes, which a terminal would obey: they are written as Python writes them.
-
-    Example:
-        >>> from norton_det.errors import printable
-        >>> printable("\x1b[31mcat\n")
-        '\\x1b[31mcat\\n'
-    """
-    return text if text.isprintable() else "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
-
-
 def one_line(error: BaseException) -> str:
     r"""Return what an error of another package says, in one line that shows no control codes.
 
