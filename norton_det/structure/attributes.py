@@ -149,6 +149,8 @@ def check_options(net: nn.Module, standard: nn.Module) -> None:
     for path, given, expected in differences(net, standard):
         if is_plain(given) and is_plain(expected) and path.rpartition(".")[2] not in OF_TENSORS:
             check_value(path, given, expected)
+            if path.endswith("anchor_generator.sizes") and len(given) != len(expected):
+                raise UsageError(f"attribute {path!r} is {shown(given)}; expected sizes for {len(expected)} levels")
 
 
 def _check_settable(owner: Any, path: str, name: str, value: Any) -> None:

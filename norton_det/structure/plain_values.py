@@ -12,9 +12,14 @@ from norton_det.errors import UsageError, shown
 
 MOST, MOST_VALUES = 100_000, 100
 """Limits: of a number, unless the standard network has a larger one, and of how many there are in a sequence."""
+_COUNTS = ("detections_per_img", "batch_size_per_image", "_pre_nms_top_n", "_post_nms_top_n", "topk_candidates")
 _LIMITS = {
     **dict.fromkeys(("stride", "dilation", "kernel_size", "min_size", "max_size", "size_divisible"), (1, MOST)),
     **dict.fromkeys(("padding", "eps"), (0, MOST)),
+    **dict.fromkeys(_COUNTS, (1, MOST)),
+    **dict.fromkeys(("sizes", "aspect_ratios", "weights", "image_std"), (1e-6, MOST)),
+    **dict.fromkeys(("positive_fraction", "nms_thresh", "high_threshold", "low_threshold"), (0, 1)),
+    "score_thresh": (-1, 1),
     "output_size": (1, 256),  # of RoIAlign
     "sampling_ratio": (-1, 64),
 }

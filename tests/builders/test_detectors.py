@@ -250,3 +250,25 @@ def test_classifier_builders(backbone: Path) -> None:
     assert sum(p.numel() for p in net.parameters()) == 5_885_736
     assert net.training
     assert get_model("resnet56_cifar", num_classes=3).linear.out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"box_detections_per_img": -3}, "'roi_heads.detections_per_img' is -3; expected numbers from 1 to"),
+        ({"box_positive_fraction": 7}, "positive_fraction' is 7; expected numbers from 0 to 1"),
+        ({"bbox_reg_weights": (0, 1, 1, 1)}, "'roi_heads.box_coder.weights' is (0, 1, 1, 1); expected numbers from"),
+        ({"anchor_sizes": [[-8]] * 5}, "((-8,), (-8,), (-8,), (-8,), (-8,)); expected numbers from"),
+        ({"anchor_sizes": [[8]] * 2}, "((8,), (8,)); expected sizes for 5 levels"),
+        ({"image_std": [0, 1, 1]}, "'transform.image_std' is (0, 1, 1); expected numbers from"),
+        ({"rpn_batch_size_per_image": 0}, "batch_size_per_image' is 0; expected numbers from 1 to"),
+        ({"box_score_thresh": float("nan")}, "'roi_heads.score_thresh' is nan; expected numbers from -1 to 1"),
+        ({"rpn_pre_nms_top_n_train": 0}, "'rpn._pre_nms_top_n' is {'training': 0, 'testing': 1000}; expected numbers"),
+        ({"box_nms_thresh": 2.0}, "'roi_heads.nms_thresh' is 2.0; expected numbers from 0 to 1"),
+        ({"rpn_fg_iou_thresh": 5.0}, "'rpn.proposal_matcher.high_threshold' is 5.0; expected numbers from 0 to 1"),
+    ],
+)
+def test_options_that_no_detector_can_train_with_are_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        nd.fasterrcnn_cpresnet50_fpn(weights_backbone=None, **options)
+    assert part in str(raised.value)
