@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import category
 
 MOST_LETTERS = 200
 """Of a value in a message."""
+_SPACE = "Zs"
+"""Unicode's category of spaces of any width, which Python does not print."""
 
 
 class _InputError(ValueError):
@@ -86,6 +89,24 @@ def shown(value: object) -> str:
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text without control codes, which a terminal would obey: they are written as Python writes them.
+
+    Args:
+        text: such as the name of a file or class, which may have any letters.
+        keep: codes that are left, such as the ends of the lines of a table.
+
+    Example:
+        >>> from norton_det.errors import printable
+        >>> printable("\x1b[31mcat\n")
+        '\\x1b[31mcat\\n'
+    """
+    if text.isprintable():
+        return text
+    shown = (x.isprintable() or x in keep or category(x) == _SPACE for x in text)
+    return "".join(x if plain else ascii(x)[1:-1] for x, plain in zip(text, shown, strict=True))
+
+
 def one_line(error: BaseException) -> str:
     r"""Return what an error of another package says, in one line that shows no control codes.
 
@@ -96,23 +117,6 @@ def one_line(error: BaseException) -> str:
     """
     text = printable(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
-
-
-def printable(text: str, keep: str = "") -> str:
-    r"""Return a text with escapes in place of what is not printed: control codes, ends of lines, halves of letters.
-
-    Args:
-        text: of a stranger: the name of a file, of a class.
-        keep: letters that stay as they are.
-
-    Example:
-        >>> from norton_det.errors import printable
-        >>> printable("a\n\x1b[31mb"), printable("a\nb", keep="\n")
-        ('a\\n\\x1b[31mb', 'a\nb')
-    """
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
 
 
 def similar(name: object, choices: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from norton_det.cli.options import add_device
 from norton_det.cost.fixed_work import DETECTIONS, PARTS, fix_work
 from norton_det.deployment.precision import LOWER
 from norton_det.deployment.record import deployment_of
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, printable
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES
 from norton_det.models.rcnn_counted import PROPOSALS
@@ -211,7 +211,7 @@ def _forward(net: nn.Module, images: Images) -> Callable[[], None]:
 def _text(conditions: dict[str, Any], rows: list[Row]) -> str:
     size, batch, repeats = (conditions[name] for name in ("image_size", "batch_size", "repeats"))
     lines = [
-        f"{conditions['file']} ({conditions['arch']}) on {conditions['device']}: {conditions['machine']}",
+        f"{printable(conditions['file'])} ({conditions['arch']}) on {conditions['device']}: {conditions['machine']}",
         f"batch {batch}x3x{size}x{size}, {repeats} runs of each network in turn",
     ]
     if conditions["proposals"]:

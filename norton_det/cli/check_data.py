@@ -23,7 +23,7 @@ from norton_det.data.coco.checks import Finding, check_annotations, check_images
 from norton_det.data.coco.checks.content import Annotations
 from norton_det.data.coco.labels import category_name
 from norton_det.data.coco.layouts import Split
-from norton_det.errors import DataError
+from norton_det.errors import DataError, printable
 from norton_det.evaluation.coco_results import read_results
 from norton_det.files import read_json
 from norton_det.formatting import table
@@ -75,7 +75,7 @@ def _check(args: argparse.Namespace) -> Report:
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         if not args.json:
-            print(f"{split}: {_contents(content)}")
+            print(printable(f"{split}: {_contents(content)}"))
         if not args.annotations_only:
             report[split] += check_images(content, found.images)
     if args.results:
@@ -108,7 +108,14 @@ def _print(report: Report, examples: int) -> None:
         for finding in findings:
             shown = finding.examples[:examples]
             more = f" ... and {finding.count - len(shown)} more" if finding.count > len(shown) else ""
-            print(f"{part}: {finding.severity}: {finding.check} ({finding.message})")
-            print(textwrap.fill(", ".join(shown) + more, 120, initial_indent="  ", subsequent_indent="  "), end="\n\n")
+            print(printable(f"{part}: {finding.severity}: {finding.check} ({finding.message})"))
+            print(
+                textwrap.fill(printable(", ".join(shown) + more), 120, initial_indent="  ", subsequent_indent="  "),
+                end="\n\n",
+            )
     rows = [(f.check, part, f.severity, f.count) for part, findings in report.items() for f in findings]
-    print(table(("found", "in", "severity", "count"), rows) if rows else f"nothing found in {', '.join(report)}")
+    print(
+        table(("found", "in", "severity", "count"), rows)
+        if rows
+        else printable(f"nothing found in {', '.join(report)}")
+    )

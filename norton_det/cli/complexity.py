@@ -16,7 +16,7 @@ from norton_det.cli.common import Parser
 from norton_det.cli.numbers import SIDE
 from norton_det.config import Config, names_config, read_config
 from norton_det.cost.complexity import Complexity, count_complexity
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, printable
 from norton_det.formatting import format_count, table
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps([_json(one) for one in counted], indent=1))
         return
     for one in counted:
-        print(f"{one.file} ({one.arch})\n{_table(one.complexity)}\n{_known(one.config)}\n")
+        print(f"{printable(one.file)} ({one.arch})\n{_table(one.complexity)}\n{_known(one.config)}\n")
 
 
 def _count(file: str, image_size: int | None) -> _Counted:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from norton_det.cost.complexity import Complexity, count_complexity
+from norton_det.errors import printable
 from norton_det.formatting import format_count, table
 from norton_det.spec import Spec
 
@@ -56,7 +57,7 @@ class Report:
         lines = [table(header, rows), "", *([_NMSE, ""] if self._fits() else []), self._totals()]
         if self.expected is not None:
             lines += [_expected(self.expected)]
-        return "\n".join([*lines, f"written: {self.file} ({self._bytes() / 1e6:.2f} MB)"])
+        return "\n".join([*lines, f"written: {printable(self.file)} ({self._bytes() / 1e6:.2f} MB)"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -31,7 +31,7 @@ from norton_det.cli.numbers import SIDE, whole
 from norton_det.cli.options import CONFIGURATION, add_device, parse_configuration
 from norton_det.data import CocoDataset
 from norton_det.data.coco.synthetic_shapes import CLASSES
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, printable
 from norton_det.evaluation.coco import MAIN_LINES
 from norton_det.evaluation.predict import detect
 from norton_det.files import write_atomically, write_json
@@ -164,7 +164,7 @@ def _run(command: str, **flags: Any) -> dict[str, Any]:
         if value is not None and value is not False:
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     line = shlex.join(["norton-det", *words])
-    print(f"\n$ {line}", flush=True)
+    print(f"\n$ {printable(line)}", flush=True)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "norton_det", *words], check=True)
     seconds = time.perf_counter() - start
@@ -209,7 +209,7 @@ def _report(rows: list[Row], args: argparse.Namespace, path: Path) -> None:
     kept = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
     title = f"{args.model}: {args.train} generated images of {size}, {args.val} held-out ones"
     write_json(path, {"title": title, "rows": kept})
-    print(f"{path}: metrics, costs and commands")
+    print(f"{printable(str(path))}: metrics, costs and commands")
 
 
 def _costs(row: Row) -> list[str]:
@@ -222,4 +222,4 @@ def _draw(models: Mapping[str, nn.Module], images: list[Tensor], path: Path) -> 
     legend = Legend(dict(enumerate(CLASSES, start=1)))
     rows = [draw_beside(image, {name: detect(net, image) for name, net in models.items()}, legend) for image in images]
     write_atomically(path, to_pil_image(joined(rows, 1)).save)
-    print(f"{path}: detections with a score above 0.5, {' and '.join(models)} side by side")
+    print(f"{printable(str(path))}: detections with a score above 0.5, {' and '.join(models)} side by side")

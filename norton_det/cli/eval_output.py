@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from norton_det.cli.options import Group, check_output
+from norton_det.errors import printable
 from norton_det.evaluation.compare import Comparison, format_comparison
 from norton_det.evaluation.summary import CLASSES, Metrics, format_metrics
 from norton_det.evaluation.tables import (
@@ -78,4 +79,4 @@ def _show(args: argparse.Namespace, texts: Texts) -> None:
     if args.output:
         suffixes = {suffix: name for name, suffix in FORMATS.items()}
         write_text(args.output, texts[suffixes[Path(args.output).suffix]]().rstrip() + "\n")
-    print(texts[args.format]().rstrip())
+    print(printable(texts[args.format]().rstrip(), keep="\n"))

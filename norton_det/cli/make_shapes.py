@@ -9,6 +9,7 @@ import argparse
 from norton_det.cli.common import Parser
 from norton_det.cli.numbers import SIDE, whole
 from norton_det.data import make_shapes
+from norton_det.errors import printable
 
 
 def add_arguments(parser: Parser) -> None:
@@ -24,4 +25,6 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the folder."""
     make_shapes(args.output, args.train, args.val, size=args.size, seed=args.seed)
-    print(f"{args.output}: {args.train} training and {args.val} validation images of {args.size}x{args.size}")
+    print(
+        f"{printable(args.output)}: {args.train} training and {args.val} validation images of {args.size}x{args.size}"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from norton_det.cli.common import Parser
 from norton_det.cli.options import check_output
+from norton_det.errors import printable
 from norton_det.files import write_atomically
 from norton_det.reporting.measured import read_measured
 from norton_det.reporting.pareto import pareto_figure
@@ -39,4 +40,4 @@ def run(args: argparse.Namespace) -> None:
     figure = pareto_figure(args.network, measured, metric=args.metric, relative=args.relative)
     for output in args.output:
         write_atomically(output, figure.savefig)
-        print(f"written: {output}")
+        print(f"written: {printable(output)}")

@@ -13,6 +13,7 @@ from norton_det.cli.data_options import FOLDER, add_dataset
 from norton_det.cli.numbers import whole
 from norton_det.cli.options import check_output
 from norton_det.data import find_split
+from norton_det.errors import printable
 from norton_det.evaluation.compare import DRAWS, check_draws
 from norton_det.reporting.report import IMAGES, write_report
 
@@ -46,4 +47,5 @@ def run(args: argparse.Namespace) -> None:
         found = find_split(args.data_path, "val", args.dataset, **named)
         annotations, images = found.annotations, found.images
     options = {"compare": args.compare, "annotations": annotations, "images": images}
-    print(f"written: {write_report(args.runs, args.output, **options, count=args.count, draws=args.draws)}")
+    written = write_report(args.runs, args.output, **options, count=args.count, draws=args.draws)
+    print(f"written: {printable(str(written))}")

@@ -26,7 +26,7 @@ from norton_det.config import Config, write_config
 from norton_det.cost.budget import Budget
 from norton_det.cost.cost_model import CostModel
 from norton_det.data.calibration_set import read_calibration_set
-from norton_det.errors import UsageError
+from norton_det.errors import UsageError, printable
 from norton_det.formatting import format_count, table
 from norton_det.models import ARCHITECTURES, Architecture
 from norton_det.models.weights import initial_network
@@ -159,7 +159,7 @@ def _allocate(args: argparse.Namespace) -> None:
         header, row = [*header, "ms"], [*row, f"{allocation.latency_ms:.2f}"]
     print(table(header, [row]))
     if args.output:
-        print(f"written: {args.output}")
+        print(f"written: {printable(args.output)}")
 
 
 def _check_allocation(args: argparse.Namespace) -> Budget:

@@ -38,7 +38,7 @@ from norton_det.cli.options import add_device, add_image_size
 from norton_det.data import find_split
 from norton_det.data.coco.dataset import annotated_images
 from norton_det.data.coco.truth import Truth
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, printable
 from norton_det.files import write_json
 from norton_det.formatting import table
 from norton_det.inference.load import open_detector
@@ -112,7 +112,8 @@ def run(args: argparse.Namespace) -> None:
     set_input(args)
     source = open_images(args.input, args.annotations)
     if args.cam and ARCHITECTURES[read_spec(args.checkpoint, deployed=True).arch].task.name != Detection.name:
-        print(f"{draw_classes(source, dict(zip(titles, files, strict=True)), args)}: {len(source)} images")
+        output = draw_classes(source, dict(zip(titles, files, strict=True)), args)
+        print(printable(f"{output}: {len(source)} images"))
     else:
         _draw(source, dict(zip(titles, files, strict=True)), args)
 
@@ -218,4 +219,6 @@ def _report(detectors: Sequence[DrawnDetector], total: float, output: Path, *, a
         return
     timed = {**seconds, "total: reading, detecting, drawing, writing": total}
     rows = [(name, f"{1e3 * value / images:.1f}", f"{images / value:.2f}") for name, value in timed.items()]
-    print(f"{output}: {images} images\n\n{table(('detector', 'ms per image', 'images per second'), rows)}")
+    print(
+        f"{printable(str(output))}: {images} images\n\n{table(('detector', 'ms per image', 'images per second'), rows)}"
+    )

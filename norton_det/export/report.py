@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from norton_det.errors import printable
 from norton_det.export.contract import Contract
 from norton_det.export.differences import TOLERANCES
 from norton_det.export.formats import FORMATS
@@ -29,7 +30,7 @@ def to_text(done: Exported) -> str:
     megabytes = done.path.stat().st_size / 1e6
     name = f": {contract.spec.arch}" if contract.spec else ""
     shape = _shape(contract)
-    lines = [f"{done.path}{name}, {FORMATS[done.format].title}, {megabytes:.1f} MB"]
+    lines = [f"{printable(str(done.path))}{name}, {FORMATS[done.format].title}, {megabytes:.1f} MB"]
     lines.append(f"{shape} -> {', '.join(contract.outputs)}")
     lines += [f"for the export: {', '.join(contract.changes)}"] if contract.changes else []
     found = check.differences
