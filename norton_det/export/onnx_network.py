@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norton_det.errors import DataError, UsageError
+from norton_det.errors import DataError, UsageError, one_line
 from norton_det.export.contract import INPUT, Contract
 from norton_det.export.onnx_graph import import_onnx, open_session
 from norton_det.models.detector_calls import LOGITS
@@ -77,7 +77,10 @@ class OnnxNetwork(nn.Module):
         """Run the graph on images (N, 3, H, W)."""
         self._check(images)
         array = images.detach().to("cpu", torch.float32).numpy()
-        found = self.session.run([*self.contract.names.values()], {INPUT: array})
+        try:
+            found = self.session.run([*self.contract.names.values()], {INPUT: array})
+        except Exception as error:  # onnxruntime's errors have no common class; of an image that it scales to nothing
+            raise DataError(f"images {tuple(images.shape)}: cannot be computed: {one_line(error)}") from None
         return {name: torch.from_numpy(values) for name, values in zip(self.contract.outputs, found, strict=True)}
 
     def _check(self, images: Tensor) -> None:

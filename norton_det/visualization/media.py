@@ -1,5 +1,6 @@
 """Images of image files, folders or a video: reading, and writing to files of the same names."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,8 @@ from norton_det.storage import make_folder
 
 _CONTAINERS = (
     *("asf", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg"),
-    *("mpegts", "mpegvideo", "mxf", "nut", "ogg", "rm", "yuv4mpegpipe"),
+    *("mpegts", "mpegvideo", "mxf", "nut", "ogg", "rm", "yuv4mpegpipe", "gif", "apng", "mjpeg"),
+    *(f"{image}_pipe" for image in ("bmp", "jpeg", "png", "ppm", "tiff", "webp")),  # an image of another suffix
 )
 """Formats that are read, by FFmpeg's names: those of one file. Of others, playlists open what they name, even from the
 network, and any text is a film of a terminal."""
@@ -178,6 +180,8 @@ def open_images(paths: Sequence[str | Path], annotations: str | Path | None = No
 
 def _reason(error: Exception) -> str:
     """Return why a file is no video, without the name that PyAV gives it."""
+    if getattr(error, "errno", None) == errno.EINVAL:
+        return "is of another format"  # not in the list
     return getattr(error, "strerror", None) or one_line(error)
 
 

@@ -105,6 +105,14 @@ def test_whoever_has_no_names_is_told_the_id(detector: Any) -> None:
         nd.predict(net, torch.zeros(3, 1, 300))
 
 
+@pytest.mark.slow
+def test_an_exported_detector_says_the_size(detector: Any, tmp_path: Path) -> None:
+    nd.export_network(detector[0].eval(), tmp_path / "net.onnx", spec=detector[1], image_size=(64, 64))
+    net = nd.load_detector(tmp_path / "net.onnx")
+    with pytest.raises(DataError, match=r"^images \(1, 3, 1, 300\): cannot be computed: .*[Rr]esize"):
+        nd.predict(net, torch.zeros(3, 1, 300))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_augmentation_refuses_what_is_too_thin_for_it(preset: str) -> None:
     augment, done = Augment(preset), 0

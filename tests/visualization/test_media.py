@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from norton_det.errors import DataError
 from norton_det.visualization.media import open_images
@@ -34,6 +35,12 @@ def save_video(path: Path) -> Path:
 @pytest.mark.parametrize("suffix", CODECS)
 def test_a_video_is_read_whatever_its_container(suffix: str, tmp_path: Path) -> None:
     assert len(list(open_images([save_video(tmp_path / f"a.{suffix}")]))) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "gif", "tiff", "webp"])
+def test_an_image_without_suffix_is_a_frame(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a", kind)
+    assert [frame.shape for frame in open_images([tmp_path / "a"])] == [(3, 30, 40)]
 
 
 TEXTS = {
