@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from norton_det.cli.numbers import FRACTION, SEED
+from norton_det.cli.numbers import SEED, Number
 from norton_det.cli.options import Group
 from norton_det.data.coco.layouts import KINDS
 from norton_det.errors import UsageError
@@ -24,7 +24,7 @@ def add_dataset(group: Group) -> None:
 def add_division(group: Group) -> None:
     """Add how training images are divided where there is no validation set."""
     text = "fraction of the training images that is held out for validation, if there is no validation set"
-    group.add_argument("--val-fraction", type=FRACTION, metavar="F", help=text)
+    group.add_argument("--val-fraction", type=Number(0, 1, above=True), metavar="F", help=text)
     group.add_argument("--split-seed", default=0, type=SEED, metavar="K", help="of --val-fraction (default: 0)")
 
 

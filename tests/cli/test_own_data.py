@@ -107,7 +107,7 @@ def test_a_division_is_kept(named: Path, tmp_path: Path, caplog: pytest.LogCaptu
         ("--val-annotations F", "--val-annotations F: expected --val-images as well"),
         ("--train-images D --train-annotations F", "--train-images without a validation set; expected --val-images or"),
         ("--val-images D --val-annotations F --val-fraction 0.1", "--val-fraction 0.1 with --val-images: expected one"),
-        ("--train-images D --train-annotations F --val-fraction 2", "val_fraction is 2.0; expected a number between 0"),
+        ("--train-images D --train-annotations F --val-fraction 2", "--val-fraction is 2; expected a number above 0"),
         ("--val-fraction 0.1", "has a validation set, "),
     ],
 )

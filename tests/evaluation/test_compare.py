@@ -330,7 +330,7 @@ def test_classes_are_matched_by_name(
         ("--compare EMPTY EMPTY --output OUT/none/x.json", 2, "none does not exist"),
         ("--compare EMPTY", 2, "--compare: expected 2 arguments"),
         ("--compare EMPTY EMPTY --errors", 2, "--errors: is not for --compare; expected --checkpoint or --results"),
-        ("--compare EMPTY EMPTY --iou-thresholds 75", 2, "iou_thresholds is 75; expected increasing numbers above 0"),
+        ("--compare EMPTY EMPTY --iou-thresholds 75", 2, "--iou-thresholds is 75; expected a number from 0 to 1"),
         ("--compare EMPTY EMPTY --limit 0", 2, "--limit is 0; expected at least 1"),
         ("--results EMPTY --output OUT/x.txt", 2, "expected a name that ends with .json or .csv or .md"),
         ("--results EMPTY --f1 --backend hotcoco", 2, "--backend hotcoco does not keep what --f1 needs"),
