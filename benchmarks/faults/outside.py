@@ -1,4 +1,4 @@
-"""An outside judge kills trainings at their file events: ``pip install ckpt-chaos``, then this module."""
+"""An outside judge kills trainings at their file events: extra ``bench``."""
 
 import argparse
 import shutil
@@ -24,7 +24,7 @@ def main() -> int:
     args = parser.parse_args()
     judge = shutil.which("ckpt-chaos", path=Path(sys.executable).parent) or shutil.which("ckpt-chaos")
     if judge is None:
-        parser.error("ckpt-chaos is not installed; expected: pip install ckpt-chaos")
+        parser.error("ckpt-chaos is not installed; expected: the extra bench")
     args.output.mkdir(parents=True)
     trainings = Trainings(args.output.absolute())
     return max([_judged(judge, trainings, setting, args.points) for setting in TRAININGS])
