@@ -4,6 +4,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.faults.trainings import Setting, Trainings
@@ -16,12 +17,12 @@ _CHECKSUM = (
 """Prints the checksum of the tensors; bytes of files are not compared, for the order of a header's texts is random."""
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Judge the trainings; return 1 if one does not come back as it was."""
     parser = argparse.ArgumentParser("benchmarks.faults.outside", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/outside"), help="folder of the judge, a new one")
     parser.add_argument("--points", type=int, default=1000, help="most points at which a training is killed")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     judge = shutil.which("ckpt-chaos", path=Path(sys.executable).parent) or shutil.which("ckpt-chaos")
     if judge is None:
         parser.error("ckpt-chaos is not installed; expected: the extra bench")
