@@ -25,7 +25,7 @@ from torchvision.models import get_model
 import norton_det as nd
 from norton_det.checkpoint import has_spec
 from norton_det.cli.common import Parser
-from norton_det.cli.numbers import FACTOR, FRACTION, SIDE, whole
+from norton_det.cli.numbers import FRACTION, SIDE, Number, whole
 from norton_det.cli.options import check_output, json_object
 from norton_det.data.calibration_set import read_calibration_set
 from norton_det.errors import DataError, UsageError, one_line, shown
@@ -69,7 +69,7 @@ def add_arguments(parser: Parser) -> None:
     add("--calibrate-count", default=64, type=whole(1), metavar="N", help="how many of them, at most")
     add("--ranges", default="mse", choices=[*RANGES], metavar="NAME", help="of the values that are told apart")
     text = "relative change of a layer's own outputs above which it stays in float32"
-    add("--max-layer-error", default=LAYER_ERROR, type=FACTOR, metavar="E", help=text)
+    add("--max-layer-error", default=LAYER_ERROR, type=Number(0, 1e6, above=True), metavar="E", help=text)
     add = parser.add_argument_group("check").add_argument
     add("--check-images", metavar="DIR", help="folder with images (default: generated images)")
     add("--check-count", default=20, type=whole(1), metavar="N", help="how many of them, at most")
@@ -129,8 +129,6 @@ def _check_int8(args: argparse.Namespace) -> None:
         raise UsageError(f"--int8 with --format {args.format}; expected onnx")
     if args.calibrate is None:
         raise UsageError("--int8 without --calibrate; expected a folder with images")
-    if not args.max_layer_error > 0:
-        raise UsageError(f"--max-layer-error is {args.max_layer_error}; expected more than 0")
 
 
 def _image_size(sides: list[int] | None) -> tuple[int, int] | None:

@@ -207,7 +207,7 @@ def test_the_command(small_net: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["--int8"], "--int8 without --calibrate; expected a folder with images"),
         (["--calibrate", "x"], "--calibrate x: is for --int8"),
         (["--int8", "--calibrate", "x", "--format", "torchscript"], "--int8 with --format torchscript; expected onnx"),
-        (["--int8", "--calibrate", "x", "--max-layer-error", "0"], "--max-layer-error is 0.0; expected more than 0"),
+        (["--int8", "--calibrate", "x", "--max-layer-error", "0"], "--max-layer-error is 0; expected a number above 0"),
     ],
 )
 def test_bad_options(words: list[str], message: str, small_net: Path, tmp_path: Path, refused: Refused) -> None:
