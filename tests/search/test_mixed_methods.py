@@ -256,7 +256,11 @@ def test_config_of_an_allocation(
     found = json.loads(capsys.readouterr().out)
     assert found["params"] <= 5e3
     assert found["latency_ms"] > 0
-    refused(lambda: tool("search").main([*words, *known, "--target-speedup", "-1"]), 2, "speedup is -1.0")
+    refused(
+        lambda: tool("search").main([*words, *known, "--target-speedup", "-1"]),
+        2,
+        "speedup is -1; expected a number above 0",
+    )
 
 
 @pytest.mark.slow
