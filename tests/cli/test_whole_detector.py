@@ -69,7 +69,7 @@ def test_the_architecture_and_the_options_are_those_of_the_file(
             "'rpn.*' matches no layer for 'cp'; expected some of: backb",
         ),
         (["--weights", "DENSE", "--decomposition", '{"rpn.*": "lu"}'], "'lu' is unknown; expected one of: cp, "),
-        (["--weights", "DENSE", "--round-to", "0", "--rank", "1"], "round_to is 0; expected at least 1"),
+        (["--weights", "DENSE", "--round-to", "0", "--rank", "1"], "--round-to is 0; expected at least 1"),
     ],
 )
 def test_wrong_arguments(words: list[str], message: str, dense: Path, tmp_path: Path, refused: Refused) -> None:
