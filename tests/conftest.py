@@ -23,6 +23,9 @@ from norton_det.data import make_shapes
 from norton_det.errors import DataError, UsageError
 from norton_det.runtime.run_files import read_lines
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in the background like that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TOOLS = Path(__file__).parent.parent / "tools"
 # Settings with which a detector runs in a test's time: tiny images, few proposals.
 TINY = {

@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
 from norton_det.cli.numbers import NumberError
-from norton_det.errors import DataError, NonFiniteLossError, TerminatedError, UsageError, printable, shown
+from norton_det.errors import DataError, NonFiniteLossError, TerminatedError, UsageError, one_line, printable, shown
 from norton_det.runtime.distributed import LostProcessError
 from norton_det.runtime.logs import hide_warnings, show_log
 from norton_det.runtime.malloc import keep_freed_memory
@@ -87,6 +87,12 @@ class Parser(argparse.ArgumentParser):
                 raise argparse.ArgumentError(action, f"{one!r} is unknown; expected one of: {expected}")
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Tell whether memory could not be had; torch raises a class of its own on a GPU and RuntimeError on the CPU."""
+    out = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or out
+
+
 def _flush() -> None:
     """Print what is left; that nobody reads it is no failure of what was done."""
     try:
@@ -137,6 +143,11 @@ def command(run: Callable[[Sequence[str]], None]) -> Callable[..., int]:
             return EXIT_UNWRITTEN
         except (LostProcessError, NonFiniteLossError) as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
+            return EXIT_FAILED
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            print(f"error: not enough memory: {one_line(error)}", file=sys.stderr)
             return EXIT_FAILED
         except TerminatedError as error:
             print(f"terminated: {printable(str(error))}", file=sys.stderr)

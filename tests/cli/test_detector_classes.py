@@ -220,11 +220,12 @@ def unnamed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_without_names_have_category_ids_as_labels(
     run: Path, unnamed: Path, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert train_det(shapes, tmp_path, "--resume", unnamed, "--test-only") == 0
-    assert outcome(tmp_path) == outcome(run)
+    measured, trained = tmp_path / "measured", tmp_path / "trained"
+    assert train_det(shapes, measured, "--resume", unnamed, "--test-only") == 0
+    assert outcome(measured) == outcome(run)
     assert f"{unnamed}: does not name its classes; its labels are taken for the category ids of" in caplog.text
-    assert train_det(shapes, tmp_path, "--resume", unnamed, "--epochs", 2) == 0
-    assert nd.load(tmp_path / "last.safetensors")[1].classes == CLASSES, "those of the data that it is trained on"
+    assert train_det(shapes, trained, "--resume", unnamed, "--epochs", 2) == 0
+    assert nd.load(trained / "last.safetensors")[1].classes == CLASSES, "those of the data that it is trained on"
 
 
 def test_other_ids_than_a_file_without_names_has_are_refused(

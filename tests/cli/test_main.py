@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ENVIRONMENT, TOOLS, Refused, fill
 
 import norton_det
 from norton_det.cli.common import command
 from norton_det.cli.main import COMMANDS, main
 from norton_det.decompositions import DECOMPOSITIONS, IMPLEMENTATIONS
+from norton_det.errors import DataError
 from norton_det.models import ARCHITECTURES
 from norton_det.pruning import CRITERIA
 
@@ -174,3 +176,49 @@ def test_storage_that_fails_is_one_line(number: int, capsys: pytest.CaptureFixtu
     assert command(fail)([]) == 4
     expected = f"error: out/x.pth: {os.strerror(number)}; expected a path that can be written\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("of 512 GB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 512 GB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GB"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(argv: Sequence[str]) -> None:
+        raise error
+
+    assert command(fail)([]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: not enough memory: ")
+    with pytest.raises(RuntimeError, match="of another kind"):
+        command(lambda argv: (_ for _ in ()).throw(RuntimeError("of another kind")))([])
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_output_that_nobody_reads_is_no_traceback(flushed: bool) -> None:
+    flush = "flush=True" if flushed else ""
+    script = "import sys; from norton_det.cli.common import command; "
+    script += f"sys.exit(command(lambda argv: print('x' * 10**6 if {flushed} else 'x', {flush}))())"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        buffered = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
+        options = {"env": buffered, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, "-c", script], stdout=output, check=False, **options)
+    assert (done.returncode, done.stderr) == (141 if flushed else 0, "")
+
+
+def test_names_of_any_kind_come_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\n\x1b[31mb\udcff" + "c" * 5000
+
+    def fail(argv: Sequence[str]) -> None:
+        raise DataError(f"{name}: is damaged")
+
+    assert command(fail)([]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: a\\n\\x1b[31mb\\udcff")
+    assert main(["complexity", name]) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 1
