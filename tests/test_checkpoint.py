@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden.make import outputs_of
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -15,7 +15,7 @@ from norton_det.checkpoint import has_spec, read_spec
 from norton_det.errors import DataError, UsageError
 from norton_det.models import ARCHITECTURES
 from norton_det.models.state_dicts import read_state_dict
-from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, sha256_of
+from norton_det.models.tensor_files import SHA256_KEY, SPEC_KEY, sha256_of, write_file
 from norton_det.spec import VERSION, DecomposedLayer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,3 +121,14 @@ def test_wrappers_are_taken_off_and_shared_tensors_refused(tmp_path: Path) -> No
     net.layer1[1].bn1.weight = net.layer1[0].bn1.weight
     with pytest.raises(UsageError, match=r"'layer1\.0\.bn1\.weight' and 'layer1\.1\.bn1\.weight' are one tensor"):
         nd.save(net, spec, tmp_path / "net.safetensors")
+
+
+def test_what_safetensors_says_of_storage_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("norton_det.models.tensor_files.save_file", fail)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_file(tmp_path / "x.safetensors", {"x": torch.ones(1)}, {})
+    assert (raised.value.errno, raised.value.filename) == (28, str(tmp_path / "x.safetensors"))
+    assert list(tmp_path.iterdir()) == []

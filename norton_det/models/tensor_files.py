@@ -1,5 +1,7 @@
 """Files of tensors: reading without running any code, and the header and checksum of this package's files."""
 
+import os
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -86,9 +88,20 @@ def write_file(path: str | Path, tensors: dict[str, Tensor], header: dict[str, s
     Raises:
         DataError: its path is not UTF-8.
         UsageError: its folder does not exist.
+        OSError: the storage is full or fails.
     """
     check_encoding(path)
-    write_atomically(path, lambda name: save_file(tensors, name, header))
+    write_atomically(path, lambda name: _save(tensors, name, header))
+
+
+def _save(tensors: dict[str, Tensor], name: str, header: dict[str, str]) -> None:
+    """Write a file; raise the system's own error, whose number safetensors tells in its words alone."""
+    try:
+        save_file(tensors, name, header)
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), name) from None
+        raise
 
 
 def check_encoding(path: str | Path) -> None:
