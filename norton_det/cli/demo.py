@@ -137,10 +137,10 @@ def _detector(args: argparse.Namespace, data: Path, folder: Path, setting: str, 
         "eval_every": epochs,
         "amp": args.amp,
     }
-    checkpoint = folder / "checkpoint.pth"
+    checkpoint, evaluation = folder / "checkpoint.pth", folder / "evaluation"
     steps = [
         _run("train-det", **common, **training, **start, output_dir=folder),
-        _run("eval-det", **common, checkpoint=checkpoint, output_dir=folder),
+        _run("eval-det", **common, checkpoint=checkpoint, output_dir=evaluation),
     ]
     net, spec = nd.load(checkpoint)
     file = folder / "detector.safetensors"
@@ -149,7 +149,7 @@ def _detector(args: argparse.Namespace, data: Path, folder: Path, setting: str, 
     return {
         "setting": setting,
         "folder": folder,
-        "metrics": json.loads((folder / "metrics.json").read_text()),
+        "metrics": json.loads((evaluation / "metrics.json").read_text()),
         "macs": complexity.macs,
         "params": complexity.params,
         "megabytes": file.stat().st_size / 1e6,
