@@ -38,7 +38,7 @@ def write_page(folder: Path, page: Path = PAGE) -> None:
     found = [(campaign(name), outcomes) for name in NAMES if (outcomes := _outcomes(folder, name))]
     summary = tabulate([_row(*each) for each in found], _COLUMNS, tablefmt="github", disable_numparse=True)
     body = "\n\n".join(
-        [f"{summary}\n\nAll with Python {platform.python_version()}.", *(_section(*one) for one in found)]
+        [f"{summary}\n\nWritten with Python {platform.python_version()}.", *(_section(*one) for one in found)]
     )
     page.write_text(f"{before}{START}\n\n{body}\n\n{END}{after}")
 

@@ -174,7 +174,7 @@ CAMPAIGN = Campaign(
     title="Ranks and readers that crash or hang, and signals",
     promise=f"all processes are gone within {GONE:g} s, a reader's file is named, the exit codes are 143, 130 and 75 "
     "after SIGTERM, SIGINT and SIGUSR1, and the resumed training ends as an undisturbed one.",
-    size=72,
+    size=90,
     quick=1,
     seconds=500,
     prepare=Trainings,
