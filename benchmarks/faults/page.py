@@ -1,6 +1,7 @@
 """The tables of docs/promises.md, from the outcomes of the campaigns."""
 
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from benchmarks.faults.cases import Noted, outcomes_in
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "promises.md"
 START, END = "<!-- outcomes: written by python -m benchmarks.faults --page -->", "<!-- end of outcomes -->"
-_COLUMNS = ("campaign", "cases", "promise kept", "of them without a fault", "minutes", "slowest case", "seed", "commit")
+_COLUMNS = ("campaign", "cases", "kept", "controls", "minutes", "slowest", "commit")
 
 
 def table(outcomes: Iterable[Noted]) -> str:
@@ -38,7 +39,10 @@ def write_page(folder: Path, page: Path = PAGE) -> None:
     found = [(campaign(name), outcomes) for name in NAMES if (outcomes := _outcomes(folder, name))]
     summary = tabulate([_row(*each) for each in found], _COLUMNS, tablefmt="github", disable_numparse=True)
     body = "\n\n".join(
-        [f"{summary}\n\nWritten with Python {platform.python_version()}.", *(_section(*one) for one in found)]
+        [
+            f"{summary}\n\nControls have no fault. Written with Python {platform.python_version()}.",
+            *(_section(*one) for one in found),
+        ]
     )
     page.write_text(f"{before}{START}\n\n{body}\n\n{END}{after}")
 
@@ -55,13 +59,13 @@ def _row(tried: Campaign, outcomes: Sequence[Noted]) -> list[str]:
     controls = sum("control" in each.kind for each in outcomes)
     minutes, slowest = sum(each.seconds for each in outcomes) / 60, max(each.seconds for each in outcomes)
     return [
-        f"{tried.title} (`{tried.name}`)",
+        f"[{tried.name}](#{re.sub(r'[^a-z0-9]+', '-', tried.title.lower())})",
         f"{len(outcomes):,}{of_all}",
         f"{sum(each.held for each in outcomes):,}",
         f"{controls:,}",
         f"{minutes:.1f}",
         f"{slowest:.1f} s",
-        *(_listed(getattr(each, name) for each in outcomes) for name in ("seed", "commit")),
+        _listed(each.commit for each in outcomes),
     ]
 
 
