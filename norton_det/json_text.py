@@ -81,6 +81,17 @@ def make_record(kind: type[RecordT], values: object, where: str) -> RecordT:
         raise DataError(f"{where}: {error}") from None
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a value of a file is a number, which True and False are not; it may be infinite or NaN.
+
+    Example:
+        >>> from norton_det.json_text import is_number
+        >>> is_number(2), is_number(0.5), is_number(True), is_number("2")
+        (True, True, False, False)
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def keys_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON; an ``object_pairs_hook`` of the ``json`` module.
 

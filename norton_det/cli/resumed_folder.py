@@ -9,6 +9,7 @@ from typing import Any
 
 from norton_det.errors import DataError
 from norton_det.files import write_atomically
+from norton_det.runtime.run_files import set_damaged_aside
 from norton_det.runtime.run_folder import ARGUMENTS, BEST, METRICS, MOST_BYTES
 from norton_det.training import TrainingState
 from norton_det.training.history import best_of, lines_in
@@ -56,9 +57,7 @@ def with_beginning(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     try:
         began = read_yaml(path, "what a training wrote", most_bytes=MOST_BYTES)
     except DataError as error:  # it is a record: the training does not need it
-        aside = path.with_name(f"damaged_{path.name}")
-        path.replace(aside)
-        logger.warning("%s; renamed to %s, and written anew", error, aside.name)
+        set_damaged_aside(path, error)
         return dict(facts)
     resumed = began.get(RESUMED)
     resumed = resumed if isinstance(resumed, list) else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from norton_det.deployment.precision import LOWER
 from norton_det.errors import UsageError, expect
 from norton_det.formatting import table
-from norton_det.json_text import json_object, make_record
+from norton_det.json_text import is_number, json_object, make_record
 
 MEMORY_FORMATS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
@@ -137,7 +137,7 @@ def _check_times(where: str, times: Any) -> None:
 def _is_time(value: Any, *, optional: bool = False) -> bool:
     if value is None or value == 0:
         return optional
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return is_number(value) and 0 < value < math.inf
 
 
 def deployment_of(net: object) -> Deployment | None:

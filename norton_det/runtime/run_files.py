@@ -1,5 +1,6 @@
 """What the files of a run say: each value is checked before it is used, for files are edited, damaged and exchanged."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 from norton_det.errors import DataError, expect
 from norton_det.files import open_regular
-from norton_det.json_text import json_object
+from norton_det.json_text import is_number, json_object
 from norton_det.runtime.run_folder import MOST_BYTES
 from norton_det.storage import is_there
 from norton_det.yaml_files import read_yaml
+
+logger = logging.getLogger(__name__)
 
 _MOST = 2**53  # epochs, operations, bytes
 _MOST_LETTERS = 4096  # of a path
@@ -54,6 +57,18 @@ def _line(text: str, where: str) -> dict[str, Any]:
     return line
 
 
+def set_damaged_aside(path: Path, error: DataError) -> None:
+    """Rename a damaged file of a run that goes on without it, and say so.
+
+    Args:
+        path: the file.
+        error: what is wrong with it.
+    """
+    aside = path.with_name(f"damaged_{path.name}")
+    path.replace(aside)
+    logger.warning("%s; renamed to %s, and written anew", error, aside.name)
+
+
 def read_about(path: str | Path) -> dict[str, Any]:
     """Return the content of ``args.yaml``; nothing of a run of an earlier version, which has none.
 
@@ -92,9 +107,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value) if isinstance(value, float) else abs(value) <= _MOST
+    return is_number(value) and (math.isfinite(value) if isinstance(value, float) else abs(value) <= _MOST)
 
 
 def _is_text(value: Any) -> bool:
@@ -113,7 +126,7 @@ _ABOUT: dict[str, Any] = {
         "model": _TEXT,
         "max_detections": (lambda value: _is_count(value) and value > 0, "a whole number of at least 1"),
         "val_fraction": (lambda value: _is_number(value) and 0 < value < 1, "a number between 0 and 1"),
-        "split_seed": _COUNT,
+        "split_seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
         "keypoint_sigmas": _NUMBERS,
     },
     "data": {"*": {"images": _COUNT, "objects": _COUNT, "annotations": _TEXT, "folder": _TEXT, "sha256": _TEXT}},

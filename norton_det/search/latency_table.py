@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from norton_det.deployment.record import MEMORY_FORMATS
 from norton_det.errors import DataError, expect
 from norton_det.files import read_json, write_json
+from norton_det.json_text import is_number
 from norton_det.runtime.timing import describe_machine
 from norton_det.storage import is_file, make_folder
 
@@ -61,7 +62,7 @@ class LatencyTable:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LONGEST
+    return is_number(value) and 0 < value < _LONGEST
 
 
 class Grid:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from norton_det.errors import UsageError, shown
+from norton_det.json_text import is_number
 
 MOST, MOST_VALUES = 100_000, 100
 """Limits: of a number, unless the standard network has a larger one, and of how many there are in a sequence."""
@@ -60,7 +61,7 @@ def _problem(name: str, value: Any, present: Any) -> str:
     if value is None or present is None:
         optional = present is None or name in _MAY_BE_NONE
         numbers = value if isinstance(value, tuple) else () if isinstance(value, (bool, str, type(None))) else (value,)
-        if not optional or len(numbers) > 4 or not all(map(_is_number, numbers)):
+        if not optional or len(numbers) > 4 or not all(map(is_number, numbers)):
             return f"a value like {shown(present)}"
         return _first(_of_numbers(name, one, 0.0) for one in numbers)
     if isinstance(value, str) and name in _MAY_BE_TEXT:
@@ -74,14 +75,14 @@ def _problem(name: str, value: Any, present: Any) -> str:
         return "" if type(value) is type(present) else f"a value like {shown(present)}"
     numbers, before = (part if isinstance(part, tuple) else (part,) for part in (value, present))
     fits = (not isinstance(value, tuple) and not isinstance(present, tuple)) or name in _FOR_EACH_SIDE
-    if not fits or not all(map(_is_number, (*numbers, *before))) or not 0 < len(numbers) <= 2:
+    if not fits or not all(map(is_number, (*numbers, *before))) or not 0 < len(numbers) <= 2:
         return f"a value like {shown(present)}"
     return _first(_of_numbers(name, one, before[0]) for one in numbers)
 
 
 def _of_sequences(name: str, value: tuple[Any, ...], present: tuple[Any, ...]) -> str:
     nested = any(isinstance(part, tuple) for part in present) or name in _ANY_NUMBER_OF
-    numbers = all(map(_is_number, present))
+    numbers = all(map(is_number, present))
     if len(value) > MOST_VALUES or not (value or not present):
         return f"1 to {MOST_VALUES} values"
     if numbers and not nested and len(value) != len(present):
@@ -95,10 +96,6 @@ def _of_numbers(name: str, value: float, present: float) -> str:
     if isinstance(present, int) and not isinstance(value, int):
         return "whole numbers"
     return "" if math.isfinite(value) and least <= value <= most else f"numbers from {least:,} to {most:,}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _first(problems: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from norton_det.errors import DataError, expect, shown
+from norton_det.json_text import is_number
 from norton_det.models.state_dicts import check_tensors
 
 _MOST = 2**53  # epochs, steps
@@ -131,6 +132,4 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return isinstance(value, float) or abs(value) <= _MOST
+    return is_number(value) and (isinstance(value, float) or abs(value) <= _MOST)

@@ -1,19 +1,16 @@
 """The lines of ``metrics.jsonl``: what they say about a training, and the file of them."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from norton_det.errors import DataError
 from norton_det.files import write_text
-from norton_det.runtime.run_files import read_lines
+from norton_det.runtime.run_files import read_lines, set_damaged_aside
 from norton_det.runtime.run_folder import METRICS
 from norton_det.storage import naming
 from norton_det.training.state import TrainingState
-
-logger = logging.getLogger(__name__)
 
 Line = Mapping[str, Any]
 
@@ -117,9 +114,7 @@ def lines_in(path: Path) -> list[dict[str, Any]]:
     try:
         return read_lines(path)
     except DataError as error:
-        aside = path.with_name(f"damaged_{path.name}")
-        path.replace(aside)
-        logger.warning("%s; renamed to %s", error, aside.name)
+        set_damaged_aside(path, error)
         return []
 
 
